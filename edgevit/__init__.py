@@ -1,0 +1,26 @@
+"""EdgeViT: post-training quantization of vision transformers; what is calibrated is what runs.
+
+The public names are loaded on first use, so that importing the package costs nothing and a
+board without torch can still open and run a bundle.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgevit.api import Artefact, inspect, load, quantize, validate
+    from edgevit.errors import EdgeViTError
+    from edgevit.recipe import Recipe
+
+__version__ = "0.1.0"
+__all__ = ["Artefact", "EdgeViTError", "Recipe", "inspect", "load", "quantize", "validate"]
+
+_HOMES = {"EdgeViTError": "edgevit.errors", "Recipe": "edgevit.recipe"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'edgevit' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "edgevit.api")), name)
