@@ -1,0 +1,1 @@
+"""One post-training quantization algorithm per file; named methods put them together."""

@@ -1,0 +1,1 @@
+"""Statistics, efficiency figures and tables: what a person looks at."""
