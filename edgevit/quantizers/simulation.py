@@ -1,0 +1,130 @@
+"""The quantized graph, and its exact simulation in torch.
+
+`QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
+int32 sums and the same float32 results as the engine does; everything between the products runs
+in float32 on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgevit.graph.interpret import run_graph
+from edgevit.graph.model import Gemm, Graph
+from edgevit.quantizers.integer import bias_codes, exact_matmul, rescale
+from edgevit.quantizers.spec import Placement
+from edgevit.quantizers.twin import TwinGrid
+from edgevit.quantizers.uniform import UniformGrid
+
+Grid = UniformGrid | TwinGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerLinear:
+    """A linear layer in integers.
+
+    Args:
+        grid: The input's grid.
+        weight_grid: Per-output-channel symmetric grid of the weight.
+        weight_codes: int8 [out, in].
+        bias_codes: int32 [out], in units of `scale`.
+        scale: float32 [out], input step times weight step.
+    """
+
+    grid: Grid
+    weight_grid: UniformGrid
+    weight_codes: Tensor
+    bias_codes: Tensor
+    scale: Tensor
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Return the int32 sums [..., out] of float32 x [..., in], bias included."""
+        operand = self.grid.operand(self.grid.codes(x))  # [..., in]
+        return exact_matmul(operand, self.weight_codes.T) + self.bias_codes  # [..., out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the layer's float32 output [..., out]."""
+        return rescale(self.sums(x), self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerMatmul:
+    """A product of two activations in integers; `scale` is the product of their steps."""
+
+    left: Grid
+    right: Grid
+
+    @property
+    def scale(self) -> Tensor:
+        """float32 [], the value of one unit of the sum."""
+        return self.left.unit * self.right.unit
+
+    def sums(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return int32 sums [..., M, N] of float32 [..., M, K] and [..., K, N]."""
+        a = self.left.operand(self.left.codes(left))
+        b = self.right.operand(self.right.codes(right))
+        return exact_matmul(a, b)
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the float32 product [..., M, N]."""
+        return rescale(self.sums(left, right), self.scale)
+
+
+def integer_linear(
+    grid: Grid, weight_grid: UniformGrid, weight: Tensor, bias: Tensor | None
+) -> IntegerLinear:
+    """Quantize a linear layer: weight float32 [out, in], bias float32 [out] or None."""
+    scale = (grid.unit * weight_grid.scale).to(torch.float32)
+    scale = scale.expand(weight.shape[0]).contiguous()  # [out]
+    bias = torch.zeros(weight.shape[0]) if bias is None else bias
+    return IntegerLinear(
+        grid=grid,
+        weight_grid=weight_grid,
+        weight_codes=weight_grid.codes(weight).to(torch.int8),
+        bias_codes=bias_codes(bias, scale),
+        scale=scale,
+    )
+
+
+@dataclass(kw_only=True)
+class QuantizedGraph:
+    """A canonical graph, the grids calibration chose, and its layers in integers.
+
+    Args:
+        graph: The graph after all exact rewrites; its constants are what the codes stand for.
+        placement: What the target offered and what stays in float.
+        layers: Gemm name -> the layer in integers; absent gemms run in float32.
+        notes: Counted warnings of calibration.
+    """
+
+    graph: Graph
+    placement: Placement
+    layers: dict[str, IntegerLinear | IntegerMatmul] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
+        """Return one product as the engine computes it."""
+        layer = self.layers.get(gemm.name)
+        if isinstance(layer, IntegerLinear):
+            return layer(left)
+        if layer is not None and right is not None:
+            return layer(left, right)
+        return float_product(self.graph, gemm, left, right)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
+        return run_graph(self.graph, image, gemm=self.compute)
+
+
+def float_product(graph: Graph, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
+    """Return one product in float32."""
+    if right is not None:
+        return torch.matmul(left, right)
+    if gemm.weight is None:
+        raise ValueError(f"{gemm.module}: a linear without a weight")
+    bias = None if gemm.bias is None else graph.constant(gemm.bias)
+    return torch.nn.functional.linear(left, graph.constant(gemm.weight), bias)

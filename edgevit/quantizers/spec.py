@@ -1,0 +1,117 @@
+"""What may be quantized and how: grid specifications and the Placement a target offers.
+
+A `Placement` is the language calibration and targets share: for every site the grids that the
+target runs exactly, best first. Calibration picks one of them; it can't pick anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from edgevit.errors import UsageError
+
+Kind = Literal["uniform", "twin-softmax", "twin-gelu"]
+Granularity = Literal["tensor", "channel"]
+MIN_BITS, MAX_BITS = 2, 8
+
+
+def check_bits(bits: int, where: str) -> int:
+    """Return `bits` when it is a width EdgeViT has grids for (2 to 8).
+
+    Raises:
+        UsageError: Otherwise (EV201).
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        raise UsageError(
+            "EV201",
+            f"{bits!r} bits is not a width EdgeViT quantizes to.",
+            where=where,
+            why=f"Grids exist for whole numbers from {MIN_BITS} to {MAX_BITS}.",
+            try_next="--bits 8 is the safest, --bits 6 the default, --bits 4 the smallest useful.",
+        )
+    return bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSpec:
+    """One kind of number grid, before calibration gives it a scale.
+
+    Args:
+        kind: "uniform", or one of the two twin uniform grids of PTQ4ViT.
+        bits: Width k of a code; the grid has at most 2^k levels.
+        signed: Codes in [-2^(k-1), 2^(k-1)-1] (carried in s8), else in [0, 2^k-1] (in u8).
+        symmetric: The zero point is fixed: 0 if signed, 2^(k-1) if not.
+        zero_at_bottom: The zero point is fixed at 0 although codes are unsigned (softmax).
+        granularity: One scale per tensor or per channel along axis 0.
+        max_ratio_log2: Twin grids: the largest m of the step ratio 2^m the target can carry.
+    """
+
+    kind: Kind = "uniform"
+    bits: int
+    signed: bool = False
+    symmetric: bool = False
+    zero_at_bottom: bool = False
+    granularity: Granularity = "tensor"
+    max_ratio_log2: int = 0
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, "GridSpec.bits")
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """Largest code."""
+        return self.qmin + (1 << self.bits) - 1
+
+    @property
+    def carrier(self) -> str:
+        """The 8-bit integer type that holds a code at run time."""
+        return "s8" if self.signed else "u8"
+
+    @property
+    def fixed_zero_point(self) -> int | None:
+        """The zero point where the specification fixes it, else None."""
+        if self.signed or self.zero_at_bottom:
+            return 0
+        return 1 << (self.bits - 1) if self.symmetric else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return asdict(self)
+
+    def label(self) -> str:
+        """Return a short name for tables, such as ``asymmetric`` or ``twin 2^3``."""
+        if self.kind != "uniform":
+            return self.kind
+        if self.fixed_zero_point is None:
+            return "asymmetric"
+        return "unsigned" if self.zero_at_bottom else "symmetric"
+
+
+@dataclass(kw_only=True)
+class Placement:
+    """Which sites get a grid on a target, and which grids it offers for each.
+
+    Args:
+        target: Name of the target that made it.
+        weight_bits, act_bits: The widths asked for.
+        options: Site name -> the grids the target runs exactly there, preferred first.
+        skipped: Site name -> why it stays in float.
+        notes: Counted warnings that go into the report.
+    """
+
+    target: str
+    weight_bits: int
+    act_bits: int
+    options: dict[str, tuple[GridSpec, ...]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def offers(self, site: str, kind: Kind) -> GridSpec | None:
+        """Return the first grid of this kind offered for the site, or None."""
+        return next((spec for spec in self.options.get(site, ()) if spec.kind == kind), None)

@@ -1,0 +1,116 @@
+"""Twin uniform quantization: two uniform regions whose steps differ by a power of two.
+
+Source: Yuan et al., "PTQ4ViT: Post-training quantization for vision transformers with twin
+uniform quantization" (arXiv 2111.12293), eq. 8-9, with the constraint step2 = 2^m * step1. The
+official code adds both regions' terms, which leaves a bias on large values; this is the paper's
+form, where a value belongs to exactly one region. A k-bit code is one region bit and k-1
+magnitude bits, and every operand is an integer multiple of the fine step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevit.quantizers.spec import GridSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinGrid:
+    """A calibrated twin uniform grid, one per tensor.
+
+    Args:
+        spec: kind "twin-softmax" (small values fine, large coarse, nothing negative) or
+            "twin-gelu" (negative values fine, positive coarse).
+        scale: float32 [], the fine step.
+        ratio_log2: m; the coarse step is 2^m fine steps.
+    """
+
+    spec: GridSpec
+    scale: Tensor
+    ratio_log2: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio_log2 <= self.spec.max_ratio_log2:
+            raise ValueError(f"ratio 2^{self.ratio_log2} is not offered: {self.spec}")
+
+    @property
+    def half(self) -> int:
+        """Codes per region: 2^(k-1)."""
+        return 1 << (self.spec.bits - 1)
+
+    @property
+    def unit(self) -> Tensor:
+        """The value of one operand step: the fine step, float32 []."""
+        return self.scale
+
+    @property
+    def coarse(self) -> Tensor:
+        """The coarse step, float32 [], exactly 2^m fine steps."""
+        return self.scale * float(1 << self.ratio_log2)
+
+    @property
+    def threshold(self) -> float:
+        """Values from here on are coarse, in fine steps.
+
+        Softmax: 2^(k-1) - 1/2, so that no fine code is clipped. GELU: 0.
+        """
+        return self.half - 0.5 if self.spec.kind == "twin-softmax" else 0.0
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return int32 codes in [0, 2^k - 1] of float32 x: region bit (1 = coarse), magnitude.
+
+        In the negative GELU region magnitude j stands for -(j + 1) fine steps: zero has one
+        code, in the coarse region, so that all 2^k codes are different values.
+        """
+        coarse = torch.round(x / self.coarse).clamp_(0, self.half - 1) + self.half
+        fine = torch.round(x / self.scale)
+        is_coarse = x >= self.scale * self.threshold
+        if self.spec.kind == "twin-softmax":
+            return torch.where(is_coarse, coarse, fine.clamp_(min=0)).to(torch.int32)
+        negative = -fine.clamp_(-self.half, 0) - 1  # -1 where the value rounds to zero
+        negative = torch.where(negative < 0, float(self.half), negative)
+        return torch.where(is_coarse, coarse, negative).to(torch.int32)
+
+    def operand(self, codes: Tensor) -> Tensor:
+        """Return the int32 integers, in fine steps, that a multiply-accumulate sees."""
+        magnitude = codes & (self.half - 1)
+        fine = magnitude if self.spec.kind == "twin-softmax" else -magnitude - 1
+        return torch.where(codes >= self.half, magnitude << self.ratio_log2, fine)
+
+    @property
+    def operand_offset(self) -> int:
+        """What is added to an operand to carry it in u8: 2^(k-1) for GELU, else 0."""
+        return self.half if self.spec.kind == "twin-gelu" else 0
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return the float32 values of the codes."""
+        return self.operand(codes).to(torch.float32) * self.scale
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
+        return self.dequantize(self.codes(x))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {
+            **self.spec.to_dict(),
+            "scale": self.scale.tolist(),
+            "ratio_log2": self.ratio_log2,
+        }
+
+
+def largest_ratio_log2(kind: str, bits: int, carrier_max: int = 255) -> int:
+    """Return the largest m whose operands still fit an unsigned carrier, or -1 if none does.
+
+    Softmax operands reach (2^(k-1) - 1) * 2^m; GELU adds the offset 2^(k-1).
+    """
+    half = 1 << (bits - 1)
+    offset = half if kind == "twin-gelu" else 0
+    ratio = -1
+    while (half - 1) * (1 << (ratio + 1)) + offset <= carrier_max:
+        ratio += 1
+    return ratio

@@ -1,0 +1,100 @@
+"""The uniform grid: codes are integers, values are (code - zero_point) * scale.
+
+Rounding is half to even and the division a true float32 division, so that `codes` equals ONNX
+`QuantizeLinear` bit for bit (onnx.ai, QuantizeLinear-21); a multiplication by 1/scale does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevit.quantizers.spec import GridSpec
+
+SMALLEST_SCALE = 1e-12  # keeps a dead tensor's scale positive and its reciprocal finite
+
+
+def along(values: Tensor, x: Tensor) -> Tensor:
+    """Shape per-channel `values` [C] for arithmetic with x [C, ...]; pass scalars through."""
+    if values.ndim == 0:
+        return values
+    return values.reshape(-1, *[1] * (x.ndim - 1))  # [C, 1, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformGrid:
+    """A calibrated uniform grid.
+
+    Args:
+        spec: Width, sign and granularity.
+        scale: float32, [] for one per tensor or [C] for one per index of axis 0.
+        zero_point: int32 of the same shape, inside [qmin, qmax].
+    """
+
+    spec: GridSpec
+    scale: Tensor
+    zero_point: Tensor
+
+    @staticmethod
+    def symmetric(spec: GridSpec, scale: Tensor) -> UniformGrid:
+        """Return the grid with this scale and the zero point the specification fixes."""
+        zero = spec.fixed_zero_point
+        if zero is None:
+            raise ValueError(f"{spec.label()} grid needs a zero point")
+        scale = scale.to(torch.float32).clamp_min(SMALLEST_SCALE)
+        return UniformGrid(spec=spec, scale=scale, zero_point=torch.full_like(scale, zero).int())
+
+    @staticmethod
+    def from_range(spec: GridSpec, low: float, high: float) -> UniformGrid:
+        """Return the per-tensor grid that just covers [low, high] and holds zero exactly.
+
+        Source: the min-max form of Nagel et al., "A white paper on neural network quantization"
+        (arXiv 2106.08295), eq. 7-9.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        if spec.fixed_zero_point is not None:
+            zero = spec.fixed_zero_point
+            below, above = zero - spec.qmin, spec.qmax - zero
+            steps = [-low / below if below else 0.0, high / above if above else 0.0]
+            return UniformGrid.symmetric(spec, torch.tensor(max(steps)))
+        scale = max((high - low) / (spec.qmax - spec.qmin), SMALLEST_SCALE)
+        zero = min(max(round(-low / scale) + spec.qmin, spec.qmin), spec.qmax)
+        return UniformGrid(
+            spec=spec,
+            scale=torch.tensor(scale, dtype=torch.float32),
+            zero_point=torch.tensor(zero, dtype=torch.int32),
+        )
+
+    @property
+    def unit(self) -> Tensor:
+        """The value of one operand step: float32 [] or [C]."""
+        return self.scale
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the int32 codes of float32 x, in [qmin, qmax]."""
+        scaled = torch.round(x / along(self.scale, x))  # half to even
+        shifted = scaled + along(self.zero_point, x)
+        return shifted.clamp_(self.spec.qmin, self.spec.qmax).to(torch.int32)
+
+    def operand(self, codes: Tensor) -> Tensor:
+        """Return the int32 integers a multiply-accumulate sees: code - zero_point."""
+        return codes - along(self.zero_point, codes)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return the float32 values of the codes."""
+        return self.operand(codes).to(torch.float32) * along(self.scale, codes)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
+        return self.dequantize(self.codes(x))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {
+            **self.spec.to_dict(),
+            "scale": self.scale.tolist(),
+            "zero_point": self.zero_point.tolist(),
+        }
