@@ -1,0 +1,126 @@
+"""Golden images: a few inputs and the logits the simulation gave for them, stored as ``.npz``.
+
+Whoever opens the bundle can check within seconds that the engine still computes what was
+simulated. Reading never unpickles and never allocates more than the archive may hold.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.errors import BundleError, UsageError
+
+MAX_GOLDEN_BYTES = 256 << 20
+_NAMES = ("images", "logits_simulated", "logits_fp32", "names")
+_REQUIRED = ("images", "logits_simulated")
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    OSError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+)
+
+
+def golden_bytes(golden: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return the ``.npz`` for images uint8 [n, H, W, 3] and their logits float32 [n, classes].
+
+    Raises:
+        UsageError: An array is missing, unknown, of the wrong dtype or of another length (EV413).
+    """
+    problem = _problem(golden)
+    if problem:
+        raise UsageError("EV413", "The golden images can't be stored.", where="golden", why=problem)
+    stream = io.BytesIO()
+    arrays: dict[str, Any] = {name: golden[name] for name in _NAMES if name in golden}
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def golden_from_bytes(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a golden archive.
+
+    Raises:
+        BundleError: The archive is damaged, too big, or holds anything else (EV410).
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            _check_members(members)
+            arrays = {info.filename[:-4]: _read_array(archive, info) for info in members}
+    except _UNREADABLE as error:
+        _refuse(where, f"{type(error).__name__}: {error}"[:200], error)
+    problem = _problem(arrays)
+    if problem:
+        _refuse(where, problem, None)
+    return arrays
+
+
+def _check_members(members: list[zipfile.ZipInfo]) -> None:
+    names = [info.filename for info in members]
+    if len(set(names)) != len(names) or not set(names) <= {f"{name}.npy" for name in _NAMES}:
+        raise ValueError("the archive holds files that do not belong")
+    if sum(info.file_size for info in members) > MAX_GOLDEN_BYTES:
+        raise ValueError(f"more than {MAX_GOLDEN_BYTES} bytes once decompressed")
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Return one ``.npy`` member; its header must announce exactly the bytes that follow."""
+    with archive.open(info) as member:
+        content = io.BytesIO(member.read(info.file_size))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("an array is not in npy format 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)
+    if dtype.kind not in "uifU" or fortran:
+        raise ValueError(f"an array of dtype {dtype} has no place here")
+    body = content.getbuffer()[content.tell() :]
+    if len(body) != math.prod(shape) * dtype.itemsize:
+        raise ValueError("an array's header does not match its length")
+    if not len(body):
+        return np.zeros(shape, dtype)
+    return np.frombuffer(bytes(body), dtype).reshape(shape)
+
+
+def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return what is wrong with a set of golden arrays, or an empty string."""
+    missing = [name for name in _REQUIRED if name not in arrays]
+    unknown = sorted(set(arrays) - set(_NAMES))
+    if missing or unknown:
+        return f"missing {missing}, unknown {unknown}"
+    images = arrays["images"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+        return f"images are {images.dtype} {list(images.shape)}, not uint8 [n, H, W, 3]"
+    for name in set(arrays) - {"images"}:
+        array = arrays[name]
+        kind, rank = ("U", 1) if name == "names" else ("f", 2)
+        if array.dtype.kind != kind or array.ndim != rank or len(array) != len(images):
+            return f"{name} is {array.dtype} {list(array.shape)} for {len(images)} images"
+    if {array.dtype.itemsize for array in arrays.values() if array.dtype.kind == "f"} != {4}:
+        return "logits are not float32"
+    return ""
+
+
+def _refuse(where: str, why: str, cause: BaseException | None) -> NoReturn:
+    raise BundleError(
+        "EV410",
+        "The golden images are damaged.",
+        where=where,
+        why=why,
+        try_next="Copy the bundle again or write it again.",
+    ) from cause

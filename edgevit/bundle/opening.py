@@ -1,0 +1,281 @@
+"""Opens a bundle: nothing in it is used before its name, size, hash and table entry were checked.
+
+The ONNX model is rebuilt in memory from the skeleton and the tensor file; no temporary file, no
+external data and no onnx package are involved (see protobuf.py for the merge rule).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy.typing as npt
+
+from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes
+from edgevit.bundle.manifest import (
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    RECIPE,
+    REFERENCE_FILES,
+    REFERENCE_GRAPH,
+    REFERENCE_WEIGHTS,
+    WEIGHTS,
+    bad_manifest,
+    parse_manifest,
+)
+from edgevit.bundle.protobuf import initializer_names, initializer_prefix
+from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
+from edgevit.errors import BundleError
+
+SizeKind = Literal["bundle", "engine", "reference", "total"]
+_CHUNK_BYTES = 1 << 20
+_MAX_TEXT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle; files are read, and verified again, when they are asked for.
+
+    Args:
+        path: The folder.
+        manifest: The whole manifest.
+        tensors: Entries of ``weights.bin``.
+        reference_tensors: Entries of ``reference.bin``; empty when there is no reference.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    tensors: tuple[TensorEntry, ...]
+    reference_tensors: tuple[TensorEntry, ...]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The model's own preprocessing, as `edgevit.data.Preprocessing.to_dict` wrote it."""
+        return dict(self.manifest["preprocessing"])
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(3, H, W) of the model's input."""
+        channels, height, width = self.manifest["model"]["input_size"]
+        return channels, height, width
+
+    @property
+    def session_config(self) -> dict[str, str]:
+        """Session options the quantized engine needs to stay exact on its target."""
+        return dict(self.manifest.get("engine", {}).get("session_config", {}))
+
+    @property
+    def provider(self) -> str:
+        """Execution provider the bundle was made for."""
+        return str(self.manifest.get("engine", {}).get("provider", "CPUExecutionProvider"))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the fp32 model is in the bundle."""
+        return REFERENCE_GRAPH in self.manifest["files"]
+
+    def engine_onnx(self) -> bytes:
+        """Return the quantized model as a serialized ONNX ModelProto.
+
+        Raises:
+            BundleError: A file changed since opening, or its data is damaged (EV405, EV408).
+        """
+        return self._model(GRAPH, WEIGHTS, self.tensors)
+
+    def reference_onnx(self) -> bytes | None:
+        """Return the fp32 model as a serialized ONNX ModelProto, or None if there is none.
+
+        Raises:
+            BundleError: As `engine_onnx`.
+        """
+        if not self.has_reference:
+            return None
+        return self._model(REFERENCE_GRAPH, REFERENCE_WEIGHTS, self.reference_tensors)
+
+    def golden(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the golden arrays.
+
+        ``images`` uint8 [n, H, W, 3] and ``logits_simulated`` float32 [n, classes] are always
+        there, ``logits_fp32`` float32 [n, classes] and ``names`` str [n] where they were written.
+
+        Raises:
+            BundleError: The archive is damaged (EV405, EV410).
+        """
+        return golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+
+    def recipe_toml(self) -> str:
+        """Return the recipe the bundle was made with, as TOML."""
+        try:
+            return self._read(RECIPE, _MAX_TEXT_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise bad_manifest(f"{RECIPE} is not text") from error
+
+    def size_bytes(self, kind: SizeKind = "bundle") -> int:
+        """Return a size on disk.
+
+        Args:
+            kind: "bundle" all files but the reference, "engine" graph and weights only,
+                "reference" the fp32 model (0 without one), "total" the whole folder.
+        """
+        sizes = {name: int(item["size_bytes"]) for name, item in self.manifest["files"].items()}
+        sizes[MANIFEST] = (self.path / MANIFEST).stat().st_size
+        wanted = {
+            "engine": {GRAPH, WEIGHTS},
+            "reference": REFERENCE_FILES,
+            "bundle": set(sizes) - REFERENCE_FILES,
+            "total": set(sizes),
+        }[kind]
+        return sum(size for name, size in sizes.items() if name in wanted)
+
+    def _model(self, graph: str, weights: str, entries: tuple[TensorEntry, ...]) -> bytes:
+        model = io.BytesIO()  # grows in place; getvalue() hands its buffer over without a copy
+        model.write(self._read(graph, MAX_MODEL_BYTES))
+        digest = hashlib.sha256()
+        with _member(self.path, weights) as stream:
+            for entry in entries:
+                data = stream.read(entry.size_bytes)
+                digest.update(data)
+                if len(data) != entry.size_bytes:
+                    raise _damaged(weights, "it became shorter while it was read")
+                raw = decode(entry, data)
+                prefix = initializer_prefix(
+                    entry.name, entry.dtype, entry.shape, entry.decoded_bytes
+                )
+                model.write(prefix)
+                model.write(raw)
+        if digest.hexdigest() != self.manifest["files"][weights]["sha256"]:
+            raise _damaged(weights, "it changed after the bundle was opened")
+        return model.getvalue()
+
+    def _read(self, name: str, limit_bytes: int) -> bytes:
+        record = self.manifest["files"][name]
+        if record["size_bytes"] > limit_bytes:
+            raise _damaged(name, f"it is larger than {limit_bytes} bytes")
+        with _member(self.path, name) as stream:
+            data = stream.read(record["size_bytes"] + 1)
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            raise _damaged(name, "it changed after the bundle was opened")
+        return data
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle after verifying all of it.
+
+    Args:
+        path: The bundle's folder.
+
+    Raises:
+        BundleError: It is no bundle (EV401), its manifest is damaged (EV402) or too new (EV403), a
+            file is missing (EV404) or differs in size or SHA-256 (EV405), a name leads outside the
+            folder (EV406), a tensor table is invalid (EV407) or a graph refers to other files
+            or is malformed (EV409).
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise _not_a_bundle(folder, "There is no such folder.")
+    if not (folder / MANIFEST).exists():
+        raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
+    with _member(folder, MANIFEST) as stream:
+        text = stream.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise bad_manifest(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
+    manifest = parse_manifest(text)
+    for name, record in manifest["files"].items():
+        _verify(folder, name, record)
+    tensors = _entries(manifest, "tensors", WEIGHTS)
+    reference = _entries(manifest, "reference_tensors", REFERENCE_WEIGHTS)
+    bundle = Bundle(path=folder, manifest=manifest, tensors=tensors, reference_tensors=reference)
+    check_skeleton(bundle._read(GRAPH, MAX_MODEL_BYTES), tensors, GRAPH)
+    if bundle.has_reference:
+        skeleton = bundle._read(REFERENCE_GRAPH, MAX_MODEL_BYTES)
+        check_skeleton(skeleton, reference, REFERENCE_GRAPH)
+    return bundle
+
+
+def check_skeleton(skeleton: bytes, entries: tuple[TensorEntry, ...], where: str) -> None:
+    """Refuse an ONNX skeleton that is malformed, has external data or repeats a tensor.
+
+    Raises:
+        BundleError: EV409, or EV407 when an entry's name is already an initializer.
+    """
+    twice = initializer_names(skeleton, where) & {entry.name for entry in entries}
+    if twice:
+        raise BundleError(
+            "EV407", "A tensor is stored twice.", where=where, why=f"{min(twice)[:80]!r}"
+        )
+
+
+def _entries(manifest: dict[str, Any], key: str, file_name: str) -> tuple[TensorEntry, ...]:
+    file_bytes = manifest["files"].get(file_name, {"size_bytes": 0})["size_bytes"]
+    return parse_entries(manifest[key], file_bytes, key)
+
+
+def _verify(folder: Path, name: str, record: dict[str, Any]) -> None:
+    digest = hashlib.sha256()
+    with _member(folder, name) as stream:
+        size_bytes = os.fstat(stream.fileno()).st_size
+        if size_bytes != record["size_bytes"]:
+            raise _damaged(name, f"it has {size_bytes} bytes instead of {record['size_bytes']}")
+        for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
+            digest.update(chunk)
+    if digest.hexdigest() != record["sha256"]:
+        raise _damaged(name, "its SHA-256 is not the one in the manifest")
+
+
+@contextmanager
+def _member(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file of the folder for reading; only regular files that really lie in it."""
+    try:
+        root = folder.resolve(strict=True)
+        target = (root / name).resolve(strict=True)
+        if target.parent != root or not stat.S_ISREG(target.stat().st_mode):
+            raise BundleError(
+                "EV406",
+                "A file of the bundle is not a plain file in its folder.",
+                where=name,
+                why="It is a link that leads outside, a folder or a device.",
+                try_next="Copy the bundle with its links resolved (cp -rL), or get it again.",
+            )
+        with open(target, "rb") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise BundleError(
+            "EV404",
+            "The bundle is incomplete.",
+            where=name,
+            why="The file is missing.",
+            try_next="Copy the whole folder again or write the bundle again.",
+        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
+        raise BundleError(
+            "EV404", "A file of the bundle can't be read.", where=name, why=str(error)
+        ) from error
+
+
+def _not_a_bundle(folder: Path, why: str) -> BundleError:
+    return BundleError(
+        "EV401",
+        "This is not an EdgeViT bundle.",
+        where=str(folder),
+        why=why,
+        try_next="Give the folder that `edgevit quantize --output` wrote.",
+    )
+
+
+def _damaged(name: str, why: str) -> BundleError:
+    return BundleError(
+        "EV405",
+        "A file of the bundle is damaged.",
+        where=name,
+        why=why,
+        try_next="Copy the bundle again or write it again.",
+    )

@@ -1,0 +1,202 @@
+"""One ONNX Runtime session that runs on the device asked for, or not at all.
+
+ONNX Runtime quietly continues on the CPU when another execution provider can't start, and lists
+providers that later fail to load; so the providers of the finished session are what is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.bundle import Bundle
+from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
+
+Images = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+_CPU = "CPUExecutionProvider"
+# Threads of an idle session would spin for a while and slow down the session measured next.
+_DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
+_LOG_ERRORS_ONLY = 3
+
+
+class EngineSession:
+    """Runs a serialized ONNX model.
+
+    Args:
+        onnx: Serialized ModelProto.
+        provider: The execution provider that has to run the model.
+        threads: CPU threads within one operator; None leaves it to ONNX Runtime (all cores).
+        session_config: ONNX Runtime session configuration entries.
+        optimize: False runs the graph as it is written, without any fusion.
+        save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
+
+    Raises:
+        EnvironmentError_: onnxruntime is not installed (EV701).
+        DeviceError: The provider is not available or not used (EV702), or the engine refuses the
+            model (EV703).
+        UsageError: The number of threads is not positive (EV707).
+    """
+
+    def __init__(
+        self,
+        onnx: bytes,
+        *,
+        provider: str = _CPU,
+        threads: int | None = None,
+        session_config: Mapping[str, str] | None = None,
+        optimize: bool = True,
+        save_optimized: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.provider, self.threads = provider, threads
+        runtime = _onnxruntime()
+        if provider not in runtime.get_available_providers():
+            raise _wrong_provider(provider, runtime.get_available_providers())
+        options = _options(runtime, threads, {**_DEFAULT_CONFIG, **(session_config or {})})
+        level = runtime.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        if save_optimized is not None:
+            options.optimized_model_filepath = os.fspath(save_optimized)
+        try:
+            self._session = runtime.InferenceSession(onnx, options, providers=[provider])
+        except Exception as error:  # onnxruntime has no common base class for its errors
+            raise _engine_failed("EV703", "The engine refuses the model.", error) from error
+        if self._session.get_providers()[:1] != [provider]:
+            raise _wrong_provider(provider, self._session.get_providers())
+        self._session.disable_fallback()
+        self.engine = f"onnxruntime {runtime.__version__}"
+        self._input, self._output = self._ends()
+
+    def run(self, images: Images) -> Logits:
+        """Return the logits of normalized images.
+
+        Args:
+            images: float32 [B, 3, H, W].
+
+        Returns:
+            float32 [B, classes].
+
+        Raises:
+            UsageError: The images have another dtype or shape (EV706).
+            DeviceError: The engine failed (EV704) or returned NaN or infinity (EV705).
+        """
+        self._check_images(images)
+        try:
+            (logits,) = self._session.run([self._output], {self._input.name: images})
+        except Exception as error:  # as above
+            raise _engine_failed("EV704", "The engine failed while running.", error) from error
+        if logits.ndim != 2 or len(logits) != len(images) or not np.isfinite(logits).all():
+            raise DeviceError(
+                "EV705",
+                "The engine returned logits that can't be used.",
+                where=self.provider,
+                why=f"Shape {list(logits.shape)}, {np.count_nonzero(~np.isfinite(logits))} values"
+                " are NaN or infinite.",
+                try_next="Run `edgevit validate` with the fp32 engine to see which of them fails.",
+            )
+        return np.asarray(logits, dtype=np.float32)
+
+    def _ends(self) -> tuple[Any, str]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
+            raise DeviceError(
+                "EV703",
+                "The model is not an image classifier.",
+                why=f"{len(inputs)} inputs, {len(outputs)} outputs; one of each is expected.",
+            )
+        return inputs[0], outputs[0].name
+
+    def _check_images(self, images: Images) -> None:
+        expected = [size if isinstance(size, int) else None for size in self._input.shape]
+        fits = images.ndim == len(expected) and len(images) > 0 and images.dtype == np.float32
+        if not fits or any(e not in (None, n) for e, n in zip(expected, images.shape, strict=True)):
+            raise UsageError(
+                "EV706",
+                "The images do not fit the model's input.",
+                why=f"{images.dtype} {list(images.shape)} instead of float32 {expected}.",
+            )
+
+
+def session_from_bundle(
+    bundle: Bundle,
+    kind: Literal["engine", "fp32"] = "engine",
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+) -> EngineSession:
+    """Return a session for a bundle's quantized engine or its fp32 reference.
+
+    Args:
+        bundle: An opened bundle; its session configuration applies to the quantized engine.
+        kind: "engine" or "fp32".
+        threads: As in `EngineSession`.
+        provider: Another provider than the one the bundle was made for.
+
+    Raises:
+        BundleError: The fp32 engine is asked for but not in the bundle (EV404).
+        EdgeViTError: As `EngineSession`.
+    """
+    onnx = bundle.engine_onnx() if kind == "engine" else bundle.reference_onnx()
+    if onnx is None:
+        raise BundleError(
+            "EV404",
+            "The bundle has no fp32 reference.",
+            where=str(bundle.path),
+            why="It was written without one.",
+            try_next="Quantize again with the reference to compare against fp32.",
+        )
+    config = bundle.session_config if kind == "engine" else {}
+    return EngineSession(
+        onnx, provider=provider or bundle.provider, threads=threads, session_config=config
+    )
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentError_(
+            "EV701",
+            "ONNX Runtime is not installed.",
+            why=str(error),
+            try_next="pip install onnxruntime",
+        ) from error
+    return onnxruntime
+
+
+def _options(runtime: Any, threads: int | None, config: Mapping[str, str]) -> Any:
+    if threads is not None and threads < 1:
+        raise UsageError("EV707", f"{threads} threads can't run anything.", where="threads")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _wrong_provider(provider: str, found: list[str]) -> DeviceError:
+    return DeviceError(
+        "EV702",
+        f"The engine does not run on {provider}.",
+        where=f"provider {provider}",
+        why=f"ONNX Runtime offers {', '.join(found)} here.",
+        try_next="Install the ONNX Runtime build for this device, or name another provider.",
+    )
+
+
+def _engine_failed(code: str, what: str, error: Exception) -> DeviceError:
+    return DeviceError(
+        code,
+        what,
+        where="onnxruntime",
+        why=str(error).strip()[:2000],
+        try_next="Upgrade onnxruntime; if that does not help, write the bundle again.",
+    )
