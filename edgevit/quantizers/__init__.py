@@ -1,1 +1,1 @@
-"""Number grids, their exact integer arithmetic, bit packing, and Placement (imports nothing heavy)."""
+"""Number grids, their integer arithmetic, bit packing and Placement (imports nothing heavy)."""

@@ -1,0 +1,156 @@
+"""One forward and backward pass: how much each element of each product matters to the output.
+
+Source: Yuan et al., PTQ4ViT (arXiv 2111.12293), section 3.3: the loss grows by about
+``1/2 dO^T diag(g^2) dO``. The official code takes g from a loss that is identically zero in its
+default mode; here g is the gradient of ``-log p(y)`` with y drawn from the model's own
+prediction, which makes E[g^2] the diagonal of the true Fisher information. Each image is
+normalised by the norm of its logit gradient, so that confident images count as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgevit.calibration.histogram import Histogram
+from edgevit.calibration.observe import Ranges, batches
+from edgevit.calibration.progress import Progress
+from edgevit.graph.interpret import run_graph
+from edgevit.graph.model import Gemm, Graph
+from edgevit.quantizers.simulation import float_product
+
+
+@dataclass(kw_only=True)
+class Statistics:
+    """What calibration knows of the operands of every product.
+
+    Args:
+        histograms: Site name -> histogram, weighted by the effect on the loss (or by 1).
+        grams: Gemm name -> float32 [in, in], sum over tokens of importance * x x^T.
+        rows: Gemm name -> float32 [out], importance of each output channel.
+        tokens: Gemm name -> total importance of all tokens seen (the weight behind `grams`).
+    """
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class _Product:
+    gemm: Gemm
+    left: Tensor
+    right: Tensor | None
+    output: Tensor
+
+
+def collect(
+    graph: Graph,
+    images: Tensor,
+    ranges: Ranges,
+    *,
+    batch_size: int,
+    seed: int,
+    weighted: bool,
+    progress: Progress,
+) -> Statistics:
+    """Stream the images once and return the statistics.
+
+    Args:
+        images: float32 [N, 3, H, W].
+        weighted: Weight by Fisher information (needs a backward pass), else count evenly.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    statistics = Statistics(histograms=_empty_histograms(graph, ranges))
+    done = 0
+    for batch in batches(images, batch_size):
+        products = _forward_backward(graph, batch, generator, weighted)
+        for product in products:
+            _add(graph, statistics, product)
+        done += len(batch)
+        progress("statistics", done, len(images))
+    return statistics
+
+
+def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
+    sites = [s for g in graph.gemms for s in (g.left, g.right) if s.name in ranges]
+    return {
+        s.name: Histogram(low=float(ranges[s.name].low.min()), high=float(ranges[s.name].high.max()))
+        for s in sites
+    }
+
+
+def _forward_backward(
+    graph: Graph, batch: Tensor, generator: torch.Generator, weighted: bool
+) -> list[_Product]:
+    products: list[_Product] = []
+
+    def keep(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
+        output = float_product(graph, gemm, left, right)
+        if weighted:
+            output.retain_grad()
+        products.append(_Product(gemm=gemm, left=left, right=right, output=output))
+        return output
+
+    with torch.set_grad_enabled(weighted):
+        logits = run_graph(graph, batch.clone().requires_grad_(weighted), gemm=keep)
+        if weighted:
+            _sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+    return products
+
+
+def _sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Return sum over images of -log p(y) / |p - e_y|, y drawn from p: logits [B, classes]."""
+    probabilities = logits.detach().softmax(1)
+    labels = torch.multinomial(probabilities, 1, generator=generator)  # [B, 1]
+    slope = probabilities.scatter_add(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
+    norm = slope.norm(dim=1).clamp_min(1e-6)  # [B]
+    return -(logits.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()
+
+
+@torch.no_grad()
+def _add(graph: Graph, statistics: Statistics, product: _Product) -> None:
+    gemm = product.gemm
+    gradient = product.output.grad
+    importance = None if gradient is None else gradient.square()
+    if product.right is None:
+        _add_linear(graph, statistics, gemm, product.left, product.output, importance)
+        return
+    left_weight = right_weight = None
+    if importance is not None:
+        left_weight = importance @ product.right.square().transpose(-1, -2)  # [..., M, K]
+        right_weight = product.left.square().transpose(-1, -2) @ importance  # [..., K, N]
+    statistics.histograms[gemm.left.name].add(product.left, left_weight)
+    statistics.histograms[gemm.right.name].add(product.right, right_weight)
+
+
+def _add_linear(
+    graph: Graph,
+    statistics: Statistics,
+    gemm: Gemm,
+    x: Tensor,
+    output: Tensor,
+    importance: Tensor | None,
+) -> None:
+    x = x.reshape(-1, x.shape[-1])  # [T, in]
+    if importance is None:
+        weights, tokens = None, torch.ones(len(x))
+        rows = torch.full((output.shape[-1],), float(len(x)))
+    else:
+        squares = importance.reshape(-1, output.shape[-1])  # [T, out]
+        tokens, rows = squares.sum(1), squares.sum(0)  # [T], [out]
+        weights = squares @ graph.constant(str(gemm.weight)).square()  # [T, in]
+    statistics.histograms[gemm.left.name].add(x, weights)
+    _accumulate(statistics.grams, gemm.name, (x * tokens[:, None]).T @ x)  # [in, in]
+    _accumulate(statistics.rows, gemm.name, rows)
+    statistics.tokens[gemm.name] = statistics.tokens.get(gemm.name, 0.0) + float(tokens.sum())
+
+
+def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value

@@ -1,0 +1,79 @@
+"""Gives every attention head its own step at no run-time cost, by rescaling weight rows.
+
+A per-head grid on q, k or v equals a per-tensor grid on operands whose heads were first brought
+to one range. The rows of the linear that makes head h are multiplied by a factor; what q and k
+gained is divided out of the scores by one multiplication per head, what v gained is divided out
+of the columns of the layer behind the attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgevit.calibration.observe import Ranges
+from edgevit.graph.channels import head_channels, input_head_channels
+from edgevit.graph.model import Gemm, Graph, Site
+from edgevit.graph.rewrite import multiply_output
+
+
+def equalize_heads(graph: Graph, ranges: Ranges, sites: set[str]) -> list[str]:
+    """Bring the heads of q, k and v to one range each; return the sites changed.
+
+    Changes the graph (the function it computes stays the same) and `ranges`.
+    """
+    changed: list[str] = []
+    for gemm in list(graph.gemms):
+        if gemm.kind == "qk" and {gemm.left.name, gemm.right.name} <= sites:
+            changed += _equalize_scores(graph, gemm, ranges)
+        elif gemm.kind == "pv" and gemm.right.name in sites:
+            changed += _equalize_values(graph, gemm, ranges)
+    return changed
+
+
+def _factors(ranges: Ranges, site: Site) -> Tensor:
+    """Return [H]: what brings every head to the geometric mean of the heads' ranges."""
+    top = ranges[site.name].absmax().clamp_min(1e-6)
+    return top.log().mean().exp() / top
+
+
+def _equalize_scores(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
+    found = [(site, head_channels(graph, site)) for site in (gemm.left, gemm.right)]
+    undo, changed = torch.ones(()), []
+    for site, source in found:
+        if source is None or len(ranges[site.name].low) != len(source[1]):
+            continue
+        factor = _factors(ranges, site)  # [H]
+        _scale_rows(graph, source[0], source[1], factor)
+        ranges[site.name] = ranges[site.name].rescaled(torch.zeros(()), 1 / factor)
+        undo = undo / factor
+        changed.append(site.name)
+    if changed:
+        multiply_output(graph, gemm.name, undo.reshape(1, -1, 1, 1))  # [1, H, 1, 1]
+    return changed
+
+
+def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
+    source, readers = head_channels(graph, gemm.right), input_head_channels(graph, gemm)
+    if source is None or readers is None or len(ranges[gemm.right.name].low) != len(source[1]):
+        return []
+    factor = _factors(ranges, gemm.right)  # [H]
+    _scale_rows(graph, source[0], source[1], factor)
+    ranges[gemm.right.name] = ranges[gemm.right.name].rescaled(torch.zeros(()), 1 / factor)
+    reader = next(g for g in graph.gemms if g.name == readers[0])
+    columns = torch.ones(graph.constant(str(reader.weight)).shape[1])  # [in]
+    columns[readers[1].reshape(-1)] = factor[:, None].expand(readers[1].shape).reshape(-1)
+    graph.set_constant(str(reader.weight), graph.constant(str(reader.weight)) / columns)
+    if reader.left.name in ranges:
+        moved = ranges[reader.left.name]
+        ranges[reader.left.name] = moved.rescaled(torch.zeros(()), 1 / columns)
+    return [gemm.right.name]
+
+
+def _scale_rows(graph: Graph, linear: str, channels: Tensor, factor: Tensor) -> None:
+    """Multiply the output rows `channels` [H, D] of a linear by `factor` [H]."""
+    gemm = next(g for g in graph.gemms if g.name == linear)
+    rows = torch.ones(graph.constant(str(gemm.weight)).shape[0])  # [out]
+    rows[channels.reshape(-1)] = factor[:, None].expand(channels.shape).reshape(-1)
+    graph.set_constant(str(gemm.weight), graph.constant(str(gemm.weight)) * rows[:, None])
+    graph.set_constant(str(gemm.bias), graph.constant(str(gemm.bias)) * rows)

@@ -1,0 +1,48 @@
+"""What a target is: a capability table, the placement it allows, and a lowering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edgevit.graph.model import Graph
+from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.spec import Placement
+from edgevit.targets.onnx_builder import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A graph in the form one device runs.
+
+    Args:
+        onnx: Serialized ONNX model without its large constants.
+        tensors: The large constants by name.
+        packed_bits: Large integer constant -> width of its codes.
+        layers: One row per product: name, module, bits asked, grid, carrier, output, kernel.
+        session_config: Settings the engine needs to run it as intended.
+    """
+
+    onnx: bytes
+    tensors: dict[str, Array]
+    packed_bits: dict[str, int] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    session_config: dict[str, str] = field(default_factory=dict)
+
+
+class Target(Protocol):
+    """What every target provides."""
+
+    name: str
+    description: str
+
+    def place(
+        self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()
+    ) -> Placement:
+        """Return the grids this target runs exactly, site by site."""
+
+    def lower(self, quantized: QuantizedGraph) -> Lowered:
+        """Return the quantized graph in this target's form, its kernels checked."""
+
+    def reference(self, graph: Graph) -> Lowered:
+        """Return the float32 graph in this target's form."""

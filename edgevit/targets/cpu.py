@@ -1,0 +1,155 @@
+"""The `cpu` target: ONNX Runtime on x86-64 or Arm, 8-bit integer kernels.
+
+What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
+(symmetric, per output channel), attention products with a u8 left and an s8 right operand. Codes
+of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
+stay in float32, where the engine is fastest.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from edgevit import __version__
+from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.sites import Role
+from edgevit.quantizers.simulation import IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.spec import GridSpec, Kind, Placement, check_bits
+from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
+from edgevit.targets.base import Lowered
+from edgevit.targets.kernels import check_kernels, kernels_of
+from edgevit.targets.lowering import lower_graph
+from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
+from edgevit.targets.products import FloatWriter, QuantizedWriter
+
+IMAGE_BITS = 8  # the picture itself has 8 bits a channel
+# s8 weights and keys stay s8 instead of being rewritten to u8, whose kernel is slower
+SESSION_CONFIG = {"session.qdqisint8allowed": "1"}
+
+
+class CpuTarget:
+    """ONNX Runtime's CPU provider."""
+
+    name = "cpu"
+    description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
+
+    def place(
+        self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()
+    ) -> Placement:
+        """Offer grids for every product that is not asked to stay in float."""
+        check_bits(weight_bits, "--weight-bits")
+        check_bits(act_bits, "--act-bits")
+        placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        for gemm in graph.gemms:
+            reason = _left_in_float(gemm, float_layers)
+            for site in (gemm.left, gemm.right):
+                if reason:
+                    placement.skipped[site.name] = reason
+                else:
+                    placement.options[site.name] = _options(gemm, site.role, weight_bits, act_bits)
+        twins = [gemm for gemm in graph.gemms if gemm.left.role is Role.GELU_OUT]
+        if twins and _twin("twin-gelu", act_bits) is None:
+            placement.notes.append(
+                f"twin grids after GELU need more than 8 bits at {act_bits}-bit codes: "
+                f"{len(twins)} layers use a uniform grid there"
+            )
+        return placement
+
+    def lower(self, quantized: QuantizedGraph) -> Lowered:
+        """Write the model and make sure that every quantized product gets an integer kernel."""
+        writer = QuantizedWriter(layers=quantized.layers)
+        builder = lower_graph(quantized.graph, writer)
+        skeleton = _model(quantized.graph, builder)
+        kernels = kernels_of(whole_model(skeleton, builder.tensors), SESSION_CONFIG)
+        found = check_kernels(writer.outputs, kernels)
+        return Lowered(
+            onnx=skeleton,
+            tensors=builder.tensors,
+            packed_bits=builder.packed_bits,
+            layers=[_row(quantized, gemm, writer, found) for gemm in quantized.graph.gemms],
+            session_config=SESSION_CONFIG,
+        )
+
+    def reference(self, graph: Graph) -> Lowered:
+        """Write the float32 model."""
+        builder = lower_graph(graph, FloatWriter())
+        return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+
+
+def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+    if any(fnmatchcase(gemm.module, pattern) for pattern in float_layers):
+        return "asked for in the recipe"
+    if gemm.kind == "matmul":
+        return "a product of two activations outside attention"
+    return ""
+
+
+def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[GridSpec, ...]:
+    """Return the grids this target runs exactly at a site of this role, preferred first."""
+    if role is Role.WEIGHT:
+        weight = GridSpec(bits=weight_bits, signed=True, symmetric=True, granularity="channel")
+        return (weight,)
+    if role in {Role.KEY, Role.VALUE}:
+        return (GridSpec(bits=act_bits, signed=True, symmetric=True),)
+    if role is Role.QUERY:
+        return (GridSpec(bits=act_bits, symmetric=True),)
+    if role is Role.SOFTMAX_OUT:
+        uniform = (GridSpec(bits=act_bits, zero_at_bottom=True),)
+        return uniform + _offered(_twin("twin-softmax", act_bits))
+    bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
+    uniform = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
+    return uniform + _offered(_twin("twin-gelu", bits) if role is Role.GELU_OUT else None)
+
+
+def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:
+    return () if spec is None else (spec,)
+
+
+def _twin(kind: Kind, bits: int) -> GridSpec | None:
+    """Return the twin grid if its operands fit u8 with a ratio worth having, else None.
+
+    GELU: the positive range in units of the negative one is at most (1 - 2^(1-k)) 2^m, which
+    covers real activations only up to 4 bits. Softmax at 8 bits: 2^1, no better than uniform.
+    """
+    ratio = largest_ratio_log2(kind, bits)
+    enough = bits <= 4 if kind == "twin-gelu" else bits < 8
+    return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio) if enough and ratio > 0 else None
+
+
+def _model(graph: Graph, builder: OnnxBuilder) -> bytes:
+    with_batch: list[int | str] = ["batch", *graph.input_size]
+    logits: list[int | str] = ["batch", "classes"]
+    return builder.model(
+        image_shape=with_batch, logits_shape=logits, producer=f"edgevit {__version__}"
+    )
+
+
+def _row(
+    quantized: QuantizedGraph, gemm: Gemm, writer: QuantizedWriter, kernels: dict[str, str]
+) -> dict[str, object]:
+    """Return what the report says of one product: bits asked, grid, carrier, kernel."""
+    row: dict[str, object] = {"name": gemm.name, "module": gemm.module, "kind": gemm.kind}
+    layer = quantized.layers.get(gemm.name)
+    if layer is None:
+        reason = quantized.placement.skipped.get(gemm.left.name, "")
+        return {**row, "kernel": "float32", "reason": reason}
+    left = layer.grid if isinstance(layer, IntegerLinear) else layer.left
+    right = layer.weight_grid if isinstance(layer, IntegerLinear) else layer.right
+    label = left.spec.label()
+    if isinstance(left, TwinGrid):
+        label = f"{left.spec.kind} 2^{left.ratio_log2}"
+    return {
+        **row,
+        "left_bits": left.spec.bits,
+        "right_bits": right.spec.bits,
+        "weight_bits": right.spec.bits if isinstance(layer, IntegerLinear) else None,
+        "grid": label,
+        "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
+        "kernel": kernels[gemm.name],
+        "tensor": writer.outputs[gemm.name],
+        "parameters": _parameters(layer),
+    }
+
+
+def _parameters(layer: IntegerLinear | IntegerMatmul) -> int:
+    return layer.weight_codes.numel() if isinstance(layer, IntegerLinear) else 0

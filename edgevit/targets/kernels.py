@@ -1,0 +1,46 @@
+"""Looks at the graph as ONNX Runtime really runs it: which kernel computes each product."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from edgevit.errors import UnsupportedError
+from edgevit.runner.session import EngineSession
+
+INTEGER_KERNELS = {"QGemm", "MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"}
+
+
+def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
+    """Return tensor name -> operator that writes it, in the optimised graph of this machine."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        EngineSession(model, session_config=session_config, save_optimized=path)
+        graph = onnx.load(str(path)).graph
+    return {name: node.op_type for node in graph.node for name in node.output}
+
+
+def check_kernels(outputs: dict[str, str], kernels: dict[str, str]) -> dict[str, str]:
+    """Return gemm name -> kernel, having made sure that every one of them is an integer kernel.
+
+    Args:
+        outputs: Gemm name -> ONNX tensor its kernel writes.
+        kernels: What `kernels_of` returned.
+
+    Raises:
+        UnsupportedError: A quantized product would run in float (EV303).
+    """
+    found = {gemm: kernels.get(tensor, "(fused away)") for gemm, tensor in outputs.items()}
+    wrong = {gemm: kernel for gemm, kernel in found.items() if kernel not in INTEGER_KERNELS}
+    if wrong:
+        listed = ", ".join(f"{gemm} -> {kernel}" for gemm, kernel in list(wrong.items())[:5])
+        raise UnsupportedError(
+            "EV303",
+            f"{len(wrong)} of {len(found)} quantized products would not run as integers.",
+            where=listed,
+            why="ONNX Runtime did not fuse their Q/DQ pattern on this machine.",
+            try_next="Install another onnxruntime version, or leave these layers in float.",
+        )
+    return found

@@ -1,0 +1,92 @@
+"""Collects ONNX nodes and constants; large constants stay outside the model file.
+
+The model file of a bundle is a skeleton: small constants (scales, shapes) are inside it, large
+ones are kept as arrays that the bundle packs and puts back when it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+OPSET = 20  # first with Gelu; LayerNormalization since 17
+IR_VERSION = 9
+INSIDE_BYTES = 512
+"""Constants up to this size live in the model file itself."""
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(kw_only=True)
+class OnnxBuilder:
+    """A model under construction.
+
+    Args:
+        nodes: ONNX nodes in execution order.
+        inside: Small constants by name.
+        tensors: Large constants by name.
+        packed_bits: Name of a large integer constant -> width of its codes.
+    """
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    inside: dict[str, Array] = field(default_factory=dict)
+    tensors: dict[str, Array] = field(default_factory=dict)
+    packed_bits: dict[str, int] = field(default_factory=dict)
+    _known: dict[bytes, str] = field(default_factory=dict)
+
+    def add(
+        self, op: str, inputs: list[str], output: str, **attributes: int | float | str | list[int]
+    ) -> str:
+        """Append a node with one output and return the output's name."""
+        node = helper.make_node(op, inputs, [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def constant(self, name: str, value: npt.ArrayLike, *, bits: int | None = None) -> str:
+        """Add a constant and return its name; equal constants share one.
+
+        Args:
+            bits: Width of the codes of an int8/uint8 array that should be packed on disk.
+        """
+        array = np.ascontiguousarray(value)
+        array = array.reshape(np.shape(value))  # ascontiguousarray makes scalars 1-D
+        digest = hashlib.sha256(array.tobytes())
+        digest.update(f"{array.dtype}{array.shape}{bits}".encode())
+        known = self._known.setdefault(digest.digest(), name)
+        if known != name:
+            return known
+        if name in self.inside or name in self.tensors:
+            raise ValueError(f"two different constants are called {name}")
+        (self.inside if array.nbytes <= INSIDE_BYTES else self.tensors)[name] = array
+        if bits is not None and name in self.tensors:
+            self.packed_bits[name] = bits
+        return name
+
+    def model(
+        self, *, image_shape: list[int | str], logits_shape: list[int | str], producer: str
+    ) -> bytes:
+        """Return the serialized skeleton: input "image", output "logits", both float32."""
+        float32 = onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            self.nodes,
+            "edgevit",
+            [helper.make_tensor_value_info("image", float32, image_shape)],
+            [helper.make_tensor_value_info("logits", float32, logits_shape)],
+            [numpy_helper.from_array(value, name) for name, value in self.inside.items()],
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name=producer)
+        model.ir_version = IR_VERSION
+        return bytes(model.SerializeToString())
+
+
+def whole_model(skeleton: bytes, tensors: dict[str, Array]) -> bytes:
+    """Return the skeleton with its large constants put back, as one serialized model."""
+    model = onnx.ModelProto.FromString(skeleton)
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in tensors.items())
+    return bytes(model.SerializeToString())

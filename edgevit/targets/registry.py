@@ -1,0 +1,29 @@
+"""Targets by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from edgevit.errors import UsageError
+from edgevit.targets.base import Target
+from edgevit.targets.cpu import CpuTarget
+
+TARGETS: dict[str, Target] = {"cpu": CpuTarget()}
+
+
+def target_named(name: str) -> Target:
+    """Return the target of this name.
+
+    Raises:
+        UsageError: There is none (EV203).
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    near = get_close_matches(name, TARGETS, n=1)
+    raise UsageError(
+        "EV203",
+        f"There is no target {name!r}.",
+        where="--target",
+        why="Known targets: " + ", ".join(TARGETS),
+        try_next=f"--target {near[0] if near else 'cpu'}",
+    )
