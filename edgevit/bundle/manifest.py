@@ -83,6 +83,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
         if not isinstance(manifest.get(key), kind):
             raise bad_manifest(f"{key!r} is missing or has the wrong type")
     _check_model(manifest["model"])
+    _check_bits(manifest["bits"])
     _check_engine(manifest.get("engine", {}))
     _check_files(manifest["files"])
     return manifest  # type: ignore[no-any-return]
@@ -140,6 +141,13 @@ def _check_model(model: dict[str, Any]) -> None:
         raise bad_manifest("model.num_classes is not a positive whole number")
     if not isinstance(model.get("name"), str):
         raise bad_manifest("model.name is not a string")
+
+
+def _check_bits(bits: dict[str, Any]) -> None:
+    for key in ("weight_mean", "act_mean"):
+        mean = bits.get(key)
+        if type(mean) not in (int, float) or not 1 <= mean <= 32:  # type: ignore[operator]
+            raise bad_manifest(f"bits.{key} is not a width between 1 and 32")
 
 
 def _check_engine(engine: Any) -> None:

@@ -1,0 +1,227 @@
+"""Turns raw measurements into the validation report: one JSON-able dictionary.
+
+Accuracies, agreements and drops are in percent (0 to 100), sizes and memory in bytes, latencies in
+milliseconds. What was not measured is null; nothing is estimated in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.bundle import Bundle
+from edgevit.errors import UsageError
+from edgevit.report.eer import efficient_error_rate, quantized_metrics
+from edgevit.report.statistics import (
+    Interval,
+    decide,
+    drop_points,
+    images_needed,
+    mcnemar_exact_p,
+    ratio_of_medians,
+    wilson_percent,
+)
+from edgevit.runner.accuracy import Predictions
+from edgevit.runner.latency import LatencySamples, median_paired_ratio
+from edgevit.runner.selfcheck import SelfCheck
+
+SCHEMA_VERSION = 1
+_NAMED_SKIPS = 20
+_ENGINES = ("fp32", "engine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Everything that was measured for one bundle.
+
+    Args:
+        engine: Predictions of the quantized engine.
+        fp32: Predictions of the fp32 reference on the same images; None without a reference.
+        self_check: The golden images through the engine.
+        latency: Samples by engine name ("fp32", "engine"); empty when not measured.
+        latency_conditions: threads, batch, rounds, warmup and whatever else held.
+        peak_memory_bytes: By engine name; empty when not measured.
+        skipped_images: Names of damaged images that were left out.
+        warnings: Counted warnings of this validation, beside those in the bundle.
+    """
+
+    engine: Predictions
+    fp32: Predictions | None
+    self_check: SelfCheck
+    latency: Mapping[str, LatencySamples]
+    latency_conditions: Mapping[str, Any]
+    peak_memory_bytes: Mapping[str, int]
+    skipped_images: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def validation_report(
+    bundle: Bundle,
+    measured: Measurements,
+    *,
+    max_drop_points: float | None = None,
+    confidence: float = 0.95,
+    eer_weights: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return the validation report.
+
+    Args:
+        bundle: The bundle that was measured.
+        measured: What was measured.
+        max_drop_points: Largest acceptable top-1 drop in percentage points; without it the report
+            has no verdict (null).
+        confidence: Of every interval.
+        eer_weights: Weights of "bits" and "size_megabytes" for the weighted EER (null without).
+
+    Raises:
+        UsageError: Predictions that are no pairs (EV801) or EER weights that don't fit (EV802).
+    """
+    manifest = bundle.manifest
+    top1, top5 = _accuracies(measured, 1), _accuracies(measured, 5)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": manifest["model"]["name"],
+        "target": manifest["target"],
+        "bits": manifest["bits"],
+        "num_images": measured.engine.num_images,
+        "confidence": confidence,
+        "top1": top1,
+        "top5": top5,
+        "top1_interval": _accuracy_intervals(measured, confidence),
+        "agreement": {
+            "engine_vs_fp32": _agreement(measured),
+            "engine_vs_simulated": measured.self_check.agreement_percent,
+        },
+        "self_check": measured.self_check.to_dict(),
+        **_drop(measured, max_drop_points, confidence),
+        "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
+        "latency_conditions": dict(measured.latency_conditions),
+        "speedup": _speedup(measured.latency, confidence),
+        "size_bytes": _sizes(bundle),
+        "peak_memory_bytes": {name: measured.peak_memory_bytes.get(name) for name in _ENGINES},
+        **_eer(bundle, eer_weights),
+        "skipped_images": {
+            "count": len(measured.skipped_images),
+            "names": list(measured.skipped_images)[:_NAMED_SKIPS],
+        },
+        "warnings": [*manifest["warnings"], *measured.warnings],
+    }
+
+
+def _accuracies(measured: Measurements, k: int) -> dict[str, float | None]:
+    fp32 = measured.fp32
+    return {
+        "fp32": fp32.accuracy_percent(k) if fp32 else None,
+        "engine": measured.engine.accuracy_percent(k),
+    }
+
+
+def _accuracy_intervals(
+    measured: Measurements, confidence: float
+) -> dict[str, dict[str, float] | None]:
+    intervals: dict[str, dict[str, float] | None] = {}
+    for name, predictions in (("fp32", measured.fp32), ("engine", measured.engine)):
+        intervals[name] = None
+        if predictions is not None and predictions.labelled:
+            hits = int(predictions.correct(1).sum())
+            interval = wilson_percent(hits, predictions.num_images, confidence=confidence)
+            intervals[name] = interval.to_dict()
+    return intervals
+
+
+def _agreement(measured: Measurements) -> float | None:
+    if measured.fp32 is None:
+        return None
+    return 100 * float(np.mean(measured.engine.top5[:, 0] == measured.fp32.top5[:, 0]))
+
+
+def _drop(
+    measured: Measurements, max_drop_points: float | None, confidence: float
+) -> dict[str, Any]:
+    """Return the paired comparison of fp32 and engine, and the verdict with its reason."""
+    undecided = max_drop_points is not None
+    report: dict[str, Any] = {
+        "drop_points": None,
+        "discordant": None,
+        "mcnemar_p": None,
+        "max_drop_points": max_drop_points,
+        "verdict": "UNDECIDED" if undecided else None,
+        "verdict_reason": "" if undecided else "No limit was asked for.",
+        "images_needed": None,
+    }
+    if measured.fp32 is None:
+        report["verdict_reason"] = "The bundle has no fp32 reference to compare with."
+    elif not measured.engine.labelled:
+        report["verdict_reason"] = "Not every image has a label."
+    else:
+        report.update(_comparison(measured.fp32, measured.engine, max_drop_points, confidence))
+    return report
+
+
+def _comparison(
+    fp32: Predictions, engine: Predictions, max_drop_points: float | None, confidence: float
+) -> dict[str, Any]:
+    if not np.array_equal(fp32.labels, engine.labels):
+        raise UsageError("EV801", "These predictions are not of the same images.")
+    fp32_right, engine_right = fp32.correct(1), engine.correct(1)  # [N]
+    only_fp32 = int((fp32_right & ~engine_right).sum())
+    only_engine = int((engine_right & ~fp32_right).sum())
+    drop = drop_points(only_fp32, only_engine, engine.num_images, confidence=confidence)
+    report: dict[str, Any] = {
+        "drop_points": drop.to_dict(),
+        "discordant": {"only_fp32_right": only_fp32, "only_engine_right": only_engine},
+        "mcnemar_p": mcnemar_exact_p(only_fp32, only_engine),
+    }
+    if max_drop_points is not None:
+        needed = images_needed(
+            only_fp32, only_engine, engine.num_images, max_drop_points, confidence=confidence
+        )
+        report["images_needed"] = needed
+        report["verdict"] = decide(drop, max_drop_points)
+        report["verdict_reason"] = _reason(drop, max_drop_points, needed)
+    return report
+
+
+def _reason(drop: Interval, limit: float, needed: int | None) -> str:
+    span = f"The drop lies between {drop.low:.2f} and {drop.high:.2f} points"
+    verdict = decide(drop, limit)
+    if verdict == "PASS":
+        return f"{span}, within the limit of {limit:g}."
+    if verdict == "FAIL":
+        return f"{span}, above the limit of {limit:g}."
+    more = f"about {needed} more images would tell" if needed else "the drop is the limit itself"
+    return f"{span}, on both sides of the limit of {limit:g}; {more}."
+
+
+def _percentiles(samples: LatencySamples | None) -> dict[str, float] | None:
+    if samples is None:
+        return None
+    return {"p50": samples.p50_ms, "p90": samples.p90_ms, "p99": samples.p99_ms}
+
+
+def _speedup(latency: Mapping[str, LatencySamples], confidence: float) -> dict[str, float] | None:
+    if not set(_ENGINES) <= set(latency):
+        return None
+    fp32, engine = latency["fp32"], latency["engine"]
+    ratio = ratio_of_medians(fp32.samples_ms, engine.samples_ms, confidence=confidence)
+    return {**ratio.to_dict(), "median_paired_ratio": median_paired_ratio(fp32, engine)}
+
+
+def _sizes(bundle: Bundle) -> dict[str, int | None]:
+    """Return bytes on disk: fp32 model, quantized model, and the bundle without the fp32 model."""
+    return {
+        "fp32": bundle.size_bytes("reference") if bundle.has_reference else None,
+        "engine": bundle.size_bytes("engine"),
+        "bundle": bundle.size_bytes("bundle"),
+    }
+
+
+def _eer(bundle: Bundle, weights: Mapping[str, float] | None) -> dict[str, float | None]:
+    bits = bundle.manifest["bits"]
+    size_bytes = bundle.size_bytes("engine")
+    metrics = quantized_metrics(bits["weight_mean"], bits["act_mean"], size_bytes)
+    weighted = efficient_error_rate(metrics, weights) if weights else None
+    return {"eer": efficient_error_rate(metrics), "eer_weighted": weighted}
