@@ -109,17 +109,19 @@ def _uniform_errors(
 
 
 def _search_twin(spec: GridSpec, histogram: Histogram) -> TwinGrid:
-    """Try every ratio 2^m the target carries and a range of coarse steps."""
+    """Try every ratio 2^m the target carries with a range of steps, then refine the best."""
     half, top = 1 << (spec.bits - 1), max(histogram.high, SMALLEST_SCALE)
-    best: TwinGrid | None = None
-    best_error = float("inf")
-    for ratio_log2 in range(spec.max_ratio_log2 + 1):
-        for share in torch.logspace(-4, 0.2, 22, base=2.0).tolist():
-            fine = share * top / ((half - 1) * (1 << ratio_log2))
-            grid = TwinGrid(spec=spec, scale=torch.tensor(fine), ratio_log2=ratio_log2)
-            found = error(grid, histogram)
-            if found < best_error:
-                best, best_error = grid, found
-    if best is None:
-        raise ValueError("a histogram without finite errors")
-    return best
+
+    def grid_at(ratio_log2: int, share: float) -> TwinGrid:
+        fine = torch.tensor(share * top / ((half - 1) * (1 << ratio_log2)), dtype=torch.float32)
+        return TwinGrid(spec=spec, scale=fine, ratio_log2=ratio_log2)
+
+    shares = torch.logspace(-4, 0.2, 22, base=2.0).tolist()
+    tried = [(m, share) for m in range(spec.max_ratio_log2 + 1) for share in shares]
+    ranked = sorted(tried, key=lambda candidate: error(grid_at(*candidate), histogram))[:_BEAM]
+    ratio = shares[1] / shares[0]
+    for _ in range(_HALVINGS):
+        ratio = ratio**0.5
+        near = {(m, share * ratio**step) for m, share in ranked for step in (-1, 0, 1)}
+        ranked = sorted(near, key=lambda candidate: error(grid_at(*candidate), histogram))[:_BEAM]
+    return grid_at(*ranked[0])

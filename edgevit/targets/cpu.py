@@ -61,7 +61,8 @@ class CpuTarget:
         builder = lower_graph(quantized.graph, writer)
         skeleton = _model(quantized.graph, builder)
         kernels = kernels_of(whole_model(skeleton, builder.tensors), SESSION_CONFIG)
-        found = check_kernels(writer.outputs, kernels)
+        outputs = {name: taps.output for name, taps in writer.taps.items()}
+        found = check_kernels(outputs, kernels)
         return Lowered(
             onnx=skeleton,
             tensors=builder.tensors,
@@ -146,7 +147,7 @@ def _row(
         "grid": label,
         "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
         "kernel": kernels[gemm.name],
-        "tensor": writer.outputs[gemm.name],
+        "tensor": writer.taps[gemm.name].output,
         "parameters": _parameters(layer),
     }
 

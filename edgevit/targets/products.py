@@ -66,18 +66,33 @@ def flatten(context: Lowering, x: str, width: int) -> str:
     return name
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taps:
+    """ONNX tensors around one quantized product.
+
+    Args:
+        inputs: Float operands before rounding (one for a linear, two for a matmul).
+        codes: The same operands as 8-bit integers.
+        output: What the integer kernel writes.
+    """
+
+    inputs: tuple[str, ...]
+    codes: tuple[str, ...]
+    output: str
+
+
 @dataclass(kw_only=True)
 class QuantizedWriter:
     """Writes the products calibration has put into integers, the rest in float32.
 
     Args:
         layers: Gemm name -> the layer in integers.
-        outputs: Filled while writing: gemm name -> the ONNX tensor its kernel writes.
+        taps: Filled while writing: gemm name -> the ONNX tensors around its kernel.
     """
 
     layers: dict[str, IntegerLinear | IntegerMatmul]
-    outputs: dict[str, str] = field(default_factory=dict)
-    _dequantized: dict[tuple[str, str], str] = field(default_factory=dict)
+    taps: dict[str, Taps] = field(default_factory=dict)
+    _written: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[str], output: str) -> None:
         """Emit one product in the form calibration simulated."""
@@ -87,15 +102,18 @@ class QuantizedWriter:
         elif isinstance(layer, IntegerLinear):
             self._linear(context, layer, operands[0], output)
         else:
-            left = self._operand(context, operands[0], layer.left)
-            right = self._operand(context, operands[1], layer.right)
+            left, left_codes = self._operand(context, operands[0], layer.left)
+            right, right_codes = self._operand(context, operands[1], layer.right)
             context.builder.add("MatMul", [left, right], output)
-            self.outputs[output] = output
+            self.taps[output] = Taps(
+                inputs=tuple(operands), codes=(left_codes, right_codes), output=output
+            )
 
     def _linear(self, context: Lowering, layer: IntegerLinear, x: str, output: str) -> None:
         builder, width = context.builder, layer.weight_codes.shape[1]
-        flat = x if len(context.shapes[output]) == 2 else flatten(context, x, width)
-        quantized = self._operand(context, flat, layer.grid)
+        is_flat = len(context.shapes[output]) == 2
+        flat = x if is_flat else flatten(context, x, width)
+        quantized, codes = self._operand(context, flat, layer.grid)
         weight = constant_dq(
             builder,
             f"{output}_weight",
@@ -104,17 +122,19 @@ class QuantizedWriter:
             axis=1,
             bits=layer.weight_grid.spec.bits,
         )
-        codes, scale = array_of(layer.bias_codes), array_of(layer.scale)
-        bias = constant_dq(builder, f"{output}_bias", codes, scale, axis=0, bits=None)
+        bias_codes, scale = array_of(layer.bias_codes), array_of(layer.scale)
+        bias = constant_dq(builder, f"{output}_bias", bias_codes, scale, axis=0, bits=None)
         write_2d(context, x, [weight, bias], output, width, flat=quantized)
-        self.outputs[output] = output if len(context.shapes[output]) == 2 else f"{output}_2d"
+        product = output if is_flat else f"{output}_2d"
+        self.taps[output] = Taps(inputs=(flat,), codes=(codes,), output=product)
 
-    def _operand(self, context: Lowering, x: str, grid: Grid) -> str:
+    def _operand(self, context: Lowering, x: str, grid: Grid) -> tuple[str, str]:
+        """Return the names of x rounded to the grid, and of its codes; written once."""
         key = (x, repr(grid.to_dict()))
-        if key not in self._dequantized:
-            stem = f"{x}_q{sum(k[0] == x for k in self._dequantized)}"
-            self._dequantized[key] = write_grid(context.builder, x, grid, stem)
-        return self._dequantized[key]
+        if key not in self._written:
+            stem = f"{x}_q{sum(k[0] == x for k in self._written)}"
+            self._written[key] = write_grid(context.builder, x, grid, stem)
+        return self._written[key]
 
 
 def constant_dq(
@@ -133,14 +153,16 @@ def constant_dq(
     return builder.add("DequantizeLinear", [stored, steps, zeros], f"{name}_dq", axis=axis)
 
 
-def write_grid(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> str:
-    """Emit what rounds x to the grid and return the name of the dequantized tensor."""
+def write_grid(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str, str]:
+    """Emit what rounds x to the grid; return the names of the rounded tensor and its codes."""
     if isinstance(grid, TwinGrid):
         return _write_twin(builder, x, grid, stem)
     return write_uniform(builder, x, grid, stem)
 
 
-def write_uniform(builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str) -> str:
+def write_uniform(
+    builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str
+) -> tuple[str, str]:
     """Q -> Clip to the k-bit codes (below 8 bits) -> DQ."""
     carrier = np.dtype(np.int8 if grid.spec.signed else np.uint8)
     scale = builder.constant(f"{stem}_scale", np.float32(grid.scale.item()))
@@ -150,10 +172,10 @@ def write_uniform(builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str) ->
         low = builder.constant(f"low_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmin))
         high = builder.constant(f"high_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmax))
         codes = builder.add("Clip", [codes, low, high], f"{stem}_clipped")
-    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
+    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq"), codes
 
 
-def _write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> str:
+def _write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str]:
     """Round large values to the coarse step first; then one Q with the fine step holds both.
 
     A coarse value is a whole number of fine steps, so the second rounding does not change it.
@@ -172,4 +194,4 @@ def _write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> str:
     scale = builder.constant(f"{stem}_scale", fine)
     zero = builder.constant(f"{stem}_zero", np.uint8(grid.operand_offset))
     codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
-    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
+    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq"), codes

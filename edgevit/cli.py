@@ -1,0 +1,262 @@
+"""The command line: parse, call the API, show the result. No logic, no heavy import up front.
+
+Tables and progress go to standard error, machine-readable output to ``--json FILE`` (``-`` for
+standard output). Exit statuses are those of `edgevit.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgevit import __version__
+from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+_BITS_HELP = "Width of weights and activations, 2-8."
+
+
+class _Group(click.Group):
+    """Shows an EdgeViTError as what, where, why and what to try, and exits with its status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except EdgeViTError as error:
+            _show_error(error)
+            sys.exit(error.exit_status)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], self.commands, n=1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgevit")
+def main() -> None:
+    """Quantize a vision transformer, write a bundle for one device, prove it on the device."""
+
+
+@main.command()
+@click.argument("pattern", default="")
+@click.option("--json", "json_path", metavar="FILE", help="Also write the list as JSON.")
+def models(pattern: str, json_path: str | None) -> None:
+    """List the models that match PATTERN (all short names without one)."""
+    from dataclasses import asdict
+
+    from edgevit.report.table import models_table
+    from edgevit.zoo import list_models
+
+    rows = [asdict(row) for row in list_models(pattern)]
+    _write_json(json_path, {"schema_version": 1, "models": rows})
+    _console().print(models_table(rows))
+
+
+@main.command()
+@click.option("--model", required=True, help="Model name; see `edgevit models`.")
+@click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
+@click.option("--weight-bits", type=int, help="Width of weights alone.")
+@click.option("--act-bits", type=int, help="Width of activations alone.")
+@click.option("--method", default="edgevit", show_default=True, help="Calibration method.")
+@click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
+@click.option("--num-calib", default=32, show_default=True, help="How many of them to use.")
+@click.option("--target", default="cpu", show_default=True, help="Device the bundle is for.")
+@click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option("--float-layer", "float_layers", multiple=True, help="Module path to leave in float.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")
+@click.option("--json", "json_path", metavar="FILE", help="Write a summary as JSON.")
+def quantize(
+    calib: str | None,
+    output: str,
+    json_path: str | None,
+    reference: bool,
+    overwrite: bool,
+    **choices: Any,
+) -> None:
+    """Quantize a model and write a bundle."""
+    from edgevit.report.table import inspect_table
+
+    refuse_existing(Path(output), overwrite)
+    images = calib if calib is not None else _own_calibration_images(choices["model"])
+    bundle = _quantized(images, output, overwrite, reference, choices)
+    manifest = _inspected(bundle)
+    _write_json(json_path, manifest)
+    _console().print(inspect_table(manifest))
+    _console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def refuse_existing(output: Path, overwrite: bool) -> None:
+    """Fail before the work starts instead of after it.
+
+    Raises:
+        UsageError: The output is there and may not be replaced (EV411).
+    """
+    if output.exists() and not overwrite:
+        raise UsageError(
+            "EV411",
+            "Can't write the bundle there.",
+            where=str(output),
+            why="It is there already.",
+            try_next="Choose another --output, or --overwrite to replace a bundle.",
+        )
+
+
+def _own_calibration_images(model: str) -> str:
+    from edgevit.zoo import EMBEDDED_MODELS, reference_images
+
+    if model in EMBEDDED_MODELS:
+        return str(reference_images("calibration"))
+    raise UsageError(
+        "EV205",
+        "Calibration images are needed.",
+        where="--calib",
+        why="EdgeViT never calibrates on random data; ranges would be meaningless.",
+        try_next="--calib DIR with a few dozen images like those the model will see.",
+    )
+
+
+def _quantized(
+    images: Any, output: str, overwrite: bool, reference: bool, choices: dict[str, Any]
+) -> Any:
+    from edgevit import api
+    from edgevit.report.progress import shown_progress
+
+    model = choices.pop("model")
+    with shown_progress(_console()) as progress:
+        artefact = api.quantize(model, images, progress=progress, **choices)
+        progress("write bundle", 0, 1)
+        bundle = artefact.save(output, overwrite=overwrite, include_reference=reference)
+        progress("write bundle", 1, 1)
+    return bundle
+
+
+def _inspected(bundle: Any) -> dict[str, Any]:
+    from edgevit import api
+
+    return api.inspect(bundle.path)
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--data", required=True, metavar="DIR", help="Labelled images: class folders etc.")
+@click.option("--num", type=int, help="Use this many images, drawn class-balanced.")
+@click.option("--seed", default=0, show_default=True, help="Seed of that draw.")
+@click.option("--max-drop", type=float, help="Fail if accuracy drops by more points than this.")
+@click.option("--max-latency-ms", type=float, help="Fail if the median latency is above this.")
+@click.option("--threads", type=int, help="CPU threads; all cores if left out.")
+@click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
+@click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
+@click.option("--provider", default="CPUExecutionProvider", show_default=True, help="ORT provider.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
+    """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""
+    _validated(bundle, data, json_path, choices)
+
+
+def _validated(bundle: str, data: Any, json_path: str | None, choices: dict[str, Any]) -> None:
+    from edgevit import api
+    from edgevit.report.progress import shown_progress
+    from edgevit.report.table import validation_table
+
+    max_drop, max_latency = choices.get("max_drop"), choices.get("max_latency_ms")
+    with shown_progress(_console()) as progress:
+        report = api.validate(bundle, data, progress=progress, **choices)
+    _write_json(json_path, report)
+    _console().print(validation_table(report))
+    api.check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--json", "json_path", metavar="FILE", help="Write the manifest as JSON.")
+def inspect(bundle: str, json_path: str | None) -> None:
+    """Show what is in a bundle, layer by layer, after verifying every file."""
+    from edgevit import api
+    from edgevit.report.table import inspect_table
+
+    manifest = api.inspect(bundle)
+    _write_json(json_path, manifest)
+    _console().print(inspect_table(manifest))
+
+
+@main.command()
+@click.option("--model", default="vit_cifar10", show_default=True, help="Embedded model.")
+@click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
+@click.option("-o", "--output", default="demo_bundle", show_default=True, help="Bundle folder.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
+    """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
+    from edgevit.zoo import reference_images
+
+    images = _own_calibration_images(model)
+    choices = {"model": model, "bits": bits}
+    _quantized(images, output, True, True, choices)
+    _validated(output, str(reference_images("test")), json_path, {})
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _show_error(error: EdgeViTError) -> None:
+    from rich.text import Text
+
+    console = _console()
+    console.print(Text(f"error {error.code}: {error.what}", style="bold red"), soft_wrap=True)
+    for name, text in error.parts().items():
+        if name != "what":
+            console.print(Text(f"  {name}: {text}"), soft_wrap=True)
+
+
+def _write_json(path: str | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    _replace(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or not there."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EnvironmentError_(
+            "EV206",
+            "The JSON file can't be written.",
+            where=str(path),
+            why=str(error),
+            try_next="Choose a folder that exists and has room.",
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Checks layer by layer that the engine computes the integers the simulation computes.
+
+The engine runs the very graph that ships, with its tensors around every product made visible.
+Each product is then simulated from the input the engine itself had there, so that differences
+do not travel from layer to layer: codes, int32 sums and float32 outputs must be equal, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+
+from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.targets.cpu import SESSION_CONFIG
+from edgevit.targets.kernels import kernels_of
+from edgevit.targets.lowering import lower_graph
+from edgevit.targets.onnx_builder import whole_model
+from edgevit.targets.products import QuantizedWriter, Taps
+
+Tensors = dict[str, npt.NDArray[Any]]
+_EXACT = 1 << 24  # sums up to here can be read off the float32 output without loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParity:
+    """How one quantized product of the engine compares with its simulation.
+
+    Args:
+        module: Layer.
+        kernel: The operator that computes it in the engine's own optimised graph.
+        codes: Number of operand codes compared; `wrong_codes` of them differ.
+        sums: Number of int32 sums compared; `wrong_sums` of them differ.
+        wrong_outputs: float32 outputs that are not bit-identical.
+    """
+
+    module: str
+    kernel: str
+    codes: int
+    wrong_codes: int
+    sums: int
+    wrong_sums: int
+    wrong_outputs: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing differs."""
+        return self.wrong_codes == self.wrong_sums == self.wrong_outputs == 0
+
+
+def layer_parity(
+    quantized: QuantizedGraph, images: npt.NDArray[np.float32], *, layers_at_once: int = 24
+) -> list[LayerParity]:
+    """Compare every quantized product on these images, float32 [B, 3, H, W]."""
+    writer = QuantizedWriter(layers=quantized.layers)
+    builder = lower_graph(quantized.graph, writer)
+    skeleton = builder.model(
+        image_shape=["batch", *quantized.graph.input_size],
+        logits_shape=["batch", "classes"],
+        producer="edgevit parity",
+    )
+    model = whole_model(skeleton, builder.tensors)
+    names = list(writer.taps)
+    modules = {gemm.name: gemm.module for gemm in quantized.graph.gemms}
+    rows = []
+    for start in range(0, len(names), layers_at_once):
+        part = {name: writer.taps[name] for name in names[start : start + layers_at_once]}
+        values, kernels = _run_tapped(model, part, images)
+        for name, taps in part.items():
+            layer = quantized.layers[name]
+            rows.append(_compare(modules[name], kernels[taps.output], layer, taps, values))
+    return rows
+
+
+def _run_tapped(
+    model: bytes, taps: dict[str, Taps], images: npt.NDArray[np.float32]
+) -> tuple[Tensors, dict[str, str]]:
+    """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
+    proto = onnx.ModelProto.FromString(model)
+    wanted = [n for t in taps.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
+    wanted = list(dict.fromkeys(wanted))
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    tapped = proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in SESSION_CONFIG.items():
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(tapped, options, providers=["CPUExecutionProvider"])
+    values = dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
+    return {**values, "image": images}, kernels_of(tapped, SESSION_CONFIG)
+
+
+@torch.no_grad()
+def _compare(
+    module: str,
+    kernel: str,
+    layer: IntegerLinear | IntegerMatmul,
+    taps: Taps,
+    values: Tensors,
+) -> LayerParity:
+    inputs = [torch.from_numpy(values[name]) for name in taps.inputs]
+    grids = [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
+    carried = [_carried(grid, x) for grid, x in zip(grids, inputs, strict=True)]
+    engine_codes = [values[name] for name in taps.codes]
+    wrong_codes = sum(int((a != b).sum()) for a, b in zip(carried, engine_codes, strict=True))
+    sums = layer.sums(*inputs)
+    expected = sums.to(torch.float32) * layer.scale
+    output = values[taps.output]
+    recovered = np.rint(output.astype(np.float64) / layer.scale.numpy().astype(np.float64))
+    readable = np.abs(sums.numpy().astype(np.int64)) < _EXACT
+    return LayerParity(
+        module=module,
+        kernel=kernel,
+        codes=sum(codes.size for codes in engine_codes),
+        wrong_codes=wrong_codes,
+        sums=int(readable.sum()),
+        wrong_sums=int((recovered != sums.numpy())[readable].sum()),
+        wrong_outputs=int((expected.numpy() != output).sum()),
+    )
+
+
+def _carried(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:
+    """Return the 8-bit integers the engine carries for x."""
+    codes = grid.codes(x)
+    offset = getattr(grid, "operand_offset", None)
+    return (codes if offset is None else grid.operand(codes) + offset).numpy()
