@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-Report = Mapping[str, Any]
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNDECIDED": "bold yellow"}
 _NOTHING = "-"
 _NAMED_SKIPS = 3
@@ -28,35 +27,65 @@ _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def print_validation(console: Console, report: Report) -> None:
-    """Print a report made by `edgevit.report.validation.validation_report`."""
+def validation_table(report: Mapping[str, Any]) -> RenderableType:
+    """Return a table of a report made by `edgevit.report.validation.validation_report`."""
+    from rich.console import Group
+
     bits = report["bits"]
-    widths = f"W{bits['weight_mean']:g}A{bits['act_mean']:g}"
-    title = f"{report['model']}  {widths}  {report['num_images']} images"
+    title = f"{report['model']}  {_widths(bits)}  {report['num_images']} images"
     table = _table(title, "", "fp32", "engine", "change", numbers=("fp32", "engine"))
     for row in [*_accuracy_rows(report), *_latency_rows(report), *_cost_rows(report)]:
         table.add_row(*(_text(cell) for cell in row))
-    console.print(table)
-    for line in _notes(report):
-        console.print(_text(line))
+    lines = [_text(line) for line in _notes(report)]
     if report["verdict"]:
-        line = _text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
-        console.print(line.append(f"  {report['verdict_reason']}", style="not bold default"))
+        verdict = _text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
+        lines.append(verdict.append(f"  {report['verdict_reason']}", style="not bold default"))
+    return Group(table, *lines)
 
 
-def print_layers(console: Console, layers: Iterable[Mapping[str, Any]]) -> None:
-    """Print the ``layers`` of a bundle's manifest, one row per matrix product."""
+def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
+    """Return a bundle's manifest at a glance: where it comes from, its sizes, its layers.
+
+    Args:
+        manifest: `Bundle.manifest`; with a key size_bytes {bundle, engine, ...} it shows sizes.
+    """
+    from rich.console import Group
+
+    model, calibration = manifest["model"], manifest["calibration"]
+    lines = [
+        f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
+        f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
+        f"calibrated on {_shown(calibration.get('num_images'))} images "
+        f"with {_shown(calibration.get('method'))}",
+        f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
+    ]
+    if "size_bytes" in manifest:
+        sizes = manifest["size_bytes"].items()
+        lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
+    lines += [f"warning: {warning}" for warning in manifest["warnings"]]
+    return Group(*(_text(line) for line in lines), layers_table(manifest["layers"]))
+
+
+def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return the ``layers`` of a bundle's manifest, one row per matrix product.
+
+    Bits are those of the left and the right operand (activation x weight for a linear layer). A
+    layer left in float shows the reason in place of its grid.
+    """
     table = _table("Layers", "module", "kind", "bits", "grid", "carrier", "kernel")
     for layer in layers:
-        widths = f"W{_shown(layer.get('weight_bits'))}A{_shown(layer.get('act_bits'))}"
-        cells = [layer.get("module", layer.get("name")), layer.get("kind"), widths]
-        cells += [layer.get(key) for key in ("grid", "carrier", "kernel")]
+        left = layer.get("left_bits", layer.get("act_bits"))
+        right = layer.get("right_bits", layer.get("weight_bits"))
+        bits = f"{left} x {right}" if left is not None or right is not None else None
+        grid = layer.get("grid", layer.get("reason"))
+        name = layer.get("module", layer.get("name"))
+        cells = (name, layer.get("kind"), bits, grid, layer.get("carrier"), layer.get("kernel"))
         table.add_row(*(_text(_shown(cell)) for cell in cells))
-    console.print(table)
+    return table
 
 
-def print_models(console: Console, models: Iterable[Mapping[str, Any]]) -> None:
-    """Print models: name, parameters, flops, input_size, source, note, as far as they are known."""
+def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return models with their parameters, flops, input_size, source, note where known."""
     rows = list(models)
     used = [key for key in _MODEL_COLUMNS if any(row.get(key) is not None for row in rows)]
     headings = [_MODEL_COLUMNS[key][0] for key in used]
@@ -65,10 +94,10 @@ def print_models(console: Console, models: Iterable[Mapping[str, Any]]) -> None:
         known = {key: row[key] for key in used if row.get(key) is not None}
         cells = {key: _MODEL_COLUMNS[key][1](value) for key, value in known.items()}
         table.add_row(*(_text(cells.get(key, _NOTHING)) for key in used))
-    console.print(table)
+    return table
 
 
-def _accuracy_rows(report: Report) -> list[tuple[str, ...]]:
+def _accuracy_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     top1, top5, drop = report["top1"], report["top5"], report["drop_points"]
     change = ""
     if drop is not None:
@@ -80,8 +109,8 @@ def _accuracy_rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def _latency_rows(report: Report) -> list[tuple[str, ...]]:
-    latency, speedup = report["latency_ms"], report["speedup"]
+def _latency_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    latency, speedup = report["latency_ms"], report["speedup_interval"]
     if not latency["engine"]:
         return []
     change = ""
@@ -94,7 +123,7 @@ def _latency_rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def _cost_rows(report: Report) -> list[tuple[str, ...]]:
+def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for label, key in (("size of the model", "size_bytes"), ("peak memory", "peak_memory_bytes")):
         fp32, engine = _pair(report[key])
@@ -104,7 +133,7 @@ def _cost_rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
     lines = [f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}"]
@@ -138,6 +167,14 @@ def _text(content: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(content, style=style)
+
+
+def _widths(bits: Mapping[str, Any]) -> str:
+    return f"W{bits['weight_mean']:.3g}A{bits['act_mean']:.3g}"
+
+
+def _target(target: Any) -> str:
+    return target if isinstance(target, str) else str(target.get("name", _NOTHING))
 
 
 def _pair(values: Mapping[str, Any]) -> tuple[Any, Any]:
