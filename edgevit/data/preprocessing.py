@@ -1,0 +1,172 @@
+"""What happens to a picture before the model sees it: resize, centre crop, normalise.
+
+Reproduces the evaluation transform of timm and torchvision (`Resize`, `CenterCrop`, `ToTensor`,
+`Normalize` on Pillow images) without torch: pixels are equal bit for bit, normalised floats too.
+
+Source: torchvision `transforms/functional.py` (`_compute_resized_output_size`, `center_crop`) and
+timm `data/transforms_factory.py` (`transforms_imagenet_eval`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from edgevit.data.decoding import MAX_PIXELS, damaged, rgb_from_image
+from edgevit.errors import DataError
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pictures become model inputs.
+
+    Args:
+        input_size: (3, H, W) of the model.
+        resize_size: Length in pixels of the shorter side after resizing, the ratio being kept;
+            or (height, width), to which the whole picture is squashed.
+        interpolation: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` or ``"lanczos"``.
+        crop_pct: Cropped side over resized side, 0 to 1; says where `resize_size` came from.
+        mean, std: Per channel, in units of a picture whose values lie in [0, 1].
+
+    Raises:
+        DataError: A value is impossible (EV108).
+    """
+
+    input_size: tuple[int, int, int]
+    resize_size: int | tuple[int, int]
+    interpolation: str
+    crop_pct: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        wrong = [name for name, good in _checks(self).items() if not good]
+        if wrong:
+            raise DataError(
+                "EV108",
+                "The preprocessing has impossible values.",
+                where=", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
+                try_next="input_size is (3, H, W); resize_size a length or (height, width); "
+                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean and std 3 numbers each.",
+            )
+
+    @staticmethod
+    def from_crop_pct(
+        *,
+        input_size: Sequence[int],
+        crop_pct: float,
+        interpolation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        squash: bool = False,
+    ) -> Preprocessing:
+        """Return the preprocessing of a timm configuration: resize to floor(input / crop_pct)."""
+        values = {"input_size": input_size, "resize_size": 1, "interpolation": interpolation}
+        Preprocessing.from_dict({**values, "crop_pct": crop_pct, "mean": mean, "std": std})
+        height, width = (math.floor(side / crop_pct) for side in input_size[1:])
+        values["resize_size"] = (height, width) if squash else min(height, width)
+        return Preprocessing.from_dict({**values, "crop_pct": crop_pct, "mean": mean, "std": std})
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            DataError: A key is missing or unknown, or a value is impossible (EV108).
+        """
+        try:
+            tupled = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+            return Preprocessing(**tupled)
+        except TypeError as error:
+            raise DataError("EV108", "The preprocessing can't be read.", why=str(error)) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop one picture of any mode and size.
+
+        Returns:
+            uint8 [H, W, 3]; where the resized picture is smaller than the crop, a black border.
+
+        Raises:
+            DataError: The picture is so long and thin that resizing it takes too much memory, or
+                its mode has no defined range (EV104).
+        """
+        _, height, width = self.input_size
+        resized = _resize(rgb_from_image(image), self.resize_size, self.interpolation)
+        return np.asarray(_center_crop(resized, height, width), dtype=np.uint8)  # [H, W, 3]
+
+    def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Turn uint8 pixels [B, H, W, 3] into float32 [B, 3, H, W]: (x / 255 - mean) / std."""
+        mean = np.asarray(self.mean, dtype=np.float32)
+        std = np.asarray(self.std, dtype=np.float32)
+        scaled = pixels.astype(np.float32) / np.float32(255)
+        scaled -= mean
+        scaled /= std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+
+
+def _checks(p: Preprocessing) -> dict[str, bool]:
+    """Return for each field whether its value is possible."""
+    resize = p.resize_size if isinstance(p.resize_size, tuple) else (p.resize_size,) * 2
+    return {
+        "input_size": _are(p.input_size, 3, int) and p.input_size[0] == 3 and min(p.input_size) > 0,
+        "resize_size": _are(resize, 2, int) and min(resize) > 0,
+        "interpolation": p.interpolation in INTERPOLATIONS,
+        "crop_pct": _are((p.crop_pct,), 1, float) and p.crop_pct > 0,
+        "mean": _are(p.mean, 3, float),
+        "std": _are(p.std, 3, float) and min(p.std) > 0,
+    }
+
+
+def _are(values: Any, count: int, kind: type[int] | type[float]) -> bool:
+    """Return whether `values` is a tuple of `count` finite numbers."""
+    kinds = (int,) if kind is int else (int, float)
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
+        and all(math.isfinite(v) for v in values)
+    )
+
+
+def _resize(image: Image.Image, size: int | tuple[int, int], interpolation: str) -> Image.Image:
+    """Resize as `torchvision.transforms.Resize` does on Pillow images."""
+    width, height = image.size
+    if isinstance(size, tuple):
+        new_height, new_width = size
+    elif width <= height:
+        new_width, new_height = size, int(size * height / width)
+    else:
+        new_width, new_height = int(size * width / height), size
+    if new_width * new_height > MAX_PIXELS:
+        raise damaged(f"{width} x {height} pixels become {new_width} x {new_height}.")
+    if (width, height) == (new_width, new_height):
+        return image
+    return image.resize((new_width, new_height), INTERPOLATIONS[interpolation])
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Crop as `torchvision.transforms.CenterCrop` does: black border first, half to even."""
+    missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
+    if missing_x or missing_y:
+        border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
+        image = ImageOps.expand(image, border=border, fill=0)
+    top = round((image.height - height) / 2.0)
+    left = round((image.width - width) / 2.0)
+    return image.crop((left, top, left + width, top + height))
