@@ -125,6 +125,8 @@ def _fields(view: memoryview, where: str) -> Iterator[tuple[int, int | memoryvie
     while position < end:
         tag, position = _read_varint(view, position, where)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0:
+            raise _malformed(where, "a field without a number")
         if wire_type == _VARINT:
             value, position = _read_varint(view, position, where)
             yield number, value
@@ -135,7 +137,7 @@ def _fields(view: memoryview, where: str) -> Iterator[tuple[int, int | memoryvie
             size = 8 if wire_type == _FIXED64 else 4
         else:
             raise _malformed(where, f"wire type {wire_type}")
-        if number == 0 or size > end - position:
+        if size > end - position:
             raise _malformed(where, "a field reaches past its message")
         if wire_type == _LENGTH:
             yield number, view[position : position + size]

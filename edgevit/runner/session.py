@@ -21,6 +21,8 @@ Logits = npt.NDArray[np.float32]
 _CPU = "CPUExecutionProvider"
 # Threads of an idle session would spin for a while and slow down the session measured next.
 _DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
+# Elsewhere than on the CPU, a node the provider can't run must not quietly run on the CPU.
+_DEVICE_CONFIG = {**_DEFAULT_CONFIG, "session.disable_cpu_ep_fallback": "1"}
 _LOG_ERRORS_ONLY = 3
 
 
@@ -31,7 +33,8 @@ class EngineSession:
         onnx: Serialized ModelProto.
         provider: The execution provider that has to run the model.
         threads: CPU threads within one operator; None leaves it to ONNX Runtime (all cores).
-        session_config: ONNX Runtime session configuration entries.
+        session_config: ONNX Runtime session configuration entries. Unless it says otherwise, the
+            model is refused when another provider than the CPU can't run all of it.
         optimize: False runs the graph as it is written, without any fusion.
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
 
@@ -56,7 +59,8 @@ class EngineSession:
         runtime = _onnxruntime()
         if provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
-        options = _options(runtime, threads, {**_DEFAULT_CONFIG, **(session_config or {})})
+        defaults = _DEFAULT_CONFIG if provider == _CPU else _DEVICE_CONFIG
+        options = _options(runtime, threads, {**defaults, **(session_config or {})})
         level = runtime.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL

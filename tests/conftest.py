@@ -1,0 +1,124 @@
+"""A tiny classifier as a real bundle: 6-bit weights in int8, its fp32 reference, golden images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIDE, CLASSES = 8, 7
+PIXELS = 3 * SIDE * SIDE
+
+
+@dataclass
+class BundleParts:
+    """Arguments of `write_bundle`, to be changed by a test before writing."""
+
+    graph_onnx: bytes
+    tensors: dict[str, np.ndarray]
+    packed_bits: dict[str, int]
+    reference: tuple[bytes, dict[str, np.ndarray]] | None
+    golden: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+    recipe_toml: str = 'model = "tiny"\n'
+    overwrite: bool = False
+    path: Path = field(default_factory=Path)
+
+    def write(self, path: Path, **changes: Any) -> Path:
+        from edgevit.bundle import write_bundle
+
+        arguments = {**self.__dict__, **changes}
+        arguments.pop("path")
+        write_bundle(path, **arguments)
+        return path
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    scaled = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def tiny_parts(seed: int = 0) -> BundleParts:
+    from onnx import TensorProto, helper
+
+    random = np.random.default_rng(seed)
+    codes = random.integers(-32, 32, (CLASSES, PIXELS)).astype(np.int8)
+    scale = np.full(CLASSES, 0.01, np.float32)
+    bias = random.normal(size=CLASSES).astype(np.float32)
+    noise = random.normal(size=codes.shape).astype(np.float32) * np.float32(0.003)
+    weights = codes.astype(np.float32) * scale[:, None] + noise
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])
+
+    def model(*nodes: Any) -> bytes:
+        flat = helper.make_node("Flatten", ["image"], ["flat"], axis=1)
+        gemm = helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1)
+        graph = helper.make_graph([flat, *nodes, gemm], "tiny", [image], [logits])
+        opsets = [helper.make_opsetid("", 17)]
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        return bytes(made.SerializeToString())
+
+    dequantize = helper.make_node("DequantizeLinear", ["codes", "scale"], ["weight"], axis=0)
+    images = random.integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
+    flat = normalize(images).reshape(5, PIXELS).astype(np.float64)
+    simulated = flat @ (codes * scale[:, None].astype(np.float64)).T + bias
+    return BundleParts(
+        graph_onnx=model(dequantize),
+        tensors={"codes": codes, "scale": scale, "bias": bias},
+        packed_bits={"codes": 6},
+        reference=(model(), {"weight": weights, "bias": bias}),
+        golden={
+            "images": images,
+            "logits_simulated": simulated.astype(np.float32),
+            "logits_fp32": (flat @ weights.T.astype(np.float64) + bias).astype(np.float32),
+            "names": np.array([f"image-{i}.png" for i in range(5)]),
+        },
+        manifest=tiny_manifest(),
+    )
+
+
+def tiny_manifest() -> dict[str, Any]:
+    return {
+        "model": {"name": "tiny", "input_size": [3, SIDE, SIDE], "num_classes": CLASSES},
+        "recipe": {"weight_bits": 6, "act_bits": 6},
+        "preprocessing": {"crop_pct": 0.875, "mean": [0.5, 0.5, 0.5]},
+        "target": "cpu",
+        "engine": {
+            "provider": "CPUExecutionProvider",
+            "session_config": {"session.qdqisint8allowed": "1"},
+        },
+        "calibration": {"num_images": 5, "seed": 0, "method": "search", "sha256": []},
+        "versions": {"numpy": np.__version__},
+        "layers": [{"name": "gemm", "module": "head", "kind": "linear", "kernel": "QGemm"}],
+        "bits": {"weights": 6, "activations": 6, "weight_mean": 6.0, "act_mean": 6.0},
+        "warnings": ["one layer has no grid"],
+    }
+
+
+@pytest.fixture
+def parts() -> BundleParts:
+    """Return fresh arguments for `write_bundle`."""
+    return tiny_parts()
+
+
+@pytest.fixture(scope="session")
+def make_parts() -> Callable[[], BundleParts]:
+    """Return the maker of `parts`, for tests that need several."""
+    return tiny_parts
+
+
+@pytest.fixture(scope="session")
+def pixels_to_input() -> Callable[[np.ndarray], np.ndarray]:
+    """Return the tiny model's normalization."""
+    return normalize
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle that tests only read."""
+    return tiny_parts().write(tmp_path_factory.mktemp("bundle") / "tiny")
