@@ -1,0 +1,70 @@
+"""Finds attention in a graph by its shape: q k^T -> softmax -> P V, never by class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from edgevit.graph.operators import aten
+from edgevit.graph.shapes import shape_of
+
+_SCORE_OPERATORS = {
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.reshape.default,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """One attention: the product q k^T, the softmax of its scores, the product P V."""
+
+    scores: Node
+    softmax: Node
+    output: Node
+
+
+def find_attention(module: GraphModule) -> Iterator[Attention]:
+    """Yield every attention in execution order.
+
+    A softmax over the last dimension whose scores trace back through additions, scalings and
+    reshapes to one product of two activations, and whose output is the left operand of another.
+    """
+    for node in module.graph.nodes:
+        if node.target is aten.softmax.int and node.args[1] in (-1, len(shape_of(node)) - 1):
+            scores, output = _scores_of(node.args[0]), _output_of(node)
+            if scores is not None and output is not None:
+                yield Attention(scores=scores, softmax=node, output=output)
+
+
+def _scores_of(node: Any) -> Node | None:
+    while isinstance(node, Node) and node.target in _SCORE_OPERATORS:
+        sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        products = [n for n in sources if _leads_to_product(n)]
+        if len(products) != 1:
+            return None
+        node = products[0]
+    is_product = isinstance(node, Node) and node.target is aten.matmul.default
+    return node if is_product else None
+
+
+def _leads_to_product(node: Node) -> bool:
+    return node.target is aten.matmul.default or node.target in _SCORE_OPERATORS
+
+
+def _output_of(softmax: Node) -> Node | None:
+    """Return the product whose left operand is the softmax, through reshapes."""
+    node = softmax
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user.target is aten.matmul.default and user.args[0] is node:
+            return user
+        if user.target is not aten.reshape.default:
+            return None
+        node = user
+    return None

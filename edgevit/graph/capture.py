@@ -1,0 +1,129 @@
+"""`graph_from_module`: from any torch vision transformer to its canonical graph.
+
+`torch.export` records the model once with a symbolic batch; the passes of `graph.passes` then
+bring what timm, torchvision and transformers write differently to one form.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from edgevit.errors import UnsupportedError
+from edgevit.graph.model import Graph
+from edgevit.graph.passes import canonicalise
+from edgevit.graph.passes.intake import module_from_program
+from edgevit.graph.verify import check_against, check_operators
+
+_TRACE_BATCH = 2  # 0 and 1 are sizes torch.export specialises on
+
+
+class _Logits(nn.Module):
+    """Calls the model and takes the logits out of whatever it returns."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B, classes] of images [B, 3, H, W]."""
+        return _logits(self.model(image), self.model)
+
+
+def graph_from_module(
+    model: nn.Module, input_size: tuple[int, int, int], *, check: bool = True
+) -> Graph:
+    """Return the canonical graph of `model`, which is left as it was.
+
+    Args:
+        model: Takes float32 images [B, 3, H, W]; returns logits [B, classes], or an object,
+            dict or tuple that holds them as ``logits`` or first.
+        input_size: (3, H, W).
+        check: Compare the graph's logits with the model's at batches 1 and 7.
+
+    Raises:
+        UnsupportedError: The model can't be captured (EV301), returns no logits (EV302), mixes
+            the batch with something else (EV303), contains an operator without a canonical form
+            (EV304), or its graph computes something else (EV305).
+    """
+    model = _float32_on_cpu(model)
+    with _evaluating(model), torch.no_grad():
+        wrapped = _Logits(model)
+        program = _export(wrapped, input_size)
+        module = module_from_program(program, prefix="model")
+        canonicalise(module)
+        check_operators(module)
+        graph = Graph(module=module, input_size=input_size)
+        if check:
+            check_against(graph, wrapped)
+    return graph
+
+
+def _logits(output: Any, model: nn.Module) -> Tensor:
+    if hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, dict):
+        output = output.get("logits")
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    shape = f" of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
+    raise UnsupportedError(
+        "EV302",
+        "The model doesn't return logits of shape [batch, classes].",
+        where=type(model).__name__,
+        why=f"It returns {type(output).__name__}{shape}.",
+        try_next="Pass an image classifier, or wrap the model in a module that returns logits.",
+    )
+
+
+def _float32_on_cpu(model: nn.Module) -> nn.Module:
+    """Return the model itself, or a float32 copy on the CPU if it is anything else."""
+    tensors = [*model.parameters(), *model.buffers()]
+    fits = all(
+        t.device.type == "cpu" and (not t.is_floating_point() or t.dtype == torch.float32)
+        for t in tensors
+    )
+    return model if fits else copy.deepcopy(model).cpu().float()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule into evaluation mode and restore the modes afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _export(model: nn.Module, input_size: tuple[int, int, int]) -> ExportedProgram:
+    image = torch.zeros(_TRACE_BATCH, *input_size)  # [B, 3, H, W]
+    shapes = ({0: Dim("batch")},)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about its own internals
+            program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=False)
+            return program.run_decompositions({})
+    except UnsupportedError:
+        raise
+    except Exception as cause:  # torch.export raises a dozen unrelated classes
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise UnsupportedError(
+            "EV301",
+            "torch.export can't capture this model.",
+            where=type(model.model).__name__,
+            why=f"{type(cause).__name__}: {lines[0]}",
+            try_next=f"Check that it takes images of size {input_size} at any batch size, and "
+            "that its control flow doesn't depend on the values of tensors.",
+        ) from cause

@@ -1,0 +1,73 @@
+"""Runs a canonical graph node by node, so that products can be replaced and tensors observed.
+
+Each intermediate tensor is freed after its last use: peak memory is that of the widest point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from edgevit.graph.model import Gemm, Graph
+
+Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
+"""Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
+Observer = Callable[[str, Tensor], None]
+
+
+def run_graph(
+    graph: Graph, image: Tensor, *, gemm: Product | None = None, observe: Observer | None = None
+) -> Tensor:
+    """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
+
+    Args:
+        graph: What to run; gradients flow as in `graph.forward`.
+        image: Normalised images.
+        gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
+            callee reads weight and bias itself by `graph.constant(gemm.weight)`.
+        observe: Sees the fx name and output of the image and of every operator.
+    """
+    gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
+    last_use = _last_uses(graph)
+    values: dict[Node, Any] = {}
+    for node in graph.module.graph.nodes:
+        if node.op == "output":
+            break
+        if node.op == "placeholder":
+            value = image
+        elif node.op == "get_attr":
+            value = graph.constant(str(node.target))
+        elif gemm is not None and node.name in gemms:
+            value = _product(gemm, gemms[node.name], node, values)
+        else:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            value = node.target(*args, **kwargs)
+        values[node] = value
+        if observe is not None and node.op != "get_attr":
+            observe(node.name, value)
+        for dead in last_use.get(node, ()):
+            del values[dead]
+    logits: Tensor = values[node.args[0]]
+    return logits
+
+
+def _product(gemm: Product, which: Gemm, node: Node, values: dict[Node, Any]) -> Tensor:
+    left: Tensor = values[node.args[0]]  # type: ignore[index]
+    right = None if which.kind == "linear" else values[node.args[1]]  # type: ignore[index]
+    return gemm(which, left, right)
+
+
+def _last_uses(graph: Graph) -> dict[Node, list[Node]]:
+    """Return node -> the nodes whose value nobody needs after it."""
+    uses: dict[Node, list[Node]] = {}
+    seen: set[Node] = set()
+    for node in reversed(graph.module.graph.nodes):
+        for source in node.all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                uses.setdefault(node, []).append(source)
+    return uses

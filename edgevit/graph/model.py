@@ -1,0 +1,86 @@
+"""`Graph`: the canonical ATen graph of a vision transformer with its gemms and sites.
+
+It is what calibration, the quantized simulation and the lowering to ONNX all work on.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgevit.graph.roles import Gemm, Kind, Role, Site
+from edgevit.graph.sites import find_gemms
+
+__all__ = ["Gemm", "Graph", "Kind", "Role", "Site"]
+
+
+@dataclass(kw_only=True)
+class Graph:
+    """A canonical graph.
+
+    Args:
+        module: ATen operators only; constants are buffers reached by get_attr; one placeholder
+            "image" float32 [B, 3, H, W]; one output, logits float32 [B, classes].
+        input_size: (3, H, W).
+        gemms: All products in execution order; made by `refresh`.
+    """
+
+    module: GraphModule
+    input_size: tuple[int, int, int]
+    gemms: tuple[Gemm, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits float32 [B, classes] of images float32 [B, 3, H, W]."""
+        logits: Tensor = self.module(image)
+        return logits
+
+    def constant(self, name: str) -> Tensor:
+        """Return a constant by its name (a get_attr node's target)."""
+        return self.module.get_buffer(name)
+
+    def set_constant(self, name: str, value: Tensor) -> None:
+        """Replace a constant by another of the same shape and dtype."""
+        old = self.module.get_buffer(name)
+        if old.shape != value.shape or old.dtype != value.dtype:
+            raise ValueError(
+                f"{name}: {tuple(value.shape)} {value.dtype} can't replace "
+                f"{tuple(old.shape)} {old.dtype}"
+            )
+        setattr(self.module, name, value.detach().to(old.device).contiguous())
+
+    def gemm(self, name: str) -> Gemm:
+        """Return the gemm of this fx node name; KeyError if there is none."""
+        for gemm in self.gemms:
+            if gemm.name == name:
+                return gemm
+        raise KeyError(name)
+
+    def site(self, name: str) -> Site:
+        """Return the site of this name; KeyError if there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise KeyError(name)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All operands of all gemms in execution order."""
+        return tuple(site for gemm in self.gemms for site in (gemm.left, gemm.right))
+
+    def refresh(self) -> None:
+        """Recompile the module and recompute gemms and sites after a rewrite."""
+        self.module.graph.lint()
+        self.module.recompile()
+        self.gemms = find_gemms(self.module)
+
+    def clone(self) -> Graph:
+        """Return a copy that shares nothing with this graph."""
+        with torch.no_grad():
+            return Graph(module=copy.deepcopy(self.module), input_size=self.input_size)

@@ -1,0 +1,86 @@
+"""Drops operators that return their input unchanged.
+
+Rules:
+1. Copies and markers: clone, contiguous, alias, detach, lift_fresh, a cast to the same dtype.
+2. Dropout in evaluation.
+3. Slices of everything, pads of nothing, expands and repeats to the same shape.
+4. Multiplication and division by 1, addition and subtraction of 0, both as Python numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgevit.graph.operators import aten
+from edgevit.graph.rewrite import replace
+
+_ALWAYS = {
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh.default,
+    aten.lift_fresh_copy.default,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+}
+_CASTS = {aten._to_copy.default, aten.to.dtype, aten.to.device, aten.type_as.default}
+_SAME_SHAPE = {
+    aten.slice.Tensor,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.repeat.default,
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+}
+_NEUTRAL: dict[Any, float] = {
+    aten.mul.Tensor: 1.0,
+    aten.mul.Scalar: 1.0,
+    aten.div.Tensor: 1.0,
+    aten.div.Scalar: 1.0,
+    aten.add.Tensor: 0.0,
+    aten.add.Scalar: 0.0,
+    aten.sub.Tensor: 0.0,
+    aten.sub.Scalar: 0.0,
+}
+
+
+def drop_identities(module: GraphModule) -> int:
+    """Return how many operators were dropped."""
+    changed = 0
+    for node in module.graph.nodes:
+        if node.op == "call_function" and _is_identity(node):
+            replace(node, node.args[0])
+            changed += 1
+    return changed
+
+
+def _is_identity(node: Node) -> bool:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or "size" in node.meta:
+        return False
+    if node.target in _CASTS:
+        return _dtype(source) == _dtype(node)
+    same_shape = source.meta.get("shape") == node.meta.get("shape")
+    if node.target in _SAME_SHAPE:
+        return same_shape and _keeps_order(node)
+    if node.target in _NEUTRAL:
+        return same_shape and node.args[1:] == (_NEUTRAL[node.target],)
+    return node.target in _ALWAYS
+
+
+def _keeps_order(node: Node) -> bool:
+    """Whether an operator that keeps the shape keeps the elements (a pad may also crop)."""
+    if node.target in {aten.pad.default, aten.constant_pad_nd.default}:
+        return all(width == 0 for width in node.args[1])  # type: ignore[union-attr]
+    return True
+
+
+def _dtype(node: Node) -> torch.dtype:
+    dtype: torch.dtype = node.meta.get("dtype", torch.float32)
+    return dtype

@@ -1,0 +1,71 @@
+"""Writes every product with a constant matrix as linear with a bias.
+
+Rules:
+1. ``x @ c``, ``mm`` and ``addmm`` with a constant matrix [in, out] -> linear with its transpose.
+2. A linear without a bias gets one of zeros: calibration corrects biases.
+3. bmm and matmul of two activations are matmul.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgevit.graph.operators import aten
+from edgevit.graph.rewrite import add_constant, call, constant_of, replace
+from edgevit.graph.shapes import shape_of
+
+_MATMULS = {aten.matmul.default, aten.mm.default, aten.bmm.default}
+
+
+def linear(module: GraphModule) -> int:
+    """Return how many products were rewritten."""
+    changed = 0
+    for node in list(module.graph.nodes):
+        with module.graph.inserting_before(node):
+            new = _rewritten(module, node)
+        if new is not None:
+            replace(node, new)
+            changed += 1
+    return changed
+
+
+def _rewritten(module: GraphModule, node: Node) -> Node | None:
+    if node.target in _MATMULS:
+        x, right = node.args
+        if _is_matrix(right):
+            return _linear(module, node, x, right, None)
+        return (
+            None
+            if node.target is aten.matmul.default
+            else call(node, aten.matmul.default, x, right)
+        )
+    if node.target is aten.addmm.default and not node.kwargs and _is_matrix(node.args[2]):
+        bias = node.args[0]
+        if isinstance(bias, Node) and bias.op == "get_attr" and len(shape_of(bias)) == 1:
+            return _linear(module, node, node.args[1], node.args[2], constant_of(module, bias))
+    if node.target is aten.linear.default and (len(node.args) < 3 or node.args[2] is None):
+        x, weight = node.args[:2]
+        if isinstance(weight, Node) and weight.op == "get_attr":
+            zeros = torch.zeros(shape_of(weight)[0])
+            return call(node, aten.linear.default, x, weight, _bias(module, weight, zeros))
+    return None
+
+
+def _is_matrix(node: object) -> bool:
+    return isinstance(node, Node) and node.op == "get_attr" and len(shape_of(node)) == 2
+
+
+def _linear(module: GraphModule, node: Node, x: object, right: object, bias: Tensor | None) -> Node:
+    assert isinstance(right, Node)
+    matrix = constant_of(module, right)  # [in, out]
+    weight = add_constant(module, right.meta["fqn"], matrix.T)  # [out, in]
+    bias = torch.zeros(matrix.shape[1]) if bias is None else bias
+    return call(node, aten.linear.default, x, weight, _bias(module, weight, bias))
+
+
+def _bias(module: GraphModule, weight: Node, value: Tensor) -> Node:
+    stem = str(weight.meta["fqn"])
+    name = stem[: -len("weight")] + "bias" if stem.endswith("weight") else f"{stem}.bias"
+    return add_constant(module, name, value)

@@ -1,0 +1,86 @@
+"""Proves a canonical graph: only allowed operators, and the same logits as the model.
+
+The comparison runs the real model and the graph on the same random images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgevit.errors import UnsupportedError
+from edgevit.graph.model import Graph
+from edgevit.graph.operators import ALLOWED
+from edgevit.graph.shapes import batch_error
+
+BATCHES = (1, 7)
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to the largest logit."""
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Return max |found - wanted| / max |wanted|."""
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+
+def check_against(graph: Graph, model: Callable[[Tensor], Tensor]) -> float:
+    """Return the largest relative error of the graph's logits at batches 1 and 7.
+
+    Raises:
+        UnsupportedError: It is above `TOLERANCE`, or the graph doesn't run (EV305).
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in BATCHES:
+        image = torch.randn(batch, *graph.input_size, generator=generator)  # [B, 3, H, W]
+        wanted = model(image)
+        try:
+            found = graph.forward(image)
+        except RuntimeError as cause:
+            raise _mismatch(f"At batch {batch} it doesn't run: {cause}") from cause
+        if found.shape != wanted.shape:
+            raise _mismatch(f"Logits {tuple(found.shape)} instead of {tuple(wanted.shape)}.")
+        error = relative_error(found, wanted)
+        if not error <= TOLERANCE:
+            raise _mismatch(f"Relative error {error:.2e} at batch {batch}.")
+        worst = max(worst, error)
+    return worst
+
+
+def _mismatch(why: str) -> UnsupportedError:
+    return UnsupportedError(
+        "EV305",
+        "The canonical graph doesn't compute what the model computes.",
+        where="graph capture",
+        why=why,
+        try_next="Report the model's name: this is a defect of a graph pass.",
+    )
+
+
+def check_operators(module: GraphModule) -> None:
+    """Raise unless every operator has a canonical form.
+
+    Raises:
+        UnsupportedError: Names the module and the operator (EV304).
+    """
+    for node in module.graph.nodes:
+        if node.op in {"placeholder", "get_attr", "output"}:
+            continue
+        if "size" in node.meta:
+            raise batch_error(next(iter(node.users)), f"it needs the number {node.target}")
+        if node.op != "call_function" or node.target not in ALLOWED:
+            raise _no_form(node)
+
+
+def _no_form(node: Node) -> UnsupportedError:
+    return UnsupportedError(
+        "EV304",
+        f"The operator {node.target} has no canonical form.",
+        where=node.meta.get("module") or "model",
+        why="No pass rewrites it and no target runs it.",
+        try_next="Replace the module by an equivalent one made of linear, matmul, softmax, "
+        "normalisation, activation and layout operators.",
+    )
