@@ -12,7 +12,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgevit.errors import DataError
 
@@ -66,7 +66,7 @@ def image_from_bytes(data: bytes) -> Image.Image:
                 raise damaged(f"{width} x {height} pixels are more than {MAX_PIXELS:,}.")
             image.load()
             return rgb_from_image(image)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise damaged(f"It is in none of the formats {', '.join(FORMATS)}.") from error
     except _DAMAGE as error:
         raise damaged(f"{type(error).__name__}: {error}") from error

@@ -88,7 +88,9 @@ class Preprocessing:
             DataError: A key is missing or unknown, or a value is impossible (EV108).
         """
         try:
-            tupled = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+            tupled: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()
+            }
             return Preprocessing(**tupled)
         except TypeError as error:
             raise DataError("EV108", "The preprocessing can't be read.", why=str(error)) from error

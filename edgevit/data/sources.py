@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -182,7 +182,7 @@ class ArraySource:
 
     def __init__(self, path: Path) -> None:
         arrays = _load_npz(path)
-        self.images: npt.NDArray[np.uint8] = arrays["images"]  # [N, H, W, 3]
+        self.images = arrays["images"]  # [N, H, W, 3]
         self.labels = arrays.get("labels")  # [N]
         classes = arrays.get("classes")
         self.classes = None if classes is None else tuple(str(name) for name in classes)
@@ -215,7 +215,8 @@ class ArraySource:
 
     def read(self, name: str) -> bytes:
         """Return one image's pixels."""
-        return self.images[int(name.rpartition("/")[2])].tobytes()
+        pixels: bytes = self.images[int(name.rpartition("/")[2])].tobytes()
+        return pixels
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the picture of these pixels."""
@@ -253,7 +254,7 @@ def _tar_images(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, Callable[[],
         raise _bad_archive(path, str(error)) from error
 
 
-def _load_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Load the known arrays without pickle, after a look at their size."""
     try:
         with zipfile.ZipFile(path) as file:

@@ -1,0 +1,123 @@
+"""Finds out what a model name means and asks the library it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from edgevit.errors import UsageError
+from edgevit.zoo.checkpoints import CHECKPOINTS
+from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, build_embedded, embedded_config
+from edgevit.zoo.listing import unknown_model
+from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.weights import load_weights
+
+Loader = Callable[[str, bool, Path | None], LoadedModel]
+
+
+def load_model(
+    name: str, *, pretrained: bool = True, weights: Path | None = None, seed: int = 0
+) -> LoadedModel:
+    """Load a model by name.
+
+    Args:
+        name: A short name (``swin_b``, see `edgevit.zoo.checkpoints`), an embedded model
+            (``vit_cifar10``), a timm name with or without tag, ``torchvision:NAME``,
+            ``transformers:NAME`` or a folder with a config.json, or ``package.module:function``
+            that returns a module.
+        pretrained: False draws random weights.
+        weights: Checkpoint file to load instead of the published weights.
+        seed: Seed of random weights; torch's global generator is left as it was.
+
+    Raises:
+        UsageError: Unknown model (EV151), or no preprocessing is known (EV157).
+        EnvironmentError_: A package or the network is missing (EV152, EV153).
+        DataError: The checkpoint can't be read (EV154) or does not fit (EV155).
+        UnsupportedError: The preprocessing can't be reproduced (EV158).
+    """
+    rest, loader = _loader(name)
+    with seeded(seed):
+        loaded = loader(rest, pretrained and weights is None, weights)
+    if weights is None:
+        return replace(loaded, name=name)
+    return replace(loaded, name=name, pretrained=True, source=f"{loaded.source} + {weights.name}")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _loader(name: str) -> tuple[str, Loader]:
+    """Return the name without its prefix and the function that loads it."""
+    from edgevit.zoo import factories, timm_models, torchvision_models, transformers_models
+
+    prefixed: dict[str, Loader] = {
+        "timm": timm_models.load,
+        "torchvision": torchvision_models.load,
+        "transformers": transformers_models.load,
+    }
+    prefix, separator, rest = name.partition(":")
+    if name in EMBEDDED_MODELS:
+        return name, _load_embedded
+    if name in CHECKPOINTS:
+        return name, timm_models.load_short
+    if separator and prefix in prefixed:
+        return rest, prefixed[prefix]
+    if prefix in timm_models.FOLDERS_AND_HUB:
+        return name, timm_models.load
+    if Path(name).is_dir():
+        return _folder(Path(name))
+    if timm_models.knows(name):
+        return name, timm_models.load
+    if separator:
+        return name, factories.load
+    raise unknown_model(name)
+
+
+def _folder(path: Path) -> tuple[str, Loader]:
+    """Tell a timm folder from a transformers folder by its config.json."""
+    from edgevit.zoo import timm_models, transformers_models
+
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "EV151",
+            "The folder is no model.",
+            where=str(path),
+            why=f"config.json: {error}",
+            try_next="Give a folder saved by transformers or timm (config.json and weights), or "
+            "a model's name and --weights FILE.",
+        ) from error
+    if isinstance(config, dict) and "architecture" in config:
+        return f"local-dir:{path}", timm_models.load
+    return str(path), transformers_models.load
+
+
+def _load_embedded(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+    config = embedded_config(name)
+    model = build_embedded(config)
+    if weights is not None:
+        load_weights(model, weights)
+    elif pretrained:
+        load_weights(model, asset(f"{name}.safetensors"))
+    return loaded_model(
+        name=name,
+        source=f"edgevit:{name}",
+        model=model,
+        preprocessing=preprocessing_from_timm(config),
+        classes=tuple(config["classes"]),
+        num_classes=len(config["classes"]),
+        pretrained=pretrained,
+        flops=config.get("flops"),
+    )

@@ -1,0 +1,138 @@
+"""Models of timm: the short names, any other name, local folders and hub repositories.
+
+Source: R. Wightman, PyTorch Image Models (timm), `models/_factory.py`, `models/_builder.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_pretrained_cfg, is_model
+from torch import nn
+
+from edgevit.errors import UnsupportedError, UsageError
+from edgevit.zoo.checkpoints import CHECKPOINTS
+from edgevit.zoo.imagenet import classes_of_timm
+from edgevit.zoo.listing import unknown_model
+from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.network import downloads, hub_is_reachable, no_network
+from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.weights import StateDict, load_state, read_state_dict
+
+FOLDERS_AND_HUB = ("local-dir", "hf-hub", "hf_hub")
+# What timm looks for in a hub repository, in its order.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def knows(name: str) -> bool:
+    """Return whether timm has this architecture (the part before the tag)."""
+    return bool(is_model(name))
+
+
+def load_short(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+    """Load one of the short names."""
+    row = CHECKPOINTS[name]
+    return load(row.tag, pretrained, weights, flops=row.flops)
+
+
+def load(
+    name: str, pretrained: bool, weights: Path | None, flops: int | None = None
+) -> LoadedModel:
+    """Load any timm model; see `edgevit.zoo.loading.load_model`."""
+    state = None if weights is None else read_state_dict(weights)
+    config = {} if name.partition(":")[0] in FOLDERS_AND_HUB else _config(name)
+    choices: dict[str, Any] = {}
+    if state is not None:
+        choices = _num_classes(state, config)
+    elif pretrained and config:
+        choices = _cached_weights(name, config)
+    with downloads(name):
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **choices)
+    if state is not None:
+        load_state(model, state, str(weights))
+    config = model.pretrained_cfg  # type: ignore[assignment]
+    return loaded_model(
+        name=name,
+        source=f"timm:{_tagged(name, config)}",
+        model=model,
+        preprocessing=preprocessing_from_timm(config),
+        classes=classes_of_timm(model),
+        num_classes=_logits(model, name),
+        pretrained=pretrained,
+        flops=flops,
+    )
+
+
+def _config(name: str) -> dict[str, Any]:
+    """Return the pretrained configuration that belongs to the name, or to its default tag."""
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError as error:  # the architecture has no such tag
+        raise unknown_model(name) from error
+    if not is_model(name) or config is None:
+        raise unknown_model(name)
+    values: dict[str, Any] = config.to_dict()
+    return values
+
+
+def _tagged(name: str, config: dict[str, Any]) -> str:
+    if ":" in name or "." in name or not config.get("tag"):
+        return name
+    return f"{name}.{config['tag']}"
+
+
+def _logits(model: nn.Module, name: str) -> int:
+    count = int(getattr(model, "num_classes", 0))
+    if count:
+        return count
+    raise UnsupportedError(
+        "EV159",
+        "The model has no classifier.",
+        where=name,
+        why="It was published for features, so it gives no logits to compare.",
+        try_next="Choose a checkpoint fine-tuned for classification, or --weights FILE of one.",
+    )
+
+
+def _num_classes(state: StateDict, config: dict[str, Any]) -> dict[str, Any]:
+    """Read the number of classes off a checkpoint's classifier, for fine-tuned models."""
+    classifier = config.get("classifier")
+    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    if weight is None or weight.shape[0] == config.get("num_classes"):
+        return {}
+    return {"num_classes": weight.shape[0]}
+
+
+def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return weights that were downloaded before, so that no network is needed.
+
+    Raises:
+        UsageError: Nobody published weights (EV159).
+        EnvironmentError_: They are not here and the hub can't be reached (EV152).
+    """
+    repository, revision = str(config.get("hf_hub_id") or "").partition("@")[::2]
+    if not repository and not config.get("url"):
+        raise UsageError(
+            "EV159",
+            "There are no published weights for this model.",
+            where=name,
+            try_next="--no-pretrained builds it with random weights; --weights FILE gives yours.",
+        )
+    if not repository or config.get("custom_load"):
+        return {}
+    for filename in filter(None, (config.get("hf_hub_filename"), *_HUB_FILES)):
+        path = _cached(repository, filename, revision or None)
+        if path is not None:
+            return {"pretrained_cfg_overlay": {"state_dict": read_state_dict(path)}}
+    if not hub_is_reachable():
+        raise no_network(name)
+    return {}
+
+
+def _cached(repository: str, filename: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, filename, revision=revision)
+    return Path(path) if isinstance(path, str) else None

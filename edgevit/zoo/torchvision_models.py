@@ -1,0 +1,64 @@
+"""Classification models of torchvision, with the transforms of their default weights."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from edgevit.errors import UsageError
+from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
+from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.network import downloads, no_network, url_is_reachable
+from edgevit.zoo.preprocessing import preprocessing_from_torchvision
+from edgevit.zoo.weights import load_weights
+
+
+def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+    """Load a torchvision model; see `edgevit.zoo.loading.load_model`."""
+    published = _published(name)
+    if pretrained and not _is_cached(published.url) and not url_is_reachable(published.url):
+        raise no_network(f"torchvision:{name}")
+    with downloads(f"torchvision:{name}"):
+        model: nn.Module = torchvision.models.get_model(
+            name, weights=published if pretrained else None
+        )
+    if weights is not None:
+        load_weights(model, weights)
+    categories = published.meta["categories"]
+    return loaded_model(
+        name=name,
+        source=f"torchvision:{name}.{published.name}",
+        model=model,
+        preprocessing=preprocessing_from_torchvision(published.transforms()),
+        classes=wordnet_ids_if_imagenet(categories),
+        num_classes=len(categories),
+        pretrained=pretrained,
+    )
+
+
+def _published(name: str) -> Any:
+    """Return the default weights of a classification model.
+
+    Raises:
+        UsageError: torchvision has no such model (EV151).
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=6, cutoff=0.5)
+        raise UsageError(
+            "EV151",
+            f"torchvision has no classification model {name!r}.",
+            where="--model",
+            why=f"Nearest names: {', '.join(near)}." if near else "No name is near it.",
+            try_next="torchvision.models.list_models() lists them.",
+        )
+    return torchvision.models.get_model_weights(name).DEFAULT
+
+
+def _is_cached(url: str) -> bool:
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]).is_file()

@@ -1,0 +1,145 @@
+"""Image classifiers of Hugging Face transformers, from a folder or by their hub name.
+
+Attention is asked for in its eager form, the model's output is reduced to its logits, and a
+checkpoint in which a tensor is missing is refused instead of being filled up at random.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgevit.data import Preprocessing
+from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
+from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
+from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.network import downloads, hub_is_reachable
+from edgevit.zoo.preprocessing import preprocessing_from_transformers, unsupported
+from edgevit.zoo.weights import load_weights
+
+
+class Logits(nn.Module):
+    """A transformers classifier whose output is its logits [B, classes]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B, classes] of images float32 [B, 3, H, W]."""
+        logits: Tensor = self.model(pixel_values=image).logits  # [B, classes]
+        return logits
+
+
+def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+    """Load a transformers classifier; see `edgevit.zoo.loading.load_model`."""
+    if find_spec("transformers") is None:
+        raise EnvironmentError_(
+            "EV153",
+            "The package transformers is not installed.",
+            where=f"transformers:{name}",
+            try_next="pip install 'edgevit[transformers]'",
+        )
+    where: dict[str, Any] = {"trust_remote_code": False}
+    where["local_files_only"] = Path(name).is_dir() or not hub_is_reachable()
+    config = _config(name, where)
+    model = _pretrained(name, where) if pretrained else _random(name, config)
+    preprocessing = _preprocessing(name, where)
+    _check_size(config, preprocessing)
+    if weights is not None:
+        load_weights(model, weights)
+    return loaded_model(
+        name=name,
+        source=f"transformers:{name}",
+        model=Logits(model.float()),
+        preprocessing=preprocessing,
+        classes=_classes(config),
+        num_classes=int(config.num_labels),
+        pretrained=pretrained,
+    )
+
+
+def _config(name: str, where: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    return _read(AutoConfig.from_pretrained, name, where)
+
+
+def _pretrained(name: str, where: dict[str, Any]) -> nn.Module:
+    """Load the published weights.
+
+    Raises:
+        DataError: The checkpoint lacks tensors or some have other shapes (EV155).
+    """
+    from transformers import AutoModelForImageClassification
+
+    choices = {**where, "attn_implementation": "eager", "output_loading_info": True}
+    model, info = _read(AutoModelForImageClassification.from_pretrained, name, choices)
+    missing = [str(key) for key in (*info["missing_keys"], *info["mismatched_keys"])]
+    if missing:
+        raise DataError(
+            "EV155",
+            "The checkpoint does not fit the model.",
+            where=name,
+            why=f"{len(missing)} tensors are missing or have other shapes: "
+            f"{', '.join(sorted(missing)[:8])}",
+            try_next="Give a checkpoint that was fine-tuned for image classification.",
+        )
+    module: nn.Module = model
+    return module
+
+
+def _random(name: str, config: Any) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    def build(_: str) -> nn.Module:
+        model: nn.Module = AutoModelForImageClassification.from_config(
+            config, attn_implementation="eager"
+        )
+        return model
+
+    model: nn.Module = _read(build, name, {})
+    return model
+
+
+def _preprocessing(name: str, where: dict[str, Any]) -> Preprocessing:
+    from transformers import AutoImageProcessor
+
+    return preprocessing_from_transformers(_read(AutoImageProcessor.from_pretrained, name, where))
+
+
+def _read(reader: Any, name: str, choices: dict[str, Any]) -> Any:
+    """Call transformers; what it can't read is the user's to change (EV164)."""
+    try:
+        with downloads(f"transformers:{name}"):
+            return reader(name, **choices)
+    except EdgeViTError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UsageError(
+            "EV164",
+            "transformers can't load the model.",
+            where=name,
+            why=str(error).strip().split("\n")[0][:300],
+            try_next="Give a folder or hub name of an image classifier with config.json, "
+            "preprocessor_config.json and weights.",
+        ) from error
+
+
+def _classes(config: Any) -> tuple[str, ...] | None:
+    names = [str(config.id2label[index]) for index in range(int(config.num_labels))]
+    if all(name.startswith("LABEL_") for name in names):  # transformers' own placeholders
+        return None
+    return wordnet_ids_if_imagenet(names)
+
+
+def _check_size(config: Any, preprocessing: Preprocessing) -> None:
+    size = getattr(config, "image_size", None)
+    wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if size is not None and wanted != preprocessing.input_size[1:]:
+        raise unsupported(
+            f"The model takes images {wanted}, its processor gives {preprocessing.input_size[1:]}."
+        )
