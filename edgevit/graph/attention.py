@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 _SCORE_OPERATORS = {
     aten.add.Tensor,
@@ -36,8 +36,8 @@ def find_attention(module: GraphModule) -> Iterator[Attention]:
     reshapes to one product of two activations, and whose output is the left operand of another.
     """
     for node in module.graph.nodes:
-        if node.target is aten.softmax.int and node.args[1] in (-1, len(shape_of(node)) - 1):
-            scores, output = _scores_of(node.args[0]), _output_of(node)
+        if node.target is aten.softmax.int and args_of(node)[1] in (-1, len(shape_of(node)) - 1):
+            scores, output = _scores_of(args_of(node)[0]), _output_of(node)
             if scores is not None and output is not None:
                 yield Attention(scores=scores, softmax=node, output=output)
 
@@ -62,7 +62,7 @@ def _output_of(softmax: Node) -> Node | None:
     node = softmax
     while len(node.users) == 1:
         user = next(iter(node.users))
-        if user.target is aten.matmul.default and user.args[0] is node:
+        if user.target is aten.matmul.default and args_of(user)[0] is node:
             return user
         if user.target is not aten.reshape.default:
             return None

@@ -114,7 +114,8 @@ def _export(model: nn.Module, input_size: tuple[int, int, int]) -> ExportedProgr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, about its own internals
             program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=False)
-            return program.run_decompositions({})
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
     except UnsupportedError:
         raise
     except Exception as cause:  # torch.export raises a dozen unrelated classes

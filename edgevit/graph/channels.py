@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.rewrite import constant_of
-from edgevit.graph.shapes import at_batch, shape_of
+from edgevit.graph.shapes import args_of, at_batch, shape_of, target_of
 
 if TYPE_CHECKING:
     from edgevit.graph.model import Graph
@@ -82,7 +82,7 @@ def input_head_channels(graph: Graph, gemm: Gemm) -> tuple[str, Tensor] | None:
         return None
     heads, width = shape[1], shape[3]
     tags = torch.arange(heads * width).reshape(1, heads, 1, width).expand(shape)  # [B, H, N, D]
-    arrived = _run(graph.module, linear.args[0], {product: tags})
+    arrived = _run(graph.module, args_of(linear)[0], {product: tags})
     columns = None if arrived is None else arrived.reshape(-1, arrived.shape[-1])  # [T, in]
     if columns is None or not bool((columns == columns[:1]).all()):
         return None
@@ -126,23 +126,25 @@ def _run(module: GraphModule, node: Any, values: dict[Node, Tensor]) -> Tensor |
     if node not in values:
         if node.op == "get_attr":
             values[node] = constant_of(module, node)
-        elif node.target not in LAYOUT:
-            return None
-        elif any(_run(module, source, values) is None for source in node.all_input_nodes):
+        elif node.target not in LAYOUT or not _ready(module, node, values):
             return None
         else:
-            args = node.args
+            args = args_of(node)
             if node.target is aten.constant_pad_nd.default:
                 args = (*args[:2], PADDING)
-            values[node] = node.target(*map_arg(args, values.__getitem__))
+            values[node] = target_of(node)(*map_arg(args, values.__getitem__))
     return values[node]
+
+
+def _ready(module: GraphModule, node: Node, values: dict[Node, Tensor]) -> bool:
+    return all(_run(module, source, values) is not None for source in node.all_input_nodes)
 
 
 def _only_linear(node: Node) -> Node | None:
     """Return the linear a tensor's layout leads to, if nothing else uses it."""
     while len(node.users) == 1:
         user = next(iter(node.users))
-        if user.target is aten.linear.default and user.args[0] is node:
+        if user.target is aten.linear.default and args_of(user)[0] is node:
             return user
         if user.target not in LAYOUT:
             return None

@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.shapes import args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
@@ -44,20 +45,20 @@ def run_graph(
         elif gemm is not None and node.name in gemms:
             value = _product(gemm, gemms[node.name], node, values)
         else:
-            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-            value = node.target(*args, **kwargs)
+            args, kwargs = map_arg((args_of(node), node.kwargs), values.__getitem__)
+            value = target_of(node)(*args, **kwargs)
         values[node] = value
         if observe is not None and node.op != "get_attr":
             observe(node.name, value)
         for dead in last_use.get(node, ()):
             del values[dead]
-    logits: Tensor = values[node.args[0]]
+    logits: Tensor = values[args_of(node)[0]]
     return logits
 
 
 def _product(gemm: Product, which: Gemm, node: Node, values: dict[Node, Any]) -> Tensor:
-    left: Tensor = values[node.args[0]]  # type: ignore[index]
-    right = None if which.kind == "linear" else values[node.args[1]]  # type: ignore[index]
+    left: Tensor = values[args_of(node)[0]]
+    right = None if which.kind == "linear" else values[args_of(node)[1]]
     return gemm(which, left, right)
 
 

@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import permute, reshape
-from edgevit.graph.shapes import Shape, at_batch, shape_of
+from edgevit.graph.shapes import Shape, args_of, at_batch, shape_of
 
 _B = 1_000_003  # stands for the batch size
 _PERMUTE_COST, _RESHAPE_COST = 10, 1  # a permute copies the tensor, a reshape costs nothing
@@ -45,7 +45,7 @@ class Rearrangement:
     def follow(self, node: Node) -> bool:
         """Append one reshape or permute node; False (and unusable) if it cuts across atoms."""
         if node.target is aten.permute.default:
-            self.groups = [self.groups[d] for d in node.args[1]]  # type: ignore[union-attr, index]
+            self.groups = [self.groups[d] for d in args_of(node)[1]]
             return True
         return self._regroup(shape_of(node))
 

@@ -7,7 +7,8 @@ shape in ``node.meta["shape"]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -41,6 +42,24 @@ def batch_error(node: Node, why: str) -> UnsupportedError:
         why=why,
         try_next="Write shapes as -1 or x.shape[0] only, and treat every image alike.",
     )
+
+
+def args_of(node: Node) -> tuple[Any, ...]:
+    """Return a node's arguments; their types are known from its operator."""
+    return node.args
+
+
+def target_of(node: Node) -> Callable[..., Any]:
+    """Return the operator of a call_function node."""
+    target: Any = node.target
+    return target  # type: ignore[no-any-return]
+
+
+def operator_name(node: Node) -> str:
+    """Return the short name of a call_function node's operator, such as "linear"."""
+    target: Any = node.target
+    name: str = target._schema.name if hasattr(target, "_schema") else target.__name__
+    return name.rpartition("::")[2]
 
 
 def at_batch(shape: Shape, batch: int) -> Shape:
@@ -88,7 +107,7 @@ def infer(node: Node) -> Shape | None:
 
         args, kwargs = map_arg((node.args, node.kwargs), probe)
         try:
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
+            result = target_of(node)(*args, **kwargs)
         except RuntimeError as cause:
             raise batch_error(node, str(cause).splitlines()[0]) from cause
         if not isinstance(result, torch.Tensor):

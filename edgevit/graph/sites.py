@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.attention import find_attention
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 if TYPE_CHECKING:
     from edgevit.graph.model import Graph
@@ -29,7 +29,7 @@ _OPERANDS: dict[Kind, tuple[str, str]] = {
     "matmul": ("left", "right"),
 }
 _ATTENTION_ROLES = {"qk": (Role.QUERY, Role.KEY), "pv": (Role.SOFTMAX_OUT, Role.VALUE)}
-_PRODUCER_ROLES = {
+_PRODUCER_ROLES: dict[Any, Role] = {
     aten.layer_norm.default: Role.LN_OUT,
     aten.gelu.default: Role.GELU_OUT,
     aten.add.Tensor: Role.RESIDUAL,
@@ -48,7 +48,7 @@ def find_gemms(module: GraphModule) -> tuple[Gemm, ...]:
     gemms: list[Gemm] = []
     taken: dict[str, int] = {}
     for node in module.graph.nodes:
-        if node.target is aten.linear.default and node.args[1].op == "get_attr":
+        if node.target is aten.linear.default and args_of(node)[1].op == "get_attr":
             kinds[node], paths[node] = "linear", _linear_path(node)
         elif node.target is aten.matmul.default and node not in kinds:
             kinds[node], paths[node] = "matmul", f"{node.meta['module']}.matmul".removeprefix(".")
@@ -74,7 +74,7 @@ def _common_path(first: Node, second: Node) -> str:
 
 def _linear_path(node: Node) -> str:
     """Return the weight's owner; functional calls know only the module around it."""
-    weight: Any = node.args[1]
+    weight: Any = args_of(node)[1]
     owner = re.sub(r"[._]?weight$", "", weight.meta.get("fqn", ""))
     return owner or node.meta["module"] or node.name
 
@@ -87,11 +87,11 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
             role=_role(node, kinds, at),
             gemm=node.name,
             operand=at,
-            producer=node.args[at].name,  # type: ignore[union-attr]
+            producer=args_of(node)[at].name,
         )
         for at in (0, 1)
     ]
-    constants: list[Any] = list(node.args[1:3]) if kind == "linear" else [None, None]
+    constants: list[Any] = list(args_of(node)[1:3]) if kind == "linear" else [None, None]
     names = [str(c.target) if isinstance(c, Node) else None for c in (*constants, None)[:2]]
     return Gemm(
         name=node.name,
@@ -112,7 +112,7 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
         return Role.WEIGHT
     if kind == "linear" and _makes_logits(node):
         return Role.HEAD_IN
-    producer = producer_of(node.args[operand])
+    producer = producer_of(args_of(node)[operand])
     if producer is None:
         return Role.LINEAR_IN
     if producer.op == "placeholder":
@@ -177,11 +177,11 @@ def ln_of(graph: Graph, gemm: Gemm) -> LayerNormFeed | None:
     nodes = {node.name: node for node in graph.module.graph.nodes}
     source: Any = nodes[gemm.left.producer]
     while _keeps_channels(source):
-        source = source.args[0]
-    if source.target is not aten.layer_norm.default or len(source.args) < 4:
+        source = args_of(source)[0]
+    if source.target is not aten.layer_norm.default or len(args_of(source)) < 4:
         return None
-    weight, bias = source.args[2:4]
-    if weight is None or bias is None or len(source.args[1]) != 1:
+    weight, bias = args_of(source)[2:4]
+    if weight is None or bias is None or len(args_of(source)[1]) != 1:
         return None
     linears = list(_linears_behind(source))
     if None in linears or gemm.name not in linears:
@@ -195,7 +195,7 @@ def ln_of(graph: Graph, gemm: Gemm) -> LayerNormFeed | None:
 def _linears_behind(node: Node) -> Iterator[str | None]:
     """Yield the linears that read a tensor's channels in order, None for any other reader."""
     for user in node.users:
-        if user.target is aten.linear.default and user.args[0] is node:
+        if user.target is aten.linear.default and args_of(user)[0] is node:
             yield user.name
         elif _keeps_channels(user):
             yield from _linears_behind(user)
@@ -207,16 +207,16 @@ def _keeps_channels(node: Node) -> bool:
     """Whether an operator only moves or averages tokens and leaves the last dimension alone."""
     if node.target not in _TOKEN_LAYOUT and node.target is not aten.mean.dim:
         return False
-    before, after = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
-    last = len(before) - 1
+    source, *rest = args_of(node)
+    last = len(shape_of(source)) - 1
     if node.target is aten.reshape.default:
-        return before[-1] == after[-1]
+        return shape_of(source)[-1] == shape_of(node)[-1]
     if node.target is aten.permute.default:
-        return node.args[1][-1] == last  # type: ignore[index]
+        return bool(rest[0][-1] == last)
     if node.target is aten.mean.dim:
-        return last not in node.args[1]  # type: ignore[operator]
+        return last not in rest[0]
     if node.target is aten.roll.default:
-        return last not in node.args[2]  # type: ignore[operator]
+        return last not in rest[1]
     if node.target is aten.index.Tensor:
-        return len(node.args[1]) <= last or node.args[1][last] is None  # type: ignore[arg-type, index]
-    return node.args[1] != last
+        return len(rest[0]) <= last or rest[0][last] is None
+    return bool(rest[0] != last)  # select, slice, index_select

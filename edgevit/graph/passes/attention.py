@@ -1,13 +1,15 @@
 """Opens scaled dot product attention into the operators it stands for.
 
 Rules:
-1. ``sdpa(q, k, v)`` -> ``softmax(matmul(q * scale, k^T) + mask) @ v``, scale 1 / sqrt(D) unless given.
+1. ``sdpa(q, k, v)`` -> ``softmax(matmul(q * scale, k^T) + mask) @ v``; scale is 1 / sqrt(D)
+   unless given.
 2. A Boolean mask becomes ``where(mask, scores, -inf)``, a causal mask an added constant.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -15,8 +17,9 @@ from torch.fx import GraphModule, Node
 from edgevit.errors import UnsupportedError
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, permute, replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
+_DEFAULTS: tuple[Any, ...] = (None, 0.0, False)
 _SDPA = aten.scaled_dot_product_attention.default
 
 
@@ -32,15 +35,15 @@ def open_attention(module: GraphModule) -> int:
 
 
 def _opened(module: GraphModule, node: Node) -> Node:
-    q, k, v, mask, dropout, causal = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])
+    q, k, v, mask, dropout, causal = (*args_of(node), *_DEFAULTS[len(args_of(node)) - 3 :])
     mask = node.kwargs.get("attn_mask", mask)
     causal = node.kwargs.get("is_causal", causal)
     if node.kwargs.get("enable_gqa") or node.kwargs.get("dropout_p", dropout):
         raise _unsupported(node)
-    query, key = shape_of(q), shape_of(k)  # type: ignore[arg-type]
+    query, key = shape_of(q), shape_of(k)
     scale = node.kwargs.get("scale") or 1.0 / math.sqrt(query[-1])
     rank = len(key)
-    transposed = permute(k, [*range(rank - 2), rank - 1, rank - 2])  # type: ignore[arg-type]
+    transposed = permute(k, [*range(rank - 2), rank - 1, rank - 2])
     scores = call(node, aten.matmul.default, call(node, aten.mul.Tensor, q, scale), transposed)
     if causal:
         value = torch.full((query[-2], key[-2]), -math.inf).triu(1)  # [N, N]

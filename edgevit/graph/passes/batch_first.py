@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.operators import aten
 from edgevit.graph.rearrange import Rearrangement, is_rearranging
 from edgevit.graph.rewrite import call, permute, replace, reshape
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 
 def batch_first(module: GraphModule) -> int:
@@ -28,11 +28,11 @@ def batch_first(module: GraphModule) -> int:
 
 
 def _turn(module: GraphModule, node: Node) -> int:
-    source: Any = node.args[0]
+    source: Any = args_of(node)[0]
     chain: list[Node] = []
     while is_rearranging(source):
         chain.insert(0, source)
-        source = source.args[0]
+        source = args_of(source)[0]
     order = Rearrangement(shape_of(source))
     if not chain or not all(order.follow(each) for each in chain):
         return 0
@@ -43,7 +43,9 @@ def _turn(module: GraphModule, node: Node) -> int:
     rest = [atom for atom in tokens if atom != first]
     order.groups = [[first], rest, order.groups[-1]]
     with module.graph.inserting_before(node):
-        turned = call(node, aten.linear.default, order.apply(source), *node.args[1:])  # [B, N, C]
+        turned = call(
+            node, aten.linear.default, order.apply(source), *args_of(node)[1:]
+        )  # [B, N, C]
         width = shape_of(turned)[-1]
         split = (order.size([first]), *(order.size([a]) for a in rest), width)
         back = [1 + rest.index(a) if a != first else 0 for a in tokens]

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, constant_of, replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 
 def class_token(module: GraphModule) -> int:
@@ -30,18 +31,18 @@ def class_token(module: GraphModule) -> int:
 
 
 def _parts(node: Node) -> list[Any]:
-    return list(node.args[0])  # type: ignore[arg-type]
+    return list(args_of(node)[0])
 
 
 def _has_outer_constants(node: Node) -> bool:
     is_constant = [part.op == "get_attr" for part in _parts(node)]
-    changes = sum(a != b for a, b in zip(is_constant, is_constant[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(is_constant))
     most = int(is_constant[0]) + int(is_constant[-1])
     return any(is_constant) and not all(is_constant) and changes <= most
 
 
 def _padded(module: GraphModule, node: Node) -> Node:
-    dim = int(node.args[1])  # type: ignore[arg-type]
+    dim = int(args_of(node)[1])
     parts, shape = _parts(node), shape_of(node)
     inner = [part for part in parts if part.op != "get_attr"]
     at = parts.index(inner[0])

@@ -4,7 +4,8 @@ Rules:
 1. Copies and markers: clone, contiguous, alias, detach, lift_fresh, a cast to the same dtype.
 2. Dropout in evaluation.
 3. Slices of everything, pads of nothing, expands and repeats to the same shape.
-4. Multiplication and division by 1, addition and subtraction of 0, both as Python numbers.
+4. Multiplication and division by 1, addition and subtraction of 0: Python numbers or constants
+   that hold nothing else (a mask that hides nothing).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import replace
+from edgevit.graph.rewrite import constant_of, replace
+from edgevit.graph.shapes import args_of
 
 _ALWAYS = {
     aten.clone.default,
@@ -54,14 +56,14 @@ def drop_identities(module: GraphModule) -> int:
     """Return how many operators were dropped."""
     changed = 0
     for node in module.graph.nodes:
-        if node.op == "call_function" and _is_identity(node):
-            replace(node, node.args[0])
+        if node.op == "call_function" and (_is_identity(node) or _is_neutral(module, node)):
+            replace(node, args_of(node)[0])
             changed += 1
     return changed
 
 
 def _is_identity(node: Node) -> bool:
-    source = node.args[0] if node.args else None
+    source = args_of(node)[0] if args_of(node) else None
     if not isinstance(source, Node) or "size" in node.meta:
         return False
     if node.target in _CASTS:
@@ -69,15 +71,28 @@ def _is_identity(node: Node) -> bool:
     same_shape = source.meta.get("shape") == node.meta.get("shape")
     if node.target in _SAME_SHAPE:
         return same_shape and _keeps_order(node)
-    if node.target in _NEUTRAL:
-        return same_shape and node.args[1:] == (_NEUTRAL[node.target],)
     return node.target in _ALWAYS
+
+
+def _is_neutral(module: GraphModule, node: Node) -> bool:
+    """Whether an elementwise operator adds 0 or multiplies by 1."""
+    arguments = args_of(node)
+    if node.target not in _NEUTRAL or len(arguments) != 2 or "size" in node.meta:
+        return False
+    source, other = arguments
+    if not isinstance(source, Node) or source.meta.get("shape") != node.meta.get("shape"):
+        return False
+    if isinstance(other, Node):
+        return other.op == "get_attr" and bool(
+            (constant_of(module, other) == _NEUTRAL[node.target]).all()
+        )
+    return bool(other == _NEUTRAL[node.target])
 
 
 def _keeps_order(node: Node) -> bool:
     """Whether an operator that keeps the shape keeps the elements (a pad may also crop)."""
     if node.target in {aten.pad.default, aten.constant_pad_nd.default}:
-        return all(width == 0 for width in node.args[1])  # type: ignore[union-attr]
+        return all(width == 0 for width in args_of(node)[1])
     return True
 
 

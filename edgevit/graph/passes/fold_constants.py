@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, constant_of, replace
-from edgevit.graph.shapes import at_batch, batch_error
+from edgevit.graph.shapes import args_of, at_batch, batch_error, target_of
 
 _BATCHES = (1, 2)
 _SHAPE_ONLY = {
@@ -73,8 +73,8 @@ def _evaluate(module: GraphModule, node: Node, values: dict[Node, tuple[Any, ...
             return values[source][at]
         return torch.empty(at_batch(source.meta["shape"], _BATCHES[at]))
 
-    args, kwargs = map_arg((node.args, node.kwargs), argument)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    args, kwargs = map_arg((args_of(node), node.kwargs), argument)
+    return target_of(node)(*args, **kwargs)
 
 
 def _for_every_batch(node: Node, one: Tensor, two: Tensor) -> Tensor:
@@ -88,10 +88,11 @@ def _for_every_batch(node: Node, one: Tensor, two: Tensor) -> Tensor:
 def _hint(node: Node) -> str:
     """Return a name: that of the one parameter it is made from, or module and operator."""
     sources: set[str] = set()
-    todo = [node]
+    todo, seen = [node], {node}
     while todo:
         current = todo.pop()
-        todo += current.all_input_nodes
+        todo += [source for source in current.all_input_nodes if source not in seen]
+        seen.update(current.all_input_nodes)
         if current.op == "get_attr" and current.meta["dtype"].is_floating_point:
             sources.add(current.meta["fqn"])
     return sources.pop() if len(sources) == 1 else f"{node.meta['module']}.{node.name}"

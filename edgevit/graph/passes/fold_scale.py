@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.channels import trace_channels
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.rewrite import add_constant, constant_of, replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 
 def fold_scale(module: GraphModule) -> int:
@@ -30,7 +30,7 @@ def fold_scale(module: GraphModule) -> int:
 
 
 def _fold(module: GraphModule, node: Node) -> int:
-    tensor, factor = node.args[0], _factor(module, node)
+    tensor, factor = args_of(node)[0], _factor(module, node)
     if factor is None or not isinstance(tensor, Node) or shape_of(tensor) != shape_of(node):
         return 0
     found = trace_channels(module, tensor)
@@ -41,7 +41,7 @@ def _fold(module: GraphModule, node: Node) -> int:
     if rows is None or _others_read(module, linear, node, channels):
         return 0
     for at, shape in ((1, (-1, 1)), (2, (-1,))):
-        old: Any = linear.args[at]
+        old: Any = args_of(linear)[at]
         scaled = constant_of(module, old) * rows.reshape(shape)
         linear.update_arg(at, add_constant(module, old.meta["fqn"], scaled))
     replace(node, tensor)
@@ -49,13 +49,13 @@ def _fold(module: GraphModule, node: Node) -> int:
 
 
 def _factor(module: GraphModule, node: Node) -> Tensor | None:
-    value = node.args[1]
+    value = args_of(node)[1]
     if isinstance(value, Node):
         if value.op != "get_attr":
             return None
         factor = constant_of(module, value)
     else:
-        factor = torch.tensor(float(value), dtype=torch.float64)  # type: ignore[arg-type]
+        factor = torch.tensor(float(value), dtype=torch.float64)
     return factor.double() if node.target is aten.mul.Tensor else 1.0 / factor.double()
 
 

@@ -11,13 +11,14 @@ Rules:
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import call, replace
-from edgevit.graph.shapes import batch_error, reshape_argument, shape_of
+from edgevit.graph.shapes import args_of, batch_error, reshape_argument, shape_of
 
 _RESHAPES = {
     aten.view.default,
@@ -53,36 +54,39 @@ def layout(module: GraphModule) -> int:
 
 
 def _rewritten(node: Node) -> Node | None:
-    source: Any = node.args[0] if node.args else None
+    source: Any = args_of(node)[0] if args_of(node) else None
     if node.target in _RESHAPES:
         return call(node, aten.reshape.default, source, reshape_argument(shape_of(node), node))
     if node.target in _PERMUTATIONS:
-        dims = _PERMUTATIONS[node.target](list(range(len(shape_of(source)))), *node.args[1:])
+        dims = _PERMUTATIONS[node.target](list(range(len(shape_of(source)))), *args_of(node)[1:])
         return call(node, aten.permute.default, source, dims)
     if node.target is operator.getitem:
-        return _part(node, source, int(node.args[1]))  # type: ignore[arg-type]
+        return _part(node, source, int(args_of(node)[1]))
     if node.target is aten.slice.Tensor:
-        return _slice(node, source, *_defaults(node.args[1:], (0, None, None, 1)))
+        return _slice(node, source, *_defaults(args_of(node)[1:], (0, None, None, 1)))
     if node.target is aten.narrow.default:
-        dim, start, length = node.args[1:]
-        return _slice(node, source, dim, start, start + length, 1)  # type: ignore[operator]
+        dim, start, length = args_of(node)[1:]
+        return _slice(node, source, dim, start, start + length, 1)
     if node.target is aten.select.int:
-        dim, index = (int(a) for a in node.args[1:])  # type: ignore[arg-type]
+        dim, index = (int(a) for a in args_of(node)[1:])
         return _select(node, source, dim, index)
-    if node.target is aten.pad.default and _defaults(node.args[2:], ("constant",))[0] == "constant":
-        value = _defaults(node.args[2:], ("constant", None))[1]
-        return call(node, aten.constant_pad_nd.default, source, node.args[1], value or 0.0)
+    if (
+        node.target is aten.pad.default
+        and _defaults(args_of(node)[2:], ("constant",))[0] == "constant"
+    ):
+        value = _defaults(args_of(node)[2:], ("constant", None))[1]
+        return call(node, aten.constant_pad_nd.default, source, args_of(node)[1], value or 0.0)
     return _plain(node, source)
 
 
 def _plain(node: Node, source: Any) -> Node | None:
     """Bring an operator that stays to its shortest signature."""
-    if node.target in {aten.softmax.int, aten._softmax.default} and len(node.args) > 2:
-        return call(node, aten.softmax.int, source, node.args[1])
-    if node.target is aten.layer_norm.default and len(node.args) > 5:
-        return call(node, aten.layer_norm.default, *node.args[:5])
+    if node.target in {aten.softmax.int, aten._softmax.default} and len(args_of(node)) > 2:
+        return call(node, aten.softmax.int, source, args_of(node)[1])
+    if node.target is aten.layer_norm.default and len(args_of(node)) > 5:
+        return call(node, aten.layer_norm.default, *args_of(node)[:5])
     if node.target is aten.cat.default:
-        dim = _defaults(node.args[1:], (0,))[0] % len(shape_of(node))
+        dim = _defaults(args_of(node)[1:], (0,))[0] % len(shape_of(node))
         node.args = (source, dim)
     return None
 
@@ -99,7 +103,7 @@ def _permutation_of_move(dims: list[int], source: list[int], target: list[int]) 
     return [moved[d] if d in moved else next(rest) for d in dims]
 
 
-_PERMUTATIONS = {
+_PERMUTATIONS: dict[Any, Callable[..., list[int]]] = {
     aten.permute.default: lambda dims, order: [d % len(dims) for d in order],
     aten.transpose.int: _permutation_of_transpose,
     aten.swapaxes.default: _permutation_of_transpose,
@@ -118,14 +122,14 @@ def _defaults(given: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, .
 
 def _part(node: Node, whole: Node, index: int) -> Node | None:
     """Write one item of an unbind, split or chunk."""
-    source: Any = whole.args[0]
+    source: Any = args_of(whole)[0]
     if whole.target is aten.unbind.int:
-        return _select(node, source, _defaults(whole.args[1:], (0,))[0], index)
+        return _select(node, source, _defaults(args_of(whole)[1:], (0,))[0], index)
     if whole.target not in _SPLITS:
         return None
-    sizes: Any = whole.args[1]
+    sizes: Any = args_of(whole)[1]
     default = 0
-    dim = _defaults(whole.args[2:], (default,))[0] % len(shape_of(source))
+    dim = _defaults(args_of(whole)[2:], (default,))[0] % len(shape_of(source))
     total = shape_of(source)[dim]
     if total < 0:
         raise batch_error(node, "it splits the batch")

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, constant_of, replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 _MATMULS = {aten.matmul.default, aten.mm.default, aten.bmm.default}
 
@@ -33,7 +33,7 @@ def linear(module: GraphModule) -> int:
 
 def _rewritten(module: GraphModule, node: Node) -> Node | None:
     if node.target in _MATMULS:
-        x, right = node.args
+        x, right = args_of(node)
         if _is_matrix(right):
             return _linear(module, node, x, right, None)
         return (
@@ -41,12 +41,14 @@ def _rewritten(module: GraphModule, node: Node) -> Node | None:
             if node.target is aten.matmul.default
             else call(node, aten.matmul.default, x, right)
         )
-    if node.target is aten.addmm.default and not node.kwargs and _is_matrix(node.args[2]):
-        bias = node.args[0]
+    if node.target is aten.addmm.default and not node.kwargs and _is_matrix(args_of(node)[2]):
+        bias = args_of(node)[0]
         if isinstance(bias, Node) and bias.op == "get_attr" and len(shape_of(bias)) == 1:
-            return _linear(module, node, node.args[1], node.args[2], constant_of(module, bias))
-    if node.target is aten.linear.default and (len(node.args) < 3 or node.args[2] is None):
-        x, weight = node.args[:2]
+            return _linear(
+                module, node, args_of(node)[1], args_of(node)[2], constant_of(module, bias)
+            )
+    if node.target is aten.linear.default and (len(args_of(node)) < 3 or args_of(node)[2] is None):
+        x, weight = args_of(node)[:2]
         if isinstance(weight, Node) and weight.op == "get_attr":
             zeros = torch.zeros(shape_of(weight)[0])
             return call(node, aten.linear.default, x, weight, _bias(module, weight, zeros))

@@ -5,8 +5,8 @@ Rules:
    bias and a window mask stay two small tensors.
 2. ``x + c`` with x [k B, ...] and c [k, ...] (k windows per image) -> reshape x to [B, k, ...],
    add c as [1, k, ...], reshape back.
-3. ``masked_fill(x, c, v)`` and ``where(c, x, v)`` with constant c and v -> ``x * keep + fill``, only
-   ``x + fill`` for v = -inf, and x where c hides nothing.
+3. ``masked_fill(x, c, v)`` and ``where(c, x, v)`` with constant c and v -> ``x * keep + fill``;
+   only ``x + fill`` for v = -inf, and x where c hides nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.operators import ELEMENTWISE, aten
 from edgevit.graph.passes.fold_constants import constant_nodes
 from edgevit.graph.rewrite import add_constant, call, constant_of, replace, reshape
-from edgevit.graph.shapes import Shape, at_batch, shape_of
+from edgevit.graph.shapes import Shape, args_of, at_batch, shape_of, target_of
 
 
 def split_masks(module: GraphModule) -> int:
@@ -29,14 +29,14 @@ def split_masks(module: GraphModule) -> int:
     constant = constant_nodes(module)
     changed = 0
     for node in list(module.graph.nodes):
-        if node.target is not aten.add.Tensor or node in constant or len(node.args) != 2:
+        if node.target is not aten.add.Tensor or node in constant or len(args_of(node)) != 2:
             continue
-        x, total = node.args if node.args[1] in constant else reversed(node.args)
+        x, total = args_of(node) if args_of(node)[1] in constant else reversed(args_of(node))
         if total not in constant or not _is_wasteful(total):
             continue
         with module.graph.inserting_before(node):
-            first = call(node, aten.add.Tensor, x, total.args[0])
-            second = call(node, aten.add.Tensor, first, total.args[1])
+            first = call(node, aten.add.Tensor, x, args_of(total)[0])
+            second = call(node, aten.add.Tensor, first, args_of(total)[1])
         replace(node, second)
         changed += 1
     return changed
@@ -80,7 +80,7 @@ def _windowed(module: GraphModule, node: Node) -> Node | None:
     if node.target not in ELEMENTWISE or len(node.all_input_nodes) != 2:
         return None
     x, c = node.all_input_nodes
-    if x.op == "get_attr" or c.op != "get_attr" or node.args[0] is not x:
+    if x.op == "get_attr" or c.op != "get_attr" or args_of(node)[0] is not x:
         return None
     shape, mask = shape_of(node), shape_of(c)
     mask = (1,) * (len(shape) - len(mask)) + mask
@@ -91,7 +91,7 @@ def _windowed(module: GraphModule, node: Node) -> Node | None:
     value = constant_of(module, c).reshape((*mask[:axis], 1, *mask[axis:]))  # [..., 1, k, ...]
     split = (*shape[:axis], -1, windows, *shape[axis + 1 :])
     spread = call(x, aten.reshape.default, x, list(split))  # [..., B, k, ...]
-    done = call(node, node.target, spread, add_constant(module, c.meta["fqn"], value))  # type: ignore[arg-type]
+    done = call(node, target_of(node), spread, add_constant(module, c.meta["fqn"], value))
     return reshape(done, shape)  # [..., k B, ...]
 
 
@@ -100,11 +100,12 @@ def _filled(module: GraphModule, node: Node) -> Node | None:
     parts = _fill_parts(node)
     if parts is None or any(isinstance(p, Node) and p.op != "get_attr" for p in parts[1:]):
         return None
-    x, condition, value, hides = parts
+    x: Node = parts[0]
+    condition, value, hides = parts[1:]
     hidden = constant_of(module, condition) == hides
     number = constant_of(module, value) if isinstance(value, Node) else torch.tensor(value)
     if not bool(hidden.any()):
-        return x  # type: ignore[no-any-return]
+        return x
     stem = f"{node.meta['module']}.{node.name}"
     if bool((number != -math.inf).any()):
         x = call(node, aten.mul.Tensor, x, add_constant(module, f"{stem}.keep", (~hidden).float()))
@@ -115,9 +116,9 @@ def _filled(module: GraphModule, node: Node) -> Node | None:
 def _fill_parts(node: Node) -> tuple[Any, ...] | None:
     """Return (tensor, condition, filling, the value of the condition that hides the tensor)."""
     if node.target in {aten.masked_fill.Scalar, aten.masked_fill.Tensor}:
-        return (*node.args, True)
+        return (*args_of(node), True)
     if node.target in {aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}:
-        condition, kept, other = node.args
+        condition, kept, other = args_of(node)
         if isinstance(kept, Node) and kept.op != "get_attr":
             return kept, condition, other, False
         return other, condition, kept, True

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, constant_of, replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of, target_of
 
 
 def merge_adds(module: GraphModule) -> int:
@@ -41,11 +41,11 @@ def _is_constant(node: Any) -> bool:
 
 def _ordered(module: GraphModule, node: Node) -> Node | None:
     """Apply rule 1."""
-    if len(node.args) != 2 or node.kwargs:
+    if len(args_of(node)) != 2 or node.kwargs:
         return None
-    left, right = node.args
+    left, right = args_of(node)
     if node.target in {aten.add.Tensor, aten.mul.Tensor} and _is_constant(left):
-        return None if _is_constant(right) else call(node, node.target, right, left)  # type: ignore[arg-type]
+        return None if _is_constant(right) else call(node, target_of(node), right, left)
     if node.target is aten.sub.Tensor and isinstance(right, Node) and right.op == "get_attr":
         negative = add_constant(module, right.meta["fqn"], -constant_of(module, right))
         return call(node, aten.add.Tensor, left, negative)
@@ -56,32 +56,32 @@ def _merged(module: GraphModule, node: Node) -> Node | None:
     """Apply rules 2 and 3."""
     if not _adds_constant(node):
         return None
-    inner, outer = node.args
+    inner, outer = args_of(node)
     pad = (
         inner if isinstance(inner, Node) and inner.target is aten.constant_pad_nd.default else None
     )
-    summed: Any = inner if pad is None else pad.args[0]
+    summed: Any = inner if pad is None else args_of(pad)[0]
     if not isinstance(summed, Node) or not _adds_constant(summed) or len(summed.users) > 1:
         return None
-    if pad is not None and (len(pad.users) > 1 or pad.args[2] != 0.0):
+    if pad is not None and (len(pad.users) > 1 or args_of(pad)[2] != 0.0):
         return None
-    x, first = summed.args
+    x, first = args_of(summed)
     value = _total(module, first, outer, pad)
     if value is None:
         return None
-    base = x if pad is None else call(pad, aten.constant_pad_nd.default, x, *pad.args[1:])
-    return call(node, aten.add.Tensor, base, add_constant(module, outer.meta["fqn"], value))  # type: ignore[union-attr]
+    base = x if pad is None else call(pad, aten.constant_pad_nd.default, x, *args_of(pad)[1:])
+    return call(node, aten.add.Tensor, base, add_constant(module, outer.meta["fqn"], value))
 
 
 def _total(module: GraphModule, first: Any, second: Any, pad: Node | None) -> Tensor | None:
     one, two = constant_of(module, first), constant_of(module, second)
     if pad is not None:
-        inside = shape_of(pad.args[0])  # type: ignore[arg-type]
+        inside = shape_of(args_of(pad)[0])
         one = one.expand([1 if d < 0 else d for d in inside])  # [1, N, C]
-        one = aten.constant_pad_nd.default(one, pad.args[1], 0.0)
+        one = aten.constant_pad_nd.default(one, args_of(pad)[1], 0.0)
     total = one + two
     return total if total.numel() <= max(one.numel(), two.numel()) else None
 
 
 def _adds_constant(node: Node) -> bool:
-    return node.target is aten.add.Tensor and not node.kwargs and _is_constant(node.args[1])
+    return node.target is aten.add.Tensor and not node.kwargs and _is_constant(args_of(node)[1])

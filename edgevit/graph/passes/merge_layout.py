@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.rearrange import Rearrangement, chain_cost, is_rearranging
 from edgevit.graph.rewrite import replace
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 
 def merge_layout(module: GraphModule) -> int:
@@ -30,7 +30,7 @@ def _shorten(module: GraphModule, node: Node) -> int:
     chain = _chain(node)
     for length in range(len(chain), 0, -1):
         part = chain[-length:]  # execution order
-        source: Any = part[0].args[0]
+        source: Any = args_of(part[0])[0]
         rearrangement = Rearrangement(shape_of(source))
         if not all(rearrangement.follow(each) for each in part):
             continue
@@ -44,8 +44,8 @@ def _shorten(module: GraphModule, node: Node) -> int:
 def _chain(node: Node) -> list[Node]:
     """Return the reshapes and permutes that end in `node`, in execution order."""
     chain: list[Any] = [node]
-    while is_rearranging(chain[0].args[0]):
-        chain.insert(0, chain[0].args[0])
+    while is_rearranging(args_of(chain[0])[0]):
+        chain.insert(0, args_of(chain[0])[0])
     return chain
 
 

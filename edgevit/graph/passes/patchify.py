@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, constant_of, permute, replace, reshape
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 _CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 
@@ -32,7 +32,7 @@ def patchify(module: GraphModule) -> int:
 
 
 def _arguments(node: Node) -> tuple[Any, ...]:
-    return (*node.args, *_CONV[len(node.args) :])
+    return (*args_of(node), *_CONV[len(args_of(node)) :])
 
 
 def _is_patchify(node: Node) -> bool:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import call, replace, reshape
-from edgevit.graph.shapes import shape_of
+from edgevit.graph.shapes import args_of, shape_of
 
 _POOLS = {
     aten.adaptive_avg_pool1d.default: 1,
@@ -37,22 +37,22 @@ def pooling(module: GraphModule) -> int:
 
 
 def _rewritten(node: Node) -> Node | None:
-    if node.target in _POOLS and all(size == 1 for size in node.args[1]):  # type: ignore[union-attr]
+    if node.target in _POOLS and all(size == 1 for size in args_of(node)[1]):
         rank = len(shape_of(node))
-        return _mean(node, list(range(rank - _POOLS[node.target], rank)))  # type: ignore[index]
+        return _mean(node, list(range(rank - _POOLS[node.target], rank)))
     if node.target is aten.mean.dim and not node.kwargs:
-        rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-        return _mean(node, sorted(int(d) % rank for d in node.args[1]))  # type: ignore[union-attr, arg-type]
+        rank = len(shape_of(args_of(node)[0]))
+        return _mean(node, sorted(int(d) % rank for d in args_of(node)[1]))
     return None
 
 
 def _mean(node: Node, dims: list[int]) -> Node:
-    source: Any = node.args[0]
+    source: Any = args_of(node)[0]
     while source.target is aten.permute.default:
-        order = source.args[1]
+        order = args_of(source)[1]
         kept = [d for i, d in enumerate(order) if i not in dims]
         if kept != sorted(kept):
             break
         dims = sorted(order[d] for d in dims)
-        source = source.args[0]
+        source = args_of(source)[0]
     return reshape(call(node, aten.mean.dim, source, dims), shape_of(node))

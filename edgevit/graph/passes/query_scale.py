@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.attention import find_attention
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.rewrite import call, constant_of, replace
+from edgevit.graph.shapes import args_of
 
 _LAYOUT_OF_ONE = LAYOUT - {aten.cat.default, aten.constant_pad_nd.default}
 
@@ -38,13 +39,13 @@ def _collect(module: GraphModule, scores: Node) -> int:
         replace(user, scores)
         module.graph.erase_node(user)
         factor, found = factor * value, found + 1
-    for operand in list(scores.args):
+    for operand in list(args_of(scores)):
         value = _take(module, operand)
         if value is not None:
             factor, found = factor * value, found + 1
     if not found or factor == 1.0:
         return found
-    query: Any = scores.args[0]
+    query: Any = args_of(scores)[0]
     with module.graph.inserting_before(scores):
         scaled = call(scores, aten.mul.Tensor, query, factor)
     scores.update_arg(0, scaled)
@@ -55,7 +56,7 @@ def _scalar(module: GraphModule, node: Node, operand: Node) -> float | None:
     """Return f if the node is operand * f (or / (1 / f)) for a scalar f."""
     if node.target not in {aten.mul.Tensor, aten.div.Tensor} or node.kwargs:
         return None
-    left, right = node.args
+    left, right = args_of(node)
     if node.target is aten.mul.Tensor and right is operand:
         left, right = right, left
     if left is not operand:
@@ -82,5 +83,5 @@ def _take(module: GraphModule, node: Any) -> float | None:
                 return value
         if node.target not in _LAYOUT_OF_ONE:
             return None
-        node = node.args[0]
+        node = args_of(node)[0]
     return None

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import call, permute, replace
+from edgevit.graph.shapes import args_of, target_of
 
 _PARTS = {aten.select.int, aten.slice.Tensor}
 
@@ -32,10 +33,10 @@ def select_first(module: GraphModule) -> int:
 
 
 def _moved(part: Node, permutation: Node) -> Node:
-    source: Any = permutation.args[0]
-    dims: list[int] = list(permutation.args[1])  # type: ignore[arg-type]
-    dim = dims[int(part.args[1])]  # type: ignore[arg-type]
-    taken = call(part, part.target, source, dim, *part.args[2:])  # type: ignore[arg-type]
+    source: Any = args_of(permutation)[0]
+    dims: list[int] = list(args_of(permutation)[1])
+    dim = dims[int(args_of(part)[1])]
+    taken = call(part, target_of(part), source, dim, *args_of(part)[2:])
     if part.target is aten.select.int:
         dims = [d - (d > dim) for d in dims if d != dim]
     return permute(taken, dims)

@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.rewrite import constant_name, constant_of
+from edgevit.graph.shapes import operator_name
 
 _KEPT = ("module", "shape", "fqn", "dtype")
 
@@ -31,7 +32,7 @@ def tidy(module: GraphModule) -> int:
             target = constant_name(node.meta["fqn"], constants)
             constants[target] = constant_of(module, node)
         elif node.op == "call_function":
-            name = node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+            name = operator_name(node)
         args, kwargs = map_arg((node.args, node.kwargs), copies.__getitem__)
         new = graph.create_node(node.op, target, args, kwargs, name=name)
         new.meta = {key: node.meta[key] for key in _KEPT if key in node.meta}
