@@ -24,7 +24,10 @@ from edgevit.targets.products import FloatWriter, QuantizedWriter
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 # s8 weights and keys stay s8 instead of being rewritten to u8, whose kernel is slower
-SESSION_CONFIG = {"session.qdqisint8allowed": "1"}
+SESSION_CONFIG = {
+    "session.qdqisint8allowed": "1",
+    "optimization.disable_specified_optimizers": "QDQPropagationTransformer",
+}
 
 
 class CpuTarget:

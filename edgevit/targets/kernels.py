@@ -6,20 +6,35 @@ import tempfile
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 from edgevit.errors import UnsupportedError
-from edgevit.runner.session import EngineSession
 
 INTEGER_KERNELS = {"QGemm", "MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"}
+
+
+def session_options(session_config: dict[str, str]) -> onnxruntime.SessionOptions:
+    """Return ONNX Runtime options with these configuration entries, errors only logged."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in session_config.items():
+        options.add_session_config_entry(key, value)
+    return options
 
 
 def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
     """Return tensor name -> operator that writes it, in the optimised graph of this machine."""
     with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
         path = Path(folder) / "optimised.onnx"
-        EngineSession(model, session_config=session_config, save_optimized=path)
+        options = session_options(session_config)
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         graph = onnx.load(str(path)).graph
-    return {name: node.op_type for node in graph.node for name in node.output}
+    kernels = {name: node.op_type for node in graph.node for name in node.output}
+    last = onnx.ModelProto.FromString(model).graph.node[-1]
+    if last.op_type == "Identity":  # the engine drops it and writes its output instead
+        kernels.setdefault(last.input[0], kernels[last.output[0]])
+    return kernels
 
 
 def check_kernels(outputs: dict[str, str], kernels: dict[str, str]) -> dict[str, str]:

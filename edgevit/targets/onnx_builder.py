@@ -53,12 +53,13 @@ class OnnxBuilder:
         Args:
             bits: Width of the codes of an int8/uint8 array that should be packed on disk.
         """
+        name = f"{name}.constant"  # can't clash with the name of a node's output
         array = np.ascontiguousarray(value)
         array = array.reshape(np.shape(value))  # ascontiguousarray makes scalars 1-D
         digest = hashlib.sha256(array.tobytes())
         digest.update(f"{array.dtype}{array.shape}{bits}".encode())
         known = self._known.setdefault(digest.digest(), name)
-        if known != name:
+        if known in self.inside or known in self.tensors:
             return known
         if name in self.inside or name in self.tensors:
             raise ValueError(f"two different constants are called {name}")

@@ -18,7 +18,7 @@ import torch
 
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 from edgevit.targets.cpu import SESSION_CONFIG
-from edgevit.targets.kernels import kernels_of
+from edgevit.targets.kernels import kernels_of, session_options
 from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.products import QuantizedWriter, Taps
@@ -86,10 +86,7 @@ def _run_tapped(
     wanted = list(dict.fromkeys(wanted))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     tapped = proto.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in SESSION_CONFIG.items():
-        options.add_session_config_entry(key, value)
+    options = session_options(SESSION_CONFIG)
     session = onnxruntime.InferenceSession(tapped, options, providers=["CPUExecutionProvider"])
     values = dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
     return {**values, "image": images}, kernels_of(tapped, SESSION_CONFIG)

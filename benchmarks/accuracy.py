@@ -1,0 +1,122 @@
+"""Accuracy of the engine on labelled images, against fp32 and against its own simulation.
+
+    python benchmarks/accuracy.py --data cifar10.tar.gz::test --models vit_cifar10,swin_cifar10 \
+        --bits 8,6 --methods edgevit,minmax
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rows import add_row
+
+from edgevit import api
+from edgevit.data import Preprocessing, labels_for, open_images
+from edgevit.report.statistics import drop_points
+from edgevit.runner.accuracy import Predictions, predict_all
+from edgevit.runner.session import session_from_bundle
+from edgevit.zoo import reference_images
+
+
+class Simulation:
+    """The exact integer simulation behind the same interface as an engine session."""
+
+    def __init__(self, artefact: api.Artefact) -> None:
+        self.forward = artefact.quantized.forward
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self.forward(torch.from_numpy(images)).numpy()
+
+
+def kl(reference: np.ndarray, other: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of softmax(other) from softmax(reference), in nats."""
+
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64)
+        x = x - x.max(1, keepdims=True)
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    p, q = log_softmax(reference), log_softmax(other)
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x.astype(np.float64)))))
+
+
+def agreement(a: Predictions, b: Predictions) -> float:
+    return 100 * float((a.top5[:, 0] == b.top5[:, 0]).mean())
+
+
+def measure(options: argparse.Namespace, model: str, bits: tuple[int, int], method: str) -> None:
+    artefact = api.quantize(
+        model,
+        str(reference_images("calibration")),
+        weight_bits=bits[0],
+        act_bits=bits[1],
+        method=method,
+        num_calib=options.num_calib,
+        seed=options.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = artefact.save(Path(folder) / "bundle")
+        sessions = {kind: session_from_bundle(bundle, kind) for kind in ("fp32", "engine")}
+        preprocessing = Preprocessing.from_dict(bundle.preprocessing)
+        classes = tuple(bundle.manifest["model"]["classes"])
+        images = labels_for(classes, open_images(options.data), len(classes))
+        everything = {**sessions, "simulated": Simulation(artefact)}
+        found = predict_all(everything, images.batches(preprocessing, 100), preprocessing.normalize)
+    fp32, engine, simulated = found["fp32"], found["engine"], found["simulated"]
+    right, engine_right = fp32.correct(1), engine.correct(1)
+    drop = drop_points(
+        int((right & ~engine_right).sum()), int((engine_right & ~right).sum()), len(right)
+    )
+    quantization_error = rms(simulated.logits - fp32.logits)
+    add_row(
+        "accuracy",
+        {
+            "model": model,
+            "method": method,
+            "weight_bits": bits[0],
+            "act_bits": bits[1],
+            "num_calib": options.num_calib,
+            "seed": options.seed,
+            "images": len(right),
+            "top1_fp32": fp32.accuracy_percent(1),
+            "top1_engine": engine.accuracy_percent(1),
+            "drop_points": drop.value,
+            "drop_low": drop.low,
+            "drop_high": drop.high,
+            "agreement_fp32": agreement(engine, fp32),
+            "agreement_simulated": agreement(engine, simulated),
+            "kl_to_fp32": kl(fp32.logits, engine.logits),
+            "rms_engine_minus_simulated": rms(engine.logits - simulated.logits),
+            "rms_simulated_minus_fp32": quantization_error,
+            "error_ratio": rms(engine.logits - simulated.logits) / quantization_error,
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--models", default="vit_cifar10,swin_cifar10")
+    parser.add_argument("--bits", default="8,6", help="such as 8,6,4/8 (weights/activations)")
+    parser.add_argument("--methods", default="edgevit,minmax")
+    parser.add_argument("--num-calib", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for model in options.models.split(","):
+        for text in options.bits.split(","):
+            weight, _, act = text.partition("/")
+            for method in options.methods.split(","):
+                measure(options, model, (int(weight), int(act or weight)), method)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Layer by layer: does the engine compute the simulation's integers?
+
+    python benchmarks/parity.py --data imagenet_sample --models deit_s,vit_b,swin_t --bits 8,6
+
+Models without embedded weights are built untrained; images are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from rows import add_row
+
+from edgevit import api
+from edgevit.data import open_images
+from edgevit.targets.parity import layer_parity
+from edgevit.zoo import EMBEDDED_MODELS, reference_images
+
+
+def measure(data: str, model: str, bits: int, method: str, num_images: int) -> None:
+    embedded = model in EMBEDDED_MODELS
+    calibration = str(reference_images("calibration")) if embedded else data
+    artefact = api.quantize(
+        model, calibration, bits=bits, method=method, num_calib=8, pretrained=embedded
+    )
+    preprocessing = artefact.model.preprocessing
+    source = str(reference_images("test")) if embedded else data
+    subset = open_images(source).subset(num_images, 1)
+    pixels, _, _ = next(iter(subset.batches(preprocessing, num_images)))
+    rows = layer_parity(artefact.quantized, preprocessing.normalize(pixels))
+    add_row(
+        "parity",
+        {
+            "model": model,
+            "method": method,
+            "bits": bits,
+            "images": num_images,
+            "layers": len(rows),
+            "exact_layers": sum(row.is_exact for row in rows),
+            "codes": sum(row.codes for row in rows),
+            "wrong_codes": sum(row.wrong_codes for row in rows),
+            "sums": sum(row.sums for row in rows),
+            "wrong_sums": sum(row.wrong_sums for row in rows),
+            "wrong_outputs": sum(row.wrong_outputs for row in rows),
+            "kernels": "+".join(sorted({row.kernel for row in rows})),
+        },
+    )
+    for row in rows:
+        if not row.is_exact:
+            print("  differs:", row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="images at 224 for the full-size models")
+    parser.add_argument("--models", default="vit_cifar10,swin_cifar10,deit_s,vit_b,swin_t")
+    parser.add_argument("--bits", default="8,6")
+    parser.add_argument("--method", default="edgevit")
+    parser.add_argument("--num-images", type=int, default=4)
+    options = parser.parse_args()
+    for model in options.models.split(","):
+        for bits in options.bits.split(","):
+            measure(options.data, model, int(bits), options.method, options.num_images)
+
+
+if __name__ == "__main__":
+    main()
