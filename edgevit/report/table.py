@@ -101,8 +101,8 @@ def _accuracy_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     top1, top5, drop = report["top1"], report["top5"], report["drop_points"]
     change = ""
     if drop is not None:
-        low, high = -drop["high"], -drop["low"]
-        change = f"{-drop['value']:+.2f} points [{low:+.2f}, {high:+.2f}]"
+        value, low, high = (0.0 - drop[key] for key in ("value", "high", "low"))
+        change = f"{value:+.2f} points [{low:+.2f}, {high:+.2f}]"
     return [
         ("top-1 accuracy", _percent(top1["fp32"]), _percent(top1["engine"]), change),
         ("top-5 accuracy", _percent(top5["fp32"]), _percent(top5["engine"]), ""),
@@ -127,8 +127,7 @@ def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for label, key in (("size of the model", "size_bytes"), ("peak memory", "peak_memory_bytes")):
         fp32, engine = _pair(report[key])
-        change = f"{fp32 / engine:.1f}x smaller" if fp32 and engine else ""
-        rows.append((label, _megabytes(fp32), _megabytes(engine), change))
+        rows.append((label, _megabytes(fp32), _megabytes(engine), _times(fp32, engine)))
     rows.append(("EER", "", _percent(report["eer"], digits=1), "of ViT-B/16 in fp32"))
     return rows
 
@@ -156,7 +155,14 @@ def _table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=_text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=_text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for heading in headings:
         justify: Any = "right" if heading in numbers else "left"
         table.add_column(heading, justify=justify, overflow="fold")
@@ -179,6 +185,13 @@ def _target(target: Any) -> str:
 
 def _pair(values: Mapping[str, Any]) -> tuple[Any, Any]:
     return values["fp32"], values["engine"]
+
+
+def _times(fp32: int | None, engine: int | None) -> str:
+    if not fp32 or not engine:
+        return ""
+    ratio, word = (engine / fp32, "larger") if engine > fp32 else (fp32 / engine, "smaller")
+    return f"{ratio:.1f}x {word}" if ratio >= 1.05 else "about the same"
 
 
 def _shown(value: Any) -> str:

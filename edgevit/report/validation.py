@@ -99,7 +99,7 @@ def validation_report(
         **_drop(measured, max_drop_points, confidence),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
-        "speedup": _speedup(measured.latency, confidence),
+        **_speedup(measured.latency, confidence),
         "size_bytes": _sizes(bundle),
         "peak_memory_bytes": {name: measured.peak_memory_bytes.get(name) for name in _ENGINES},
         **_eer(bundle, eer_weights),
@@ -202,12 +202,16 @@ def _percentiles(samples: LatencySamples | None) -> dict[str, float] | None:
     return {"p50": samples.p50_ms, "p90": samples.p90_ms, "p99": samples.p99_ms}
 
 
-def _speedup(latency: Mapping[str, LatencySamples], confidence: float) -> dict[str, float] | None:
+def _speedup(latency: Mapping[str, LatencySamples], confidence: float) -> dict[str, Any]:
     if not set(_ENGINES) <= set(latency):
-        return None
+        return {"speedup": None, "speedup_interval": None}
     fp32, engine = latency["fp32"], latency["engine"]
     ratio = ratio_of_medians(fp32.samples_ms, engine.samples_ms, confidence=confidence)
-    return {**ratio.to_dict(), "median_paired_ratio": median_paired_ratio(fp32, engine)}
+    paired = median_paired_ratio(fp32, engine)
+    return {
+        "speedup": ratio.value,
+        "speedup_interval": {**ratio.to_dict(), "median_paired_ratio": paired},
+    }
 
 
 def _sizes(bundle: Bundle) -> dict[str, int | None]:

@@ -30,7 +30,11 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory_bytes(
-    bundle_path: Path | str, engine: Engine = "engine", *, threads: int | None = None
+    bundle_path: Path | str,
+    engine: Engine = "engine",
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
 ) -> int:
     """Return the peak resident memory of a fresh process that runs an engine once, in bytes.
 
@@ -38,6 +42,7 @@ def peak_memory_bytes(
         bundle_path: The bundle's folder.
         engine: "engine" for the quantized model, "fp32" for the reference.
         threads: CPU threads of the session; None leaves it to ONNX Runtime.
+        provider: Another execution provider than the one the bundle was made for.
 
     Raises:
         DeviceError: The process failed; its last line of output is given as the reason (EV709).
@@ -45,6 +50,8 @@ def peak_memory_bytes(
     command = [sys.executable, "-m", __name__, str(bundle_path), "--engine", engine]
     if threads is not None:
         command += ["--threads", str(threads)]
+    if provider is not None:
+        command += ["--provider", provider]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, env=_environment()
@@ -84,10 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", choices=["fp32", "engine"], default="engine")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--provider", default=None)
     options = parser.parse_args(arguments)
     try:
         bundle = open_bundle(options.bundle)
-        session = session_from_bundle(bundle, options.engine, threads=options.threads)
+        session = session_from_bundle(
+            bundle, options.engine, threads=options.threads, provider=options.provider
+        )
         session.run(np.zeros((1, *bundle.input_size), dtype=np.float32))  # [1, 3, H, W]
         print(json.dumps({"peak_memory_bytes": own_peak_memory_bytes()}))
     except EdgeViTError as error:
