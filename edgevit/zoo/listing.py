@@ -51,8 +51,9 @@ def unknown_model(name: str) -> UsageError:
     import timm
 
     known = [*CHECKPOINTS, *EMBEDDED_MODELS, *timm.list_models()]
-    if "." in name:
-        known += timm.list_models(pretrained=True)
+    architecture, dot, _ = name.partition(".")
+    if dot and timm.is_model(architecture):  # the tag is wrong
+        known = timm.list_models(f"{architecture}.*", pretrained=True)
     near = difflib.get_close_matches(name, known, n=6, cutoff=0.5)
     return UsageError(
         "EV151",

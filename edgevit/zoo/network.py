@@ -16,6 +16,10 @@ from pathlib import Path
 from edgevit.errors import EnvironmentError_
 
 TIMEOUT_S = 5.0
+OTHER_WEIGHTS = (
+    "--weights FILE gives a checkpoint you have; --no-pretrained builds the model with random "
+    "weights; or connect and try again."
+)
 # By name, so that neither requests nor httpx (whichever the hub's client uses) is imported.
 _OFFLINE_NAMES = frozenset(
     (
@@ -37,29 +41,34 @@ _OFFLINE = (ConnectionError, TimeoutError)
 _OFFLINE_ERRNOS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
 
 
-def hub_is_reachable() -> bool:
-    """Ask the Hugging Face hub for one header through its own client (proxies, mirrors)."""
+def hub_failure() -> str | None:
+    """Ask the Hugging Face hub for one header through its own client (proxies, mirrors).
+
+    Returns:
+        Why it can't be reached, or None when it answers.
+    """
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
     except Exception as error:  # which classes there are depends on the client's version
         if is_offline(error):
-            return False
+            return _said(error)
         raise
-    return True
+    return None
 
 
-def url_is_reachable(url: str) -> bool:
+def url_failure(url: str) -> str | None:
     """Ask for the header of a file; an answer that refuses it is an answer."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (urllib.error.URLError, OSError):
-        return False
+            return None
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        return None
+    except (urllib.error.URLError, OSError) as error:
+        return _said(error)
 
 
 def is_offline(error: BaseException) -> bool:
@@ -79,20 +88,19 @@ def is_offline(error: BaseException) -> bool:
     return False
 
 
-def no_network(name: str, why: str = "") -> EnvironmentError_:
+def no_network(name: str, why: str, try_next: str = OTHER_WEIGHTS) -> EnvironmentError_:
     """Return the error for weights that are neither here nor reachable (EV152)."""
     return EnvironmentError_(
         "EV152",
         "The weights are not on this machine and the network can't be reached.",
         where=name,
         why=why,
-        try_next="--weights FILE gives a checkpoint you have; --no-pretrained builds the model "
-        "with random weights; or connect and try again.",
+        try_next=try_next,
     )
 
 
 @contextmanager
-def downloads(name: str) -> Iterator[None]:
+def downloads(name: str, try_next: str = OTHER_WEIGHTS) -> Iterator[None]:
     """Turn a lost connection, a refusal and a full disk inside the block into errors of ours.
 
     Raises:
@@ -103,20 +111,21 @@ def downloads(name: str) -> Iterator[None]:
     except Exception as error:  # every library has its own classes; others are raised again
         status = _refusal(error)
         if status:
+            what = "The server refused the weights."
+            check = "Check the name, and whether the weights need a login."
             raise EnvironmentError_(
-                "EV161",
-                "The server refused the weights.",
-                where=name,
-                why=status,
-                try_next="Check the name and whether the weights need a login; "
-                "--weights FILE gives a checkpoint you have.",
+                "EV161", what, where=name, why=status, try_next=check
             ) from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             what = "No space is left to store the weights."
             raise EnvironmentError_("EV162", what, where=str(Path.home())) from error
         if is_offline(error):
-            raise no_network(name, str(error).strip().split("\n")[0]) from error
+            raise no_network(name, _said(error), try_next) from error
         raise
+
+
+def _said(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _refusal(error: BaseException | None) -> str:
@@ -124,6 +133,6 @@ def _refusal(error: BaseException | None) -> str:
     while error is not None:
         names = {kind.__name__ for kind in type(error).__mro__}
         if isinstance(error, urllib.error.HTTPError) or "HfHubHTTPError" in names:
-            return str(error).strip().splitlines()[0][:300]
+            return _said(error)
         error = error.__cause__ or error.__context__
     return ""

@@ -17,7 +17,7 @@ from edgevit.zoo.checkpoints import CHECKPOINTS
 from edgevit.zoo.imagenet import classes_of_timm
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, hub_is_reachable, no_network
+from edgevit.zoo.network import downloads, hub_failure, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.weights import StateDict, load_state, read_state_dict
 
@@ -42,17 +42,12 @@ def load(
 ) -> LoadedModel:
     """Load any timm model; see `edgevit.zoo.loading.load_model`."""
     state = None if weights is None else read_state_dict(weights)
-    config = {} if name.partition(":")[0] in FOLDERS_AND_HUB else _config(name)
-    choices: dict[str, Any] = {}
-    if state is not None:
-        choices = _num_classes(state, config)
-    elif pretrained and config:
-        choices = _cached_weights(name, config)
+    choices = _choices(name, pretrained, state)
     with downloads(name):
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **choices)
+        model: Any = timm.create_model(name, pretrained=pretrained, **choices)
     if state is not None:
         load_state(model, state, str(weights))
-    config = model.pretrained_cfg  # type: ignore[assignment]
+    config = model.pretrained_cfg
     return loaded_model(
         name=name,
         source=f"timm:{_tagged(name, config)}",
@@ -63,6 +58,21 @@ def load(
         pretrained=pretrained,
         flops=flops,
     )
+
+
+def _choices(name: str, pretrained: bool, state: StateDict | None) -> dict[str, Any]:
+    """Return what `timm.create_model` has to be told beside the name."""
+    prefix, _, rest = name.partition(":")
+    if prefix in FOLDERS_AND_HUB:
+        if prefix != "local-dir" and _cached(rest, "config.json") is None:
+            _require_hub(name)
+        return {}
+    config = _config(name)
+    if state is not None:
+        return _num_classes(state, config)
+    if not config.get("num_classes"):
+        raise _no_classifier(name)
+    return _cached_weights(name, config) if pretrained else {}
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -85,9 +95,13 @@ def _tagged(name: str, config: dict[str, Any]) -> str:
 
 def _logits(model: nn.Module, name: str) -> int:
     count = int(getattr(model, "num_classes", 0))
-    if count:
-        return count
-    raise UnsupportedError(
+    if not count:
+        raise _no_classifier(name)
+    return count
+
+
+def _no_classifier(name: str) -> UnsupportedError:
+    return UnsupportedError(
         "EV159",
         "The model has no classifier.",
         where=name,
@@ -112,7 +126,7 @@ def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
         UsageError: Nobody published weights (EV159).
         EnvironmentError_: They are not here and the hub can't be reached (EV152).
     """
-    repository, revision = str(config.get("hf_hub_id") or "").partition("@")[::2]
+    repository = str(config.get("hf_hub_id") or "")
     if not repository and not config.get("url"):
         raise UsageError(
             "EV159",
@@ -123,16 +137,23 @@ def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
     if not repository or config.get("custom_load"):
         return {}
     for filename in filter(None, (config.get("hf_hub_filename"), *_HUB_FILES)):
-        path = _cached(repository, filename, revision or None)
+        path = _cached(repository, filename)
         if path is not None:
             return {"pretrained_cfg_overlay": {"state_dict": read_state_dict(path)}}
-    if not hub_is_reachable():
-        raise no_network(name)
+    _require_hub(name)
     return {}
 
 
-def _cached(repository: str, filename: str, revision: str | None) -> Path | None:
+def _require_hub(name: str) -> None:
+    failure = hub_failure()
+    if failure:
+        raise no_network(name, failure)
+
+
+def _cached(repository: str, filename: str) -> Path | None:
+    """Return the file of a hub repository (``owner/name@revision``) if it was downloaded before."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(repository, filename, revision=revision)
+    owner_name, _, revision = repository.partition("@")
+    path = try_to_load_from_cache(owner_name, filename, revision=revision or None)
     return Path(path) if isinstance(path, str) else None

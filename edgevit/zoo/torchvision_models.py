@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.errors import UsageError
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, no_network, url_is_reachable
+from edgevit.zoo.network import downloads, no_network, url_failure
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.weights import load_weights
 
@@ -21,8 +21,10 @@ from edgevit.zoo.weights import load_weights
 def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
     """Load a torchvision model; see `edgevit.zoo.loading.load_model`."""
     published = _published(name)
-    if pretrained and not _is_cached(published.url) and not url_is_reachable(published.url):
-        raise no_network(f"torchvision:{name}")
+    if pretrained and not _is_cached(published.url):
+        failure = url_failure(published.url)
+        if failure:
+            raise no_network(f"torchvision:{name}", failure)
     with downloads(f"torchvision:{name}"):
         model: nn.Module = torchvision.models.get_model(
             name, weights=published if pretrained else None

@@ -16,9 +16,14 @@ from edgevit.data import Preprocessing
 from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, hub_is_reachable
+from edgevit.zoo.network import downloads, hub_failure
 from edgevit.zoo.preprocessing import preprocessing_from_transformers, unsupported
 from edgevit.zoo.weights import load_weights
+
+_OFFLINE = (
+    "Give a folder written by save_pretrained (transformers:FOLDER); even --no-pretrained needs "
+    "its config.json and preprocessor_config.json."
+)
 
 
 class Logits(nn.Module):
@@ -44,7 +49,7 @@ def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
             try_next="pip install 'edgevit[transformers]'",
         )
     where: dict[str, Any] = {"trust_remote_code": False}
-    where["local_files_only"] = Path(name).is_dir() or not hub_is_reachable()
+    where["local_files_only"] = Path(name).is_dir() or hub_failure() is not None
     config = _config(name, where)
     model = _pretrained(name, where) if pretrained else _random(name, config)
     preprocessing = _preprocessing(name, where)
@@ -114,7 +119,7 @@ def _preprocessing(name: str, where: dict[str, Any]) -> Preprocessing:
 def _read(reader: Any, name: str, choices: dict[str, Any]) -> Any:
     """Call transformers; what it can't read is the user's to change (EV164)."""
     try:
-        with downloads(f"transformers:{name}"):
+        with downloads(f"transformers:{name}", _OFFLINE):
             return reader(name, **choices)
     except EdgeViTError:
         raise
