@@ -38,7 +38,7 @@ Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageItem:
-    """One image: its name in the source, and its class folder (None in a flat folder)."""
+    """One image: its name below the opened folder, and its class folder (None if flat)."""
 
     name: str
     folder: str | None
@@ -51,6 +51,7 @@ class ImageSet:
     Args:
         location: Where they come from, as the user gave it.
         source: Reads the bytes.
+        prefix: What has to be put before a name to find it in the source.
         items: The images, sorted by name.
         classes: Sorted names of all class folders of the location; a subset keeps them all.
         labels: Folder -> label index of the model, see `edgevit.data.labels.labels_for`.
@@ -61,6 +62,7 @@ class ImageSet:
 
     location: str
     source: Source
+    prefix: str = ""
     items: tuple[ImageItem, ...]
     classes: tuple[str, ...]
     labels: Mapping[str, int] | None = None
@@ -127,7 +129,9 @@ class ImageSet:
     def sha256s(self) -> list[str]:
         """Return the SHA-256 of each image's bytes in order, without those in `skipped`."""
         items = [item for item in self.items if item.name not in self.skipped]
-        return [hashlib.sha256(self.source.read(item.name)).hexdigest() for item in items]
+        return [
+            hashlib.sha256(self.source.read(self.prefix + item.name)).hexdigest() for item in items
+        ]
 
     def _numbers(self) -> dict[str | None, int]:
         folders = {item.folder for item in self.items}
@@ -166,7 +170,7 @@ class ImageSet:
 
     def _read(self, item: ImageItem) -> bytes | DataError:
         try:
-            return self.source.read(item.name)
+            return self.source.read(self.prefix + item.name)
         except DataError as error:
             return error
 
@@ -220,16 +224,19 @@ def _image_set(location: str, source: Source, prefix: str, names: list[str]) -> 
     folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
     classes = tuple(sorted({name for name in folders if name is not None}))
     items = tuple(
-        ImageItem(name=prefix + name, folder=folder)
+        ImageItem(name=name, folder=folder)
         for name, folder in zip(names, folders, strict=True)
         if folder is not None or not classes
     )
-    numbered = isinstance(source, ArraySource) and source.classes is None
-    ignored = len(names) - len(items)
     return ImageSet(
-        location=location, source=source, items=items, classes=classes, numbered=numbered,
-        ignored=ignored,
-    )  # fmt: skip
+        location=location,
+        source=source,
+        prefix=prefix,
+        items=items,
+        classes=classes,
+        numbered=isinstance(source, ArraySource) and source.classes is None,
+        ignored=len(names) - len(items),
+    )
 
 
 def _split_location(location: str) -> tuple[Path, str]:

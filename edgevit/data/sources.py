@@ -154,17 +154,15 @@ class CompressedTarSource:
     def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
         self._bytes: dict[str, bytes] = {}
         total = 0
-        for name, member, read in _tar_images(path):
-            if not keep(name):
-                continue
-            total += member.size
+        for name, _, data in _tar_images(path, keep):
+            self._bytes[name] = data
+            total += len(data)
             if total > MAX_COMPRESSED_TAR_BYTES:
                 raise _bad_archive(
                     path,
                     f"Its images take more than {MAX_COMPRESSED_TAR_BYTES >> 20} MiB; a "
                     "compressed tar is held in memory. Use a zip or an uncompressed tar.",
                 )
-            self._bytes[name] = read()
 
     def names(self) -> list[str]:
         """Return the images of the archive."""
@@ -236,22 +234,37 @@ def member_name(name: str) -> str:
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
-def _tar_images(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, Callable[[], bytes]]]:
-    """Yield name, header and reader of each image; links, devices and sparse files are left out."""
+def _tar_images(
+    path: Path, keep: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
+    """Yield name, header and, with `keep`, the bytes of the images that it keeps.
+
+    Links, devices and sparse files are left out. A tar that stops without its end mark was cut
+    off, which tarfile itself does not report.
+    """
     try:
         with tarfile.open(path, "r:*") as tar:
             for member in tar:
-                name = member_name(member.name)
                 tar.members = []  # type: ignore[attr-defined]  # else every header is kept
-                if member.isreg() and not member.issparse() and is_image(name):
-
-                    def read(member: tarfile.TarInfo = member) -> bytes:
-                        file = tar.extractfile(member)
-                        return b"" if file is None else file.read(MAX_FILE_BYTES + 1)
-
-                    yield name, member, read
+                name = member_name(member.name)
+                if not member.isreg() or member.issparse() or not is_image(name):
+                    continue
+                if keep is None:
+                    yield name, member, b""
+                elif keep(name):
+                    file = tar.extractfile(member)
+                    yield name, member, file.read(MAX_FILE_BYTES + 1) if file else b""
+            _check_end_mark(tar)
     except _ARCHIVE_DAMAGE as error:
         raise _bad_archive(path, str(error)) from error
+
+
+def _check_end_mark(tar: tarfile.TarFile) -> None:
+    stream = tar.fileobj
+    if stream is not None:
+        stream.seek(tar.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("It is cut off or damaged: there is no end mark.")
 
 
 def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
