@@ -1,6 +1,6 @@
 """Wall time and peak memory of `edgevit quantize` as a whole process.
 
-    python benchmarks/calibration_cost.py --data imagenet_sample --models deit_s,swin_b --bits 6
+python benchmarks/calibration_cost.py --data imagenet_sample --models deit_s,swin_b --bits 6
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Latency of the engine against the fp32 ONNX engine, strictly in turns in one process.
 
-    python benchmarks/latency.py --data imagenet_sample --models deit_s,vit_b,swin_t --bits 8,6
+python benchmarks/latency.py --data imagenet_sample --models deit_s,vit_b,swin_t --bits 8,6
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes on disk of packed bundles (graph and weights) against the fp32 weights file.
 
-    python benchmarks/size.py --data imagenet_sample --models deit_s,vit_b,swin_b --bits 8,6,4
+python benchmarks/size.py --data imagenet_sample --models deit_s,vit_b,swin_b --bits 8,6,4
 """
 
 from __future__ import annotations

@@ -171,7 +171,10 @@ def quantize(
     progress("load model", 0, 1)
     if isinstance(model, str):
         loaded = load_model(
-            model, pretrained=pretrained, weights=None if weights is None else Path(weights), seed=seed
+            model,
+            pretrained=pretrained,
+            weights=None if weights is None else Path(weights),
+            seed=seed,
         )
     else:
         loaded = loaded_from_module(model, preprocessing)
@@ -286,7 +289,7 @@ def validate(
     del sessions
     memory = {}
     for done, kind in enumerate(kinds, 1):
-        memory[kind] = peak_memory_bytes(opened.path, kind, threads=threads)
+        memory[kind] = peak_memory_bytes(opened.path, kind, threads=threads, provider=provider)
         progress("peak memory", done, len(kinds))
     measured = Measurements(
         engine=predictions["engine"],
@@ -442,15 +445,15 @@ def _versions() -> dict[str, str]:
 
 
 def _bits(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the widths asked for and the parameter-weighted mean width of the weights."""
-    weights = [row for row in layers if row.get("weight_bits")]
+    """Return the widths asked for and the means over what was done; float counts as 32 bits."""
+    weights = [row for row in layers if row["parameters"]]
     total = sum(row["parameters"] for row in weights)
-    mean = sum(row["parameters"] * row["weight_bits"] for row in weights) / max(total, 1)
-    acts = [row["left_bits"] for row in layers if "left_bits" in row]
+    stored = sum(row["parameters"] * (row.get("weight_bits") or 32) for row in weights)
+    acts = [row.get("left_bits", 32) for row in layers]
     return {
         "weights": recipe.weight_bits,
         "activations": recipe.act_bits,
-        "weight_mean": mean,
+        "weight_mean": stored / max(total, 1),
         "act_mean": sum(acts) / max(len(acts), 1),
         "float_products": sum(row["kernel"] == "float32" for row in layers),
         "products": len(layers),

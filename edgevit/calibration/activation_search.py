@@ -16,7 +16,7 @@ from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import SMALLEST_SCALE, UniformGrid
 
 PERCENTILES = (0.999, 0.9999, 0.99999)  # RepQ-ViT's three candidates
-_COARSE = 24  # shares of the full range tried at first
+_COARSE = 16  # shares of the full range tried at first
 _BEAM = 4
 _HALVINGS = 5
 

@@ -78,7 +78,9 @@ def collect(
 def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
     sites = [s for g in graph.gemms for s in (g.left, g.right) if s.name in ranges]
     return {
-        s.name: Histogram(low=float(ranges[s.name].low.min()), high=float(ranges[s.name].high.max()))
+        s.name: Histogram(
+            low=float(ranges[s.name].low.min()), high=float(ranges[s.name].high.max())
+        )
         for s in sites
     }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgevit.quantizers.spec import GridSpec
-from edgevit.quantizers.uniform import SMALLEST_SCALE, UniformGrid
+from edgevit.quantizers.uniform import SMALLEST_SCALE
 
 
 def minmax_scale(weight: Tensor, spec: GridSpec) -> Tensor:
@@ -74,8 +74,8 @@ def _best(weight: Tensor, spec: GridSpec, scales: Tensor, gram: Tensor | None) -
 
 
 def _row_errors(weight: Tensor, spec: GridSpec, scale: Tensor, gram: Tensor | None) -> Tensor:
-    """Return [out]: d G d^T per row for one scale per row ([out] or [1])."""
-    grid = UniformGrid.symmetric(spec, scale.expand(len(weight)))
-    delta = grid.fake_quantize(weight) - weight  # [out, in]
-    weighted = delta if gram is None else delta @ gram
+    """Return [out]: d G d^T per row for one scale per row ([out] or [1]); d = rounded - weight."""
+    step = scale.reshape(-1, 1)  # [out, 1]
+    delta = (weight / step).round_().clamp_(spec.qmin, spec.qmax).mul_(step).sub_(weight)
+    weighted = delta if gram is None else delta @ gram  # [out, in]
     return (weighted * delta).sum(1)

@@ -76,6 +76,7 @@ class Graph:
 
     def refresh(self) -> None:
         """Recompile the module and recompute gemms and sites after a rewrite."""
+        self.module.eval()
         self.module.graph.lint()
         self.module.recompile()
         self.gemms = find_gemms(self.module)

@@ -132,7 +132,13 @@ def _row(
     quantized: QuantizedGraph, gemm: Gemm, writer: QuantizedWriter, kernels: dict[str, str]
 ) -> dict[str, object]:
     """Return what the report says of one product: bits asked, grid, carrier, kernel."""
-    row: dict[str, object] = {"name": gemm.name, "module": gemm.module, "kind": gemm.kind}
+    count = 0 if gemm.weight is None else quantized.graph.constant(gemm.weight).numel()
+    row: dict[str, object] = {
+        "name": gemm.name,
+        "module": gemm.module,
+        "kind": gemm.kind,
+        "parameters": count,
+    }
     layer = quantized.layers.get(gemm.name)
     if layer is None:
         reason = quantized.placement.skipped.get(gemm.left.name, "")
@@ -151,9 +157,4 @@ def _row(
         "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
         "kernel": kernels[gemm.name],
         "tensor": writer.taps[gemm.name].output,
-        "parameters": _parameters(layer),
     }
-
-
-def _parameters(layer: IntegerLinear | IntegerMatmul) -> int:
-    return layer.weight_codes.numel() if isinstance(layer, IntegerLinear) else 0

@@ -166,9 +166,7 @@ def _select(context: Lowering, node: fx.Node) -> None:
 
 def _cat(context: Lowering, node: fx.Node) -> None:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    context.builder.add(
-        "Concat", [context.operand(a) for a in node.args[0]], node.name, axis=dim
-    )
+    context.builder.add("Concat", [context.operand(a) for a in node.args[0]], node.name, axis=dim)
 
 
 def _pad(context: Lowering, node: fx.Node) -> None:

@@ -160,9 +160,7 @@ def write_grid(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str
     return write_uniform(builder, x, grid, stem)
 
 
-def write_uniform(
-    builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str
-) -> tuple[str, str]:
+def write_uniform(builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str) -> tuple[str, str]:
     """Q -> Clip to the k-bit codes (below 8 bits) -> DQ."""
     carrier = np.dtype(np.int8 if grid.spec.signed else np.uint8)
     scale = builder.constant(f"{stem}_scale", np.float32(grid.scale.item()))

@@ -1,0 +1,64 @@
+"""The README and the docs are executed: their commands run, their Python works, links exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+def commands():
+    """Every `edgevit ...` line of a sh block that can run here: the embedded models only."""
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("edgevit "):
+                    yield pytest.param(line, id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands(line, tmp_path, request):
+    """Run from an empty folder; a bundle named by an earlier command is made first."""
+    words = shlex.split(line, comments=True)
+    for index, word in enumerate(words):
+        if word == "test.zip":
+            from edgevit.zoo import reference_images
+
+            words[index] = str(reference_images("test"))
+    if "my_bundle" in words and "quantize" not in words:
+        quick = "quantize --model vit_cifar10 --method minmax --num-calib 8 -o my_bundle"
+        subprocess.run([sys.executable, "-m", "edgevit.cli", *quick.split()], cwd=tmp_path)
+    command = [sys.executable, "-m", "edgevit.cli", *words[1:]]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_test_command_is_the_one_ci_runs():
+    readme = (ROOT / "README.md").read_text()
+    lines = [line for line in readme.splitlines() if line.startswith("python3 -m venv ")]
+    assert len(lines) == 2
+    assert lines[0].endswith("edgevit demo")
+    assert lines[1].endswith("pytest")
