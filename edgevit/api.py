@@ -201,7 +201,7 @@ def quantize(
     progress("lower and check kernels", 0, 1)
     lowered, reference = chosen_target.lower(quantized), chosen_target.reference(graph)
     progress("lower and check kernels", 1, 1)
-    golden = {
+    golden: dict[str, npt.NDArray[Any]] = {
         "images": pixels[:NUM_GOLDEN],
         "logits_simulated": _logits(quantized.forward, loaded.preprocessing, pixels[:NUM_GOLDEN]),
         "logits_fp32": _logits(graph.forward, loaded.preprocessing, pixels[:NUM_GOLDEN]),

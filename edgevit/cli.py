@@ -43,9 +43,8 @@ class _Group(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], self.commands, n=1)
-            if near:
-                error.message += f" Did you mean {near[0]!r}?"
-            raise
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"{error.message}{hint}", ctx) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

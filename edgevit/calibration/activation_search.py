@@ -101,8 +101,9 @@ def _uniform_errors(
     """Return [S] errors, `rows` candidates at a time to bound memory."""
     centers, counts = histogram.centers, histogram.counts.float()
     found = []
-    for s, z in zip(scale.float().split(rows), zeros.float().split(rows), strict=True):
-        step, zero = s[:, None], z[:, None]  # [rows, 1]
+    for start in range(0, len(scale), rows):
+        step = scale[start : start + rows, None].float()  # [rows, 1]
+        zero = zeros[start : start + rows, None].float()  # [rows, 1]
         codes = torch.round(centers / step).add_(zero).clamp_(qmin, qmax)  # [rows, BINS]
         found.append(codes.sub_(zero).mul_(step).sub_(centers).square_() @ counts)
     return torch.cat(found)

@@ -110,7 +110,8 @@ def _sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
     labels = torch.multinomial(probabilities, 1, generator=generator)  # [B, 1]
     slope = probabilities.scatter_add(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
     norm = slope.norm(dim=1).clamp_min(1e-6)  # [B]
-    return -(logits.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()
+    loss: Tensor = -(logits.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()
+    return loss
 
 
 @torch.no_grad()

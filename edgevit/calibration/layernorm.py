@@ -70,9 +70,9 @@ def _noise(
 ) -> float:
     """Return the expected squared output error per token, from step^2 / 12 of both grids."""
     moved, scaled = seen.rescaled(shift, factor), weight * factor
-    act_step = float((width / factor).amax()) / (2**act_bits - 1)
+    act_step = float((width / factor).amax()) / float((1 << act_bits) - 1)
     act_noise = act_step**2 * float(scaled.square().sum())
-    weight_step = scaled.abs().amax(1) / 2 ** (weight_bits - 1)  # [out]
+    weight_step = scaled.abs().amax(1) / float(1 << (weight_bits - 1))  # [out]
     weight_noise = float(weight_step.square().sum()) * float(moved.mean_square.sum())
     return act_noise + weight_noise
 

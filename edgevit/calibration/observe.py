@@ -103,7 +103,8 @@ def head_axis(gemm: Gemm, operand: Tensor) -> int:
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Yield slices of images [N, 3, H, W] of at most `size`."""
-    yield from images.split(size)
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
 
 
 def images_per_batch(graph: Graph, image: Tensor, budget_bytes: int) -> int:

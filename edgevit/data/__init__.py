@@ -6,8 +6,9 @@ Needs numpy and Pillow only, so that a board without torch can read the same ima
 from __future__ import annotations
 
 from edgevit.data.decoding import image_from_bytes, rgb_from_image
-from edgevit.data.imageset import ImageItem, ImageSet, open_images
+from edgevit.data.imageset import ImageItem, ImageSet
 from edgevit.data.labels import labels_for
+from edgevit.data.opening import open_images
 from edgevit.data.preprocessing import Preprocessing
 
 __all__ = [

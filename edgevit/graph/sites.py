@@ -6,19 +6,16 @@ Roles look through pure layout operators; attention is recognised by its shape a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.attention import find_attention
-from edgevit.graph.operators import LAYOUT, aten
+from edgevit.graph.layernorm import LayerNormFeed, ln_of
+from edgevit.graph.operators import aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
-from edgevit.graph.shapes import args_of, shape_of
-
-if TYPE_CHECKING:
-    from edgevit.graph.model import Graph
+from edgevit.graph.shapes import args_of
+from edgevit.graph.tracing import sources_of
 
 __all__ = ["Gemm", "LayerNormFeed", "Role", "Site", "find_gemms", "ln_of"]
 
@@ -112,9 +109,10 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
         return Role.WEIGHT
     if kind == "linear" and _makes_logits(node):
         return Role.HEAD_IN
-    producer = producer_of(args_of(node)[operand])
-    if producer is None:
+    sources = sources_of(args_of(node)[operand])
+    if len(sources) != 1:
         return Role.LINEAR_IN
+    producer = sources.pop()
     if producer.op == "placeholder":
         return Role.PATCH_IN
     if kinds.get(producer) == "pv":
@@ -134,89 +132,3 @@ def _makes_logits(node: Node) -> bool:
         if node.target not in passing:
             return False
     return False
-
-
-def producer_of(node: Any) -> Node | None:
-    """Return the operator (or image) a tensor is laid out from, None if there are several."""
-    found: set[Node] = set()
-    todo: list[Node] = [node]
-    while todo:
-        current = todo.pop()
-        if current.target in LAYOUT:
-            todo += [n for n in current.all_input_nodes if n.op != "get_attr"]
-        else:
-            found.add(current)
-    return found.pop() if len(found) == 1 else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerNormFeed:
-    """A LayerNorm whose affine can be rescaled together with the columns of what it feeds.
-
-    Args:
-        ln: fx node name of the LayerNorm.
-        weight, bias: Constant names of its affine, [C] each.
-        linears: fx node names of all linears it feeds; nothing else reads its output.
-    """
-
-    ln: str
-    weight: str
-    bias: str
-    linears: tuple[str, ...]
-
-
-_TOKEN_LAYOUT = LAYOUT - {aten.constant_pad_nd.default, aten.cat.default}
-
-
-def ln_of(graph: Graph, gemm: Gemm) -> LayerNormFeed | None:
-    """Return the LayerNorm that feeds a linear and only linears, with channels in order.
-
-    Roll, window and token selection and a mean over tokens may stand in between; a pad may not
-    (its zeros would need the shift). None when there is no such LayerNorm.
-    """
-    nodes = {node.name: node for node in graph.module.graph.nodes}
-    source: Any = nodes[gemm.left.producer]
-    while _keeps_channels(source):
-        source = args_of(source)[0]
-    if source.target is not aten.layer_norm.default or len(args_of(source)) < 4:
-        return None
-    weight, bias = args_of(source)[2:4]
-    if weight is None or bias is None or len(args_of(source)[1]) != 1:
-        return None
-    linears = list(_linears_behind(source))
-    if None in linears or gemm.name not in linears:
-        return None
-    names = tuple(name for name in linears if name is not None)
-    return LayerNormFeed(
-        ln=source.name, weight=str(weight.target), bias=str(bias.target), linears=names
-    )
-
-
-def _linears_behind(node: Node) -> Iterator[str | None]:
-    """Yield the linears that read a tensor's channels in order, None for any other reader."""
-    for user in node.users:
-        if user.target is aten.linear.default and args_of(user)[0] is node:
-            yield user.name
-        elif _keeps_channels(user):
-            yield from _linears_behind(user)
-        else:
-            yield None
-
-
-def _keeps_channels(node: Node) -> bool:
-    """Whether an operator only moves or averages tokens and leaves the last dimension alone."""
-    if node.target not in _TOKEN_LAYOUT and node.target is not aten.mean.dim:
-        return False
-    source, *rest = args_of(node)
-    last = len(shape_of(source)) - 1
-    if node.target is aten.reshape.default:
-        return shape_of(source)[-1] == shape_of(node)[-1]
-    if node.target is aten.permute.default:
-        return bool(rest[0][-1] == last)
-    if node.target is aten.mean.dim:
-        return last not in rest[0]
-    if node.target is aten.roll.default:
-        return last not in rest[1]
-    if node.target is aten.index.Tensor:
-        return len(rest[0]) <= last or rest[0][last] is None
-    return bool(rest[0] != last)  # select, slice, index_select

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from edgevit import __version__
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
-from edgevit.quantizers.simulation import IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
 from edgevit.quantizers.spec import GridSpec, Kind, Placement, check_bits
 from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
 from edgevit.targets.base import Lowered
@@ -98,8 +98,10 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
     if role is Role.QUERY:
         return (GridSpec(bits=act_bits, symmetric=True),)
     if role is Role.SOFTMAX_OUT:
-        uniform = (GridSpec(bits=act_bits, zero_at_bottom=True),)
-        return uniform + _offered(_twin("twin-softmax", act_bits))
+        return (
+            GridSpec(bits=act_bits, zero_at_bottom=True),
+            *_offered(_twin("twin-softmax", act_bits)),
+        )
     bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
     uniform = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
     return uniform + _offered(_twin("twin-gelu", bits) if role is Role.GELU_OUT else None)

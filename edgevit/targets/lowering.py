@@ -57,7 +57,9 @@ class Lowering:
 
     def integers(self, stem: str, values: list[int]) -> str:
         """Return the name of an int64 constant [len(values)]."""
-        return self.builder.constant(f"{stem}_{'_'.join(map(str, values))}", np.int64(values))
+        return self.builder.constant(
+            f"{stem}_{'_'.join(map(str, values))}", np.array(values, np.int64)
+        )
 
     def rank(self, node: fx.Node) -> int:
         """Return the number of dimensions of a node's output."""
@@ -66,7 +68,20 @@ class Lowering:
 
 def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     """Return a contiguous numpy copy of a constant."""
-    return tensor.detach().contiguous().numpy().copy()
+    array: np.ndarray[Any, Any] = tensor.detach().contiguous().numpy().copy()
+    return array
+
+
+def args(node: fx.Node) -> tuple[Any, ...]:
+    """Return a node's positional arguments; what they are depends on its operator."""
+    return node.args
+
+
+def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
+    """Return positional or keyword arguments in the order of `defaults`, filled up from it."""
+    given = args(node)
+    late = list(defaults.items())[len(given) :]
+    return [*given, *(node.kwargs.get(name, default) for name, default in late)]
 
 
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
@@ -77,7 +92,7 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
         if node.op == "call_function":
             _lower_node(context, node, writer)
         elif node.op == "output":
-            result = node.args[0][0] if isinstance(node.args[0], (tuple, list)) else node.args[0]
+            result = args(node)[0][0] if isinstance(args(node)[0], (tuple, list)) else args(node)[0]
             context.builder.add("Identity", [result.name], "logits")
     return context.builder
 
@@ -86,7 +101,7 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
     gemm = context.gemms.get(node.name)
     if gemm is not None:
         count = 1 if gemm.weight is not None else 2
-        writer.write(context, gemm, [context.operand(a) for a in node.args[:count]], node.name)
+        writer.write(context, gemm, [context.operand(a) for a in args(node)[:count]], node.name)
         return
     emit = OPERATORS.get(node.target)
     if emit is None:
@@ -110,25 +125,26 @@ def _binary(op: str) -> Callable[[Lowering, fx.Node], None]:
                 why="Only the plain form is written.",
                 try_next="Write the factor as a separate multiplication in the model.",
             )
-        context.builder.add(op, [context.operand(a) for a in node.args[:2]], node.name)
+        context.builder.add(op, [context.operand(a) for a in args(node)[:2]], node.name)
 
     return emit
 
 
 def _unary(op: str) -> Callable[[Lowering, fx.Node], None]:
     def emit(context: Lowering, node: fx.Node) -> None:
-        context.builder.add(op, [context.operand(node.args[0])], node.name)
+        context.builder.add(op, [context.operand(args(node)[0])], node.name)
 
     return emit
 
 
 def _softmax(context: Lowering, node: fx.Node) -> None:
-    context.builder.add("Softmax", [context.operand(node.args[0])], node.name, axis=node.args[1])
+    context.builder.add("Softmax", [context.operand(args(node)[0])], node.name, axis=args(node)[1])
 
 
 def _layer_norm(context: Lowering, node: fx.Node) -> None:
-    x, normalized, weight, bias, *rest = [*node.args, *[None] * (5 - len(node.args))]
-    epsilon = rest[0] if rest and rest[0] is not None else node.kwargs.get("eps", 1e-5)
+    x, normalized, weight, bias, epsilon, *_ = arguments(
+        node, input=None, normalized_shape=None, weight=None, bias=None, eps=1e-5
+    )
     inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
     context.builder.add(
         "LayerNormalization", inputs, node.name, axis=-len(normalized), epsilon=float(epsilon)
@@ -136,42 +152,42 @@ def _layer_norm(context: Lowering, node: fx.Node) -> None:
 
 
 def _gelu(context: Lowering, node: fx.Node) -> None:
-    approximate = node.kwargs.get("approximate", "none")
-    context.builder.add("Gelu", [context.operand(node.args[0])], node.name, approximate=approximate)
+    x, approximate = arguments(node, input=None, approximate="none")
+    context.builder.add("Gelu", [context.operand(x)], node.name, approximate=approximate)
 
 
 def _reshape(context: Lowering, node: fx.Node) -> None:
     shape = context.integers("shape", list(context.shapes[node.name]))
-    context.builder.add("Reshape", [context.operand(node.args[0]), shape], node.name)
+    context.builder.add("Reshape", [context.operand(args(node)[0]), shape], node.name)
 
 
 def _permute(context: Lowering, node: fx.Node) -> None:
     rank = context.rank(node)
-    order = [axis % rank for axis in node.args[1]]
-    context.builder.add("Transpose", [context.operand(node.args[0])], node.name, perm=order)
+    order = [axis % rank for axis in args(node)[1]]
+    context.builder.add("Transpose", [context.operand(args(node)[0])], node.name, perm=order)
 
 
 def _slice(context: Lowering, node: fx.Node) -> None:
-    x, dim, start, end, step = [*node.args, *[None, 0, None, None, 1][len(node.args) :]]
-    bounds = [0 if start is None else start, (1 << 62) if end is None else end, dim, step or 1]
+    x, dim, start, end, step = arguments(node, input=None, dim=0, start=None, end=None, step=1)
+    bounds = [0 if start is None else start, (1 << 62) if end is None else end, dim, step]
     names = [context.integers("index", [value]) for value in bounds]
     context.builder.add("Slice", [context.operand(x), *names], node.name)
 
 
 def _select(context: Lowering, node: fx.Node) -> None:
-    x, dim, index = node.args
+    x, dim, index = args(node)
     name = context.builder.constant(f"select_{index}", np.int64(index))
     context.builder.add("Gather", [context.operand(x), name], node.name, axis=dim)
 
 
 def _cat(context: Lowering, node: fx.Node) -> None:
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    context.builder.add("Concat", [context.operand(a) for a in node.args[0]], node.name, axis=dim)
+    tensors, dim = arguments(node, tensors=None, dim=0)
+    context.builder.add("Concat", [context.operand(x) for x in tensors], node.name, axis=dim)
 
 
 def _pad(context: Lowering, node: fx.Node) -> None:
-    x, amounts = node.args[0], list(node.args[1])
-    value = float(node.args[2]) if len(node.args) > 2 else 0.0
+    x, amounts = args(node)[0], list(args(node)[1])
+    value = float(args(node)[2]) if len(args(node)) > 2 else 0.0
     rank = context.rank(node)
     before, after = [0] * rank, [0] * rank
     for pair in range(len(amounts) // 2):  # ATen lists the last axis first
@@ -183,8 +199,8 @@ def _pad(context: Lowering, node: fx.Node) -> None:
 
 def _roll(context: Lowering, node: fx.Node) -> None:
     """Roll axis by axis: the last `shift` entries come first."""
-    name = context.operand(node.args[0])
-    shifts, dims = list(node.args[1]), list(node.args[2])
+    name = context.operand(args(node)[0])
+    shifts, dims = list(args(node)[1]), list(args(node)[2])
     for step, (shift, dim) in enumerate(zip(shifts, dims, strict=True)):
         size = context.shapes[node.name][dim]
         order = np.roll(np.arange(size), shift)
@@ -195,14 +211,13 @@ def _roll(context: Lowering, node: fx.Node) -> None:
 
 
 def _mean(context: Lowering, node: fx.Node) -> None:
-    keep = bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("keepdim", False))
-    axes = context.integers("axes", list(node.args[1]))
-    inputs = [context.operand(node.args[0]), axes]
+    x, dims, keep, *_ = arguments(node, input=None, dim=None, keepdim=False)
+    inputs = [context.operand(x), context.integers("axes", list(dims))]
     context.builder.add("ReduceMean", inputs, node.name, keepdims=int(keep))
 
 
 def _index(context: Lowering, node: fx.Node) -> None:
-    indices = node.args[1]
+    indices = args(node)[1]
     axes = [axis for axis, index in enumerate(indices) if index is not None]
     if len(axes) != 1:
         raise UnsupportedError(
@@ -212,21 +227,28 @@ def _index(context: Lowering, node: fx.Node) -> None:
             why="Only a gather along one axis is written.",
             try_next="Index one axis at a time in the model.",
         )
-    inputs = [context.operand(node.args[0]), context.operand(indices[axes[0]])]
+    inputs = [context.operand(args(node)[0]), context.operand(indices[axes[0]])]
     context.builder.add("Gather", inputs, node.name, axis=axes[0])
 
 
 def _index_select(context: Lowering, node: fx.Node) -> None:
-    x, dim, index = node.args
+    x, dim, index = args(node)
     inputs = [context.operand(x), context.operand(index)]
     context.builder.add("Gather", inputs, node.name, axis=dim)
 
 
 def _conv(context: Lowering, node: fx.Node) -> None:
-    x, weight, bias, stride, padding, dilation, groups = [
-        *node.args,
-        *[None, None, None, [1, 1], [0, 0], [1, 1], 1][len(node.args) :],
-    ]
+    one, nothing = [1, 1], [0, 0]
+    x, weight, bias, stride, padding, dilation, groups = arguments(
+        node,
+        input=None,
+        weight=None,
+        bias=None,
+        stride=one,
+        padding=nothing,
+        dilation=one,
+        groups=1,
+    )
     inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
     context.builder.add(
         "Conv",

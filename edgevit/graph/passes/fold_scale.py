@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.channels import trace_channels
-from edgevit.graph.operators import LAYOUT, aten
+from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, constant_of, replace
 from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.tracing import readers_of, trace_channels
 
 
 def fold_scale(module: GraphModule) -> int:
@@ -72,14 +72,9 @@ def _others_read(module: GraphModule, linear: Node, node: Node, channels: Tensor
     """Whether any other user than `node` sees one of these channels of the linear."""
     mine = torch.zeros(shape_of(linear)[-1], dtype=torch.bool)
     mine[channels[channels >= 0]] = True
-    todo = [linear]
-    while todo:
-        current = todo.pop()
-        for user in current.users:
-            if user.target in LAYOUT:
-                todo.append(user)
-            elif user is not node:
-                found = trace_channels(module, current)
-                if found is None or bool(mine[found[1][found[1] >= 0]].any()):
-                    return True
+    for reader, tensor in readers_of(linear):
+        if reader is not node:
+            found = trace_channels(module, tensor)
+            if found is None or bool(mine[found[1][found[1] >= 0]].any()):
+                return True
     return False

@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 from edgevit.graph.rewrite import constant_name, constant_of
 from edgevit.graph.shapes import operator_name
 
-_KEPT = ("module", "shape", "fqn", "dtype")
+_KEPT = ("module", "shape", "size", "fqn", "dtype")
 
 
 def tidy(module: GraphModule) -> int:
