@@ -18,12 +18,13 @@ from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
 from edgevit.zoo.network import downloads, hub_failure
 from edgevit.zoo.preprocessing import preprocessing_from_transformers, unsupported
-from edgevit.zoo.weights import load_weights
+from edgevit.zoo.weights import load_state, read_state_dict
 
 _OFFLINE = (
     "Give a folder written by save_pretrained (transformers:FOLDER); even --no-pretrained needs "
     "its config.json and preprocessor_config.json."
 )
+_LOADING = {"attn_implementation": "eager", "output_loading_info": True}
 
 
 class Logits(nn.Module):
@@ -51,11 +52,14 @@ def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
     where: dict[str, Any] = {"trust_remote_code": False}
     where["local_files_only"] = Path(name).is_dir() or hub_failure() is not None
     config = _config(name, where)
-    model = _pretrained(name, where) if pretrained else _random(name, config)
+    if pretrained:
+        model = _pretrained(name, where)
+    else:
+        model = _random(name, config)
+    if weights is not None:
+        model = _from_file(model, config, weights)
     preprocessing = _preprocessing(name, where)
     _check_size(config, preprocessing)
-    if weights is not None:
-        load_weights(model, weights)
     return loaded_model(
         name=name,
         source=f"transformers:{name}",
@@ -81,20 +85,37 @@ def _pretrained(name: str, where: dict[str, Any]) -> nn.Module:
     """
     from transformers import AutoModelForImageClassification
 
-    choices = {**where, "attn_implementation": "eager", "output_loading_info": True}
+    choices = {**where, **_LOADING}
     model, info = _read(AutoModelForImageClassification.from_pretrained, name, choices)
-    missing = [str(key) for key in (*info["missing_keys"], *info["mismatched_keys"])]
-    if missing:
+    _require_all(info, name)  # what a checkpoint has besides (other heads) is not needed
+    module: nn.Module = model
+    return module
+
+
+def _from_file(model: nn.Module, config: Any, weights: Path) -> nn.Module:
+    """Load a file into the model; transformers itself renames tensors of its older versions."""
+    state = read_state_dict(weights)
+    if model.state_dict().keys() == state.keys():
+        load_state(model, state, str(weights))
+        return model
+    kind: Any = type(model)
+    loaded, info = kind.from_pretrained(None, config=config, state_dict=state, **_LOADING)
+    _require_all(info, str(weights), "unexpected_keys")
+    module: nn.Module = loaded
+    return module
+
+
+def _require_all(info: dict[str, Any], where: str, *more: str) -> None:
+    kinds = ("missing_keys", "mismatched_keys", *more)
+    found = {kind: sorted(map(str, info[kind])) for kind in kinds if info[kind]}
+    if found:
         raise DataError(
             "EV155",
             "The checkpoint does not fit the model.",
-            where=name,
-            why=f"{len(missing)} tensors are missing or have other shapes: "
-            f"{', '.join(sorted(missing)[:8])}",
+            where=where,
+            why="; ".join(f"{len(v)} {k}: {', '.join(v[:8])}" for k, v in found.items()),
             try_next="Give a checkpoint that was fine-tuned for image classification.",
         )
-    module: nn.Module = model
-    return module
 
 
 def _random(name: str, config: Any) -> nn.Module:
