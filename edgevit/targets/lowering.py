@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
 from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.targets.row_gather import with_gathered_rows
 from edgevit.targets.shapes import Shapes, shapes_of
 
 aten = torch.ops.aten
@@ -86,6 +87,7 @@ def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
 
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     """Write the whole graph and return the builder; the last node writes "logits"."""
+    graph = with_gathered_rows(graph)
     context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=shapes_of(graph))
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
     for node in graph.module.graph.nodes:

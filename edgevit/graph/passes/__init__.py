@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from edgevit.graph.passes.attention import open_attention
 from edgevit.graph.passes.batch_first import batch_first
+from edgevit.graph.passes.broadcast import broadcast
 from edgevit.graph.passes.class_token import class_token
 from edgevit.graph.passes.dead_code import dead_code
 from edgevit.graph.passes.drop_identities import drop_identities
@@ -33,6 +34,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     drop_identities,
     layout,
+    broadcast,
     class_token,
     fill_masks,
     window_masks,
