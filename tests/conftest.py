@@ -122,3 +122,66 @@ def pixels_to_input() -> Callable[[np.ndarray], np.ndarray]:
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle that tests only read."""
     return tiny_parts().write(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def perturbed(model, seed=0):
+    """Random LayerNorm affines, biases and head sizes: nothing is 1 or 0 by accident."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter.copy_(torch.exp(0.5 * noise))
+            elif parameter.ndim == 1:
+                parameter.copy_(0.2 * noise)
+            elif parameter.ndim == 2:
+                parameter.copy_(noise * 1.2 / parameter.shape[1] ** 0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def vit():
+    """A tiny plain ViT as a canonical graph."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    from edgevit.graph.capture import graph_from_module
+
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=10
+    )
+    return graph_from_module(perturbed(model), (3, 32, 32))
+
+
+@pytest.fixture(scope="session")
+def swin():
+    """A tiny Swin with shifted windows and patch merging as a canonical graph."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    from edgevit.graph.capture import graph_from_module
+
+    model = SwinTransformer(
+        img_size=32,
+        patch_size=4,
+        window_size=4,
+        embed_dim=24,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        num_classes=10,
+    )
+    return graph_from_module(perturbed(model), (3, 32, 32))
+
+
+@pytest.fixture(scope="session", params=["vit", "swin"])
+def graph(request):
+    """Each of the two tiny models."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Twelve normalised images."""
+    import torch
+
+    return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -67,7 +67,7 @@ def collect(
     statistics = Statistics(histograms=_empty_histograms(graph, ranges))
     done = 0
     for batch in batches(images, batch_size):
-        products = _forward_backward(graph, batch, generator, weighted)
+        products = _forward_backward(graph, batch, ranges, generator, weighted)
         for product in products:
             _add(graph, statistics, product)
         done += len(batch)
@@ -86,12 +86,14 @@ def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
 
 
 def _forward_backward(
-    graph: Graph, batch: Tensor, generator: torch.Generator, weighted: bool
+    graph: Graph, batch: Tensor, ranges: Ranges, generator: torch.Generator, weighted: bool
 ) -> list[_Product]:
     products: list[_Product] = []
 
     def keep(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         output = float_product(graph, gemm, left, right)
+        if gemm.left.name not in ranges:
+            return output
         if weighted:
             output.retain_grad()
         products.append(_Product(gemm=gemm, left=left, right=right, output=output))
