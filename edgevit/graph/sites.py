@@ -15,7 +15,7 @@ from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.operators import aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.shapes import args_of
-from edgevit.graph.tracing import sources_of
+from edgevit.graph.tracing import MOVING, sources_of
 
 __all__ = ["Gemm", "LayerNormFeed", "Role", "Site", "find_gemms", "ln_of"]
 
@@ -31,6 +31,7 @@ _PRODUCER_ROLES: dict[Any, Role] = {
     aten.gelu.default: Role.GELU_OUT,
     aten.add.Tensor: Role.RESIDUAL,
 }
+_AVERAGING = {aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor} | MOVING
 
 
 def find_gemms(module: GraphModule) -> tuple[Gemm, ...]:
@@ -124,11 +125,12 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
 
 def _makes_logits(node: Node) -> bool:
     """Whether a linear's output is the logits, or is averaged with others to give them."""
-    passing = {aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.reshape.default}
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op == "output":
             return True
-        if node.target not in passing:
+        activations = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        averages = all(n.target is aten.linear.default for n in activations)
+        if node.target not in _AVERAGING or (len(activations) > 1 and not averages):
             return False
     return False

@@ -4,7 +4,7 @@ Rules:
 1. view, flatten, unflatten, squeeze, unsqueeze -> reshape to the known output shape, batch as -1.
 2. transpose, t, movedim, swapaxes -> permute.
 3. unbind -> select; split, chunk, narrow -> slice; slices get plain bounds inside the tensor.
-4. pad in constant mode -> constant_pad_nd.
+4. pad in constant mode -> constant_pad_nd; stack -> cat.
 5. softmax without a dtype, layer_norm without its cuDNN switch, dimensions counted from 0.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import call, replace
+from edgevit.graph.rewrite import call, replace, reshape
 from edgevit.graph.shapes import args_of, batch_error, reshape_argument, shape_of
 
 _RESHAPES = {
@@ -85,6 +85,10 @@ def _plain(node: Node, source: Any) -> Node | None:
         return call(node, aten.softmax.int, source, args_of(node)[1])
     if node.target is aten.layer_norm.default and len(args_of(node)) > 5:
         return call(node, aten.layer_norm.default, *args_of(node)[:5])
+    if node.target is aten.stack.default:
+        dim = _defaults(args_of(node)[1:], (0,))[0] % len(shape_of(node))
+        slim = (*shape_of(node)[:dim], 1, *shape_of(node)[dim + 1 :])
+        return call(node, aten.cat.default, [reshape(part, slim) for part in source], dim)
     if node.target is aten.cat.default:
         dim = _defaults(args_of(node)[1:], (0,))[0] % len(shape_of(node))
         node.args = (source, dim)
