@@ -230,7 +230,7 @@ def test_tied_weights_are_parted_and_biases_added() -> None:
     assert [g.module for g in graph.gemms] == ["fc", "fc.2", "matrix"]
     assert len({g.weight for g in graph.gemms}) == len({g.bias for g in graph.gemms}) == 3
     roles = [g.left.role for g in graph.gemms]
-    assert roles == [Role.PATCH_IN, Role.LINEAR_IN, Role.LINEAR_IN]
+    assert roles == [Role.PATCH_IN, Role.LINEAR_IN, Role.HEAD_IN]
 
 
 class Moves(nn.Module):
