@@ -193,13 +193,14 @@ def quantize(
     progress("capture graph", 0, 1)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
     progress("capture graph", 1, 1)
+    prepared = chosen_target.prepare(graph)
     placement = chosen_target.place(
-        graph, weight_bits=w_bits, act_bits=a_bits, float_layers=float_layers
+        prepared, weight_bits=w_bits, act_bits=a_bits, float_layers=float_layers
     )
     tensor = _tensor(loaded.preprocessing.normalize(pixels))
-    quantized = calibrate(graph, placement, tensor, chosen_method, seed=seed, progress=progress)
+    quantized = calibrate(prepared, placement, tensor, chosen_method, seed=seed, progress=progress)
     progress("lower and check kernels", 0, 1)
-    lowered, reference = chosen_target.lower(quantized), chosen_target.reference(graph)
+    lowered, reference = chosen_target.lower(quantized), chosen_target.reference(prepared)
     progress("lower and check kernels", 1, 1)
     golden: dict[str, npt.NDArray[Any]] = {
         "images": pixels[:NUM_GOLDEN],

@@ -103,9 +103,9 @@ def test_json_to_standard_output_is_alone_there(bundle):
 def test_every_layer_says_bits_carrier_and_kernel(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     rows = {row["module"]: row for row in manifest["layers"]}
-    assert rows["blocks.0.attn.qkv"]["weight_bits"] == 6
-    assert rows["blocks.0.attn.qkv"]["carrier"] == "u8 x s8"
-    assert rows["blocks.0.attn.qkv"]["kernel"] == "QGemm"
+    assert rows["blocks.0.attn.qkv.q"]["weight_bits"] == 6
+    assert rows["blocks.0.attn.qkv.q"]["carrier"] == "u8 x s8"
+    assert rows["blocks.0.attn.qkv.q"]["kernel"] == "QGemm"
     assert {row["kernel"] for row in rows.values()} <= {"QGemm", "MatMulIntegerToFloat"}
 
 

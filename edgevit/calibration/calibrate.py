@@ -15,13 +15,15 @@ from edgevit.calibration.heads import equalize_heads
 from edgevit.calibration.histogram import Histogram
 from edgevit.calibration.layernorm import fold_layernorms
 from edgevit.calibration.methods import Method
-from edgevit.calibration.observe import Ranges, images_per_batch, observe_ranges
+from edgevit.calibration.observe import Ranges, images_per_batch, leaders, observe_ranges
 from edgevit.calibration.progress import Progress, silent
 from edgevit.graph.model import Gemm, Graph, Site
 from edgevit.quantizers.simulation import Grid, IntegerMatmul, QuantizedGraph, integer_linear
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
 
+FREE_HEADS_BITS = 8
+"""From this width on q and k heads are balanced, which costs nothing at run time."""
 MEMORY_BYTES = 1_500_000_000
 """What one streamed batch's activations may take; peak memory is about twice that."""
 
@@ -51,7 +53,7 @@ def calibrate(
         bits = {"weight_bits": placement.weight_bits, "act_bits": placement.act_bits}
         fold_layernorms(graph, ranges, sites=sites, **bits)
     if method.equalize_heads:
-        equalize_heads(graph, ranges, sites)
+        equalize_heads(graph, ranges, sites, balanced=placement.act_bits >= FREE_HEADS_BITS)
     ranges = {name: value for name, value in ranges.items() if name in sites}
     statistics = Statistics()
     if method.activations != "minmax" or method.weights == "gram":
@@ -85,8 +87,12 @@ def _choose_grids(
     progress: Progress,
 ) -> None:
     gemms = [g for g in quantized.graph.gemms if g.left.name in ranges]
+    leader, chosen = leaders(quantized.graph), {}
     for done, gemm in enumerate(gemms, 1):
-        left = _activation_grid(quantized, gemm.left, ranges, statistics, method)
+        shared = leader[gemm.left.name]
+        if shared not in chosen:
+            chosen[shared] = _activation_grid(quantized, gemm.left, ranges, statistics, method)
+        left = chosen[shared]
         if gemm.weight is not None:
             weight = quantized.graph.constant(gemm.weight)
             weight_grid = _weight_grid(quantized, gemm, weight, left, statistics, method)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.histogram import Histogram
-from edgevit.calibration.observe import Ranges, batches
+from edgevit.calibration.observe import Ranges, batches, leaders
 from edgevit.calibration.progress import Progress
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
@@ -27,7 +27,8 @@ class Statistics:
     """What calibration knows of the operands of every product.
 
     Args:
-        histograms: Site name -> histogram, weighted by the effect on the loss (or by 1).
+        histograms: Site name -> histogram, weighted by the effect on the loss (or by 1); sites
+            that read the same tensor share one.
         grams: Gemm name -> float32 [in, in], sum over tokens of importance * x x^T.
         rows: Gemm name -> float32 [out], importance of each output channel.
         tokens: Gemm name -> total importance of all tokens seen (the weight behind `grams`).
@@ -76,13 +77,14 @@ def collect(
 
 
 def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
-    sites = [s for g in graph.gemms for s in (g.left, g.right) if s.name in ranges]
-    return {
-        s.name: Histogram(
-            low=float(ranges[s.name].low.min()), high=float(ranges[s.name].high.max())
-        )
-        for s in sites
-    }
+    histograms: dict[str, Histogram] = {}
+    for site, leader in leaders(graph).items():
+        if site in ranges and leader not in histograms:
+            low, high = float(ranges[site].low.min()), float(ranges[site].high.max())
+            histograms[leader] = Histogram(low=low, high=high)
+        if site in ranges:
+            histograms[site] = histograms[leader]
+    return histograms
 
 
 def _forward_backward(

@@ -1,9 +1,11 @@
 """Gives every attention head its own step at no run-time cost, by rescaling weight rows.
 
 A per-head grid on q, k or v equals a per-tensor grid on operands whose heads were first brought
-to one range. The rows of the linear that makes head h are multiplied by a factor; what q and k
-gained is divided out of the scores by one multiplication per head, what v gained is divided out
-of the columns of the layer behind the attention.
+to one range. The rows of the linear that makes head h are multiplied by a factor; what v gained is
+divided out of the columns of the layer behind the attention. For q and k there are two forms:
+*balanced* multiplies q by what it divides k by, so that both have the same range in each head and
+nothing has to be undone; *equal* brings all heads to one range and divides the scores by what that
+took, one multiplication per head at run time.
 """
 
 from __future__ import annotations
@@ -17,15 +19,21 @@ from edgevit.graph.model import Gemm, Graph, Site
 from edgevit.graph.rewrite import multiply_output
 
 
-def equalize_heads(graph: Graph, ranges: Ranges, sites: set[str]) -> list[str]:
-    """Bring the heads of q, k and v to one range each; return the sites changed.
+def equalize_heads(
+    graph: Graph, ranges: Ranges, sites: set[str], *, balanced: bool = False
+) -> list[str]:
+    """Rescale the heads of q, k and v; return the sites changed.
 
     Changes the graph (the function it computes stays the same) and `ranges`.
+
+    Args:
+        sites: Names of the sites that will be quantized.
+        balanced: Use the free form for q and k.
     """
     changed: list[str] = []
     for gemm in list(graph.gemms):
         if gemm.kind == "qk" and {gemm.left.name, gemm.right.name} <= sites:
-            changed += _equalize_scores(graph, gemm, ranges)
+            changed += _equalize_scores(graph, gemm, ranges, balanced)
         elif gemm.kind == "pv" and gemm.right.name in sites:
             changed += _equalize_values(graph, gemm, ranges)
     return changed
@@ -37,20 +45,24 @@ def _factors(ranges: Ranges, site: Site) -> Tensor:
     return top.log().mean().exp() / top
 
 
-def _equalize_scores(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
+def _equalize_scores(graph: Graph, gemm: Gemm, ranges: Ranges, balanced: bool) -> list[str]:
     found = [(site, head_channels(graph, site)) for site in (gemm.left, gemm.right)]
-    undo, changed = torch.ones(()), []
-    for site, source in found:
-        if source is None or len(ranges[site.name].low) != len(source[1]):
-            continue
-        factor = _factors(ranges, site)  # [H]
+    sources = [(site, source) for site, source in found if source is not None]
+    sources = [(s, source) for s, source in sources if len(ranges[s.name].low) == len(source[1])]
+    if balanced and len(sources) < 2:
+        return []
+    tops = [ranges[site.name].absmax().clamp_min(1e-6) for site, _ in sources]  # [H] each
+    factors = [_factors(ranges, site) for site, _ in sources]
+    if balanced:
+        factors = [(tops[1] / tops[0]).sqrt(), (tops[0] / tops[1]).sqrt()]
+    undo = torch.ones(())
+    for (site, source), factor in zip(sources, factors, strict=True):
         _scale_rows(graph, source[0], source[1], factor)
         ranges[site.name] = ranges[site.name].rescaled(torch.zeros(()), 1 / factor)
         undo = undo / factor
-        changed.append(site.name)
-    if changed:
+    if sources and not balanced:
         multiply_output(graph, gemm.name, undo.reshape(1, -1, 1, 1))  # [1, H, 1, 1]
-    return changed
+    return [site.name for site, _ in sources]
 
 
 def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:

@@ -101,6 +101,21 @@ def head_axis(gemm: Gemm, operand: Tensor) -> int:
     return operand.ndim - 3 if gemm.kind in {"qk", "pv"} and operand.ndim >= 4 else -1
 
 
+def leaders(graph: Graph) -> dict[str, str]:
+    """Return site -> the first site that reads the same tensor into a linear (maybe itself).
+
+    Layers that read one tensor share one grid, so that the engine rounds it once.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for gemm in graph.gemms:
+        for site in (gemm.left, gemm.right):
+            shared = gemm.weight is not None and site is gemm.left
+            key = site.producer if shared else site.name
+            found[site.name] = first.setdefault(key, site.name)
+    return found
+
+
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Yield slices of images [N, 3, H, W] of at most `size`."""
     for start in range(0, len(images), size):

@@ -36,6 +36,9 @@ class Target(Protocol):
     name: str
     description: str
 
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph in the form this target prefers, computing the same function."""
+
     def place(
         self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()
     ) -> Placement:

@@ -21,12 +21,13 @@ from edgevit.targets.kernels import check_kernels, kernels_of
 from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter, QuantizedWriter
+from edgevit.targets.split_linear import with_split_linears
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 # s8 weights and keys stay s8 instead of being rewritten to u8, whose kernel is slower
 SESSION_CONFIG = {
     "session.qdqisint8allowed": "1",
-    "optimization.disable_specified_optimizers": "QDQPropagationTransformer",
+    "optimization.disable_specified_optimizers": "QDQPropagationTransformer;TransposeOptimizer",
 }
 
 
@@ -35,6 +36,10 @@ class CpuTarget:
 
     name = "cpu"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Split fused q, k, v projections: three products are faster than cutting one apart."""
+        return with_split_linears(graph)
 
     def place(
         self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()

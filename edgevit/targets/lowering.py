@@ -45,6 +45,7 @@ class Lowering:
     builder: OnnxBuilder
     shapes: Shapes
     gemms: dict[str, Gemm] = field(default_factory=dict)
+    nodes: dict[str, fx.Node] = field(default_factory=dict)
 
     def operand(self, value: Any) -> str:
         """Return the ONNX name of an operand: a node's output, or a scalar constant."""
@@ -90,6 +91,7 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     graph = with_gathered_rows(graph)
     context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=shapes_of(graph))
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
+    context.nodes = {node.name: node for node in graph.module.graph.nodes}
     for node in graph.module.graph.nodes:
         if node.op == "call_function":
             _lower_node(context, node, writer)

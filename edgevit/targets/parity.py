@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+import torch.fx
 
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 from edgevit.targets.cpu import SESSION_CONFIG
@@ -100,7 +101,11 @@ def _compare(
     taps: Taps,
     values: Tensors,
 ) -> LayerParity:
-    inputs = [torch.from_numpy(values[name]) for name in taps.inputs]
+    is_linear = isinstance(layer, IntegerLinear)
+    inputs = [
+        _moved(torch.from_numpy(values[name]), layout, is_linear)
+        for name, layout in zip(taps.inputs, taps.layouts, strict=True)
+    ]
     grids = [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
     carried = [_carried(grid, x) for grid, x in zip(grids, inputs, strict=True)]
     engine_codes = [values[name] for name in taps.codes]
@@ -119,6 +124,18 @@ def _compare(
         wrong_sums=int((recovered != sums.numpy())[readable].sum()),
         wrong_outputs=int((expected.numpy() != output).sum()),
     )
+
+
+def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...], is_linear: bool) -> torch.Tensor:
+    """Bring a float operand into the layout in which the product reads it."""
+    for node in layout:
+        rest: Any = node.args[1:]
+        target: Any = node.target
+        if target is torch.ops.aten.index_select.default:
+            module: Any = node.graph.owning_module
+            rest = (rest[0], module.get_buffer(rest[1].target))
+        x = target(x, *rest)
+    return x.reshape(-1, x.shape[-1]) if is_linear else x
 
 
 def _carried(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import fx
 
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul
 from edgevit.quantizers.twin import TwinGrid
-from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.lowering import Lowering, array_of
+from edgevit.targets.lowering import Lowering, args, array_of
 from edgevit.targets.onnx_builder import OnnxBuilder
+
+aten = torch.ops.aten
+LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
 
 
 @dataclass(kw_only=True)
@@ -72,13 +76,25 @@ class Taps:
 
     Args:
         inputs: Float operands before rounding (one for a linear, two for a matmul).
-        codes: The same operands as 8-bit integers.
+        layouts: For each the layout nodes between it and the product.
+        codes: The same operands as 8-bit integers, behind those nodes.
         output: What the integer kernel writes.
     """
 
     inputs: tuple[str, ...]
+    layouts: tuple[tuple[fx.Node, ...], ...]
     codes: tuple[str, ...]
     output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """An operand rounded to its grid: ONNX names of its float source, codes and value."""
+
+    source: str
+    layout: tuple[fx.Node, ...]
+    codes: str
+    value: str
 
 
 @dataclass(kw_only=True)
@@ -92,7 +108,7 @@ class QuantizedWriter:
 
     layers: dict[str, IntegerLinear | IntegerMatmul]
     taps: dict[str, Taps] = field(default_factory=dict)
-    _written: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    _written: dict[tuple[str, str], Rounded] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[str], output: str) -> None:
         """Emit one product in the form calibration simulated."""
@@ -100,20 +116,20 @@ class QuantizedWriter:
         if layer is None:
             FloatWriter().write(context, gemm, operands, output)
         elif isinstance(layer, IntegerLinear):
-            self._linear(context, layer, operands[0], output)
+            self._linear(context, layer, output)
         else:
-            left, left_codes = self._operand(context, operands[0], layer.left)
-            right, right_codes = self._operand(context, operands[1], layer.right)
-            context.builder.add("MatMul", [left, right], output)
-            self.taps[output] = Taps(
-                inputs=tuple(operands), codes=(left_codes, right_codes), output=output
-            )
+            node = context.nodes[gemm.name]
+            rounded = [
+                self._operand(context, operand, grid, None)
+                for operand, grid in zip(args(node)[:2], (layer.left, layer.right), strict=True)
+            ]
+            context.builder.add("MatMul", [one.value for one in rounded], output)
+            self.taps[output] = _taps(rounded, output)
 
-    def _linear(self, context: Lowering, layer: IntegerLinear, x: str, output: str) -> None:
+    def _linear(self, context: Lowering, layer: IntegerLinear, output: str) -> None:
         builder, width = context.builder, layer.weight_codes.shape[1]
-        is_flat = len(context.shapes[output]) == 2
-        flat = x if is_flat else flatten(context, x, width)
-        quantized, codes = self._operand(context, flat, layer.grid)
+        x = args(context.nodes[output])[0]
+        rounded = self._operand(context, x, layer.grid, width)
         weight = constant_dq(
             builder,
             f"{output}_weight",
@@ -124,17 +140,76 @@ class QuantizedWriter:
         )
         bias_codes, scale = array_of(layer.bias_codes), array_of(layer.scale)
         bias = constant_dq(builder, f"{output}_bias", bias_codes, scale, axis=0, bits=None)
-        write_2d(context, x, [weight, bias], output, width, flat=quantized)
-        product = output if is_flat else f"{output}_2d"
-        self.taps[output] = Taps(inputs=(flat,), codes=(codes,), output=product)
+        write_2d(context, x.name, [weight, bias], output, width, flat=rounded.value)
+        is_flat = len(context.shapes[output]) == 2
+        self.taps[output] = _taps([rounded], output if is_flat else f"{output}_2d")
 
-    def _operand(self, context: Lowering, x: str, grid: Grid) -> tuple[str, str]:
-        """Return the names of x rounded to the grid, and of its codes; written once."""
-        key = (x, repr(grid.to_dict()))
+    def _operand(
+        self, context: Lowering, operand: fx.Node, grid: Grid, width: int | None
+    ) -> Rounded:
+        """Round an operand where its layout begins, and move its 8-bit codes; written once.
+
+        Args:
+            operand: The product's operand.
+            grid: Its grid.
+            width: For a linear the last dimension of the 2-D view it reads, else None.
+        """
+        key = (operand.name, repr(grid.to_dict()))
         if key not in self._written:
-            stem = f"{x}_q{sum(k[0] == x for k in self._written)}"
-            self._written[key] = write_grid(context.builder, x, grid, stem)
+            stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
+            source, layout = layout_source(operand)
+            codes, scale, zero = write_codes(context.builder, context.operand(source), grid, stem)
+            codes = move_codes(context, codes, layout, width, stem)
+            value = context.builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
+            self._written[key] = Rounded(
+                source=context.operand(source), layout=tuple(layout), codes=codes, value=value
+            )
         return self._written[key]
+
+
+def _taps(rounded: list[Rounded], output: str) -> Taps:
+    return Taps(
+        inputs=tuple(one.source for one in rounded),
+        layouts=tuple(one.layout for one in rounded),
+        codes=tuple(one.codes for one in rounded),
+        output=output,
+    )
+
+
+def layout_source(operand: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """Return the tensor whose elements the operand only rearranges, and the steps in order.
+
+    The output of an attention product is moved in float: a Q right behind it would make ONNX
+    Runtime look for a product that rounds its own output, and lose the integer kernel.
+    """
+    steps: list[fx.Node] = []
+    source = operand
+    while source.target in LAYOUT and args(source)[0].op != "placeholder":
+        steps.insert(0, source)
+        source = args(source)[0]
+    return (operand, []) if source.target is aten.matmul.default else (source, steps)
+
+
+def move_codes(
+    context: Lowering, codes: str, layout: list[fx.Node], width: int | None, stem: str
+) -> str:
+    """Repeat the layout steps on 8-bit codes; end in the 2-D view [-1, width] of a linear."""
+    builder = context.builder
+    for step, node in enumerate(layout):
+        name = f"{stem}_moved{step}"
+        if node.target is aten.reshape.default:
+            shape = context.integers("shape", list(context.shapes[node.name]))
+            codes = builder.add("Reshape", [codes, shape], name)
+        elif node.target is aten.permute.default:
+            order = [axis % context.rank(node) for axis in args(node)[1]]
+            codes = builder.add("Transpose", [codes], name, perm=order)
+        else:
+            index = context.operand(args(node)[2])
+            codes = builder.add("Gather", [codes, index], name, axis=args(node)[1])
+    if width is None:
+        return codes
+    shape = context.integers("shape", [-1, width])
+    return builder.add("Reshape", [codes, shape], f"{stem}_flat")
 
 
 def constant_dq(
@@ -153,15 +228,17 @@ def constant_dq(
     return builder.add("DequantizeLinear", [stored, steps, zeros], f"{name}_dq", axis=axis)
 
 
-def write_grid(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str, str]:
-    """Emit what rounds x to the grid; return the names of the rounded tensor and its codes."""
+def write_codes(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str, str, str]:
+    """Emit what rounds x to 8-bit integers; return the names of codes, scale and zero point."""
     if isinstance(grid, TwinGrid):
-        return _write_twin(builder, x, grid, stem)
+        return write_twin(builder, x, grid, stem)
     return write_uniform(builder, x, grid, stem)
 
 
-def write_uniform(builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str) -> tuple[str, str]:
-    """Q -> Clip to the k-bit codes (below 8 bits) -> DQ."""
+def write_uniform(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str, str, str]:
+    """Q -> Clip to the k-bit codes (below 8 bits); return the names of codes, scale, zero point."""
+    if isinstance(grid, TwinGrid):
+        raise TypeError("a twin grid is written by write_twin")
     carrier = np.dtype(np.int8 if grid.spec.signed else np.uint8)
     scale = builder.constant(f"{stem}_scale", np.float32(grid.scale.item()))
     zero = builder.constant(f"{stem}_zero", carrier.type(int(grid.zero_point)))
@@ -170,10 +247,10 @@ def write_uniform(builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str) ->
         low = builder.constant(f"low_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmin))
         high = builder.constant(f"high_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmax))
         codes = builder.add("Clip", [codes, low, high], f"{stem}_clipped")
-    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq"), codes
+    return codes, scale, zero
 
 
-def _write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str]:
+def write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str, str]:
     """Round large values to the coarse step first; then one Q with the fine step holds both.
 
     A coarse value is a whole number of fine steps, so the second rounding does not change it.
@@ -192,4 +269,4 @@ def _write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tupl
     scale = builder.constant(f"{stem}_scale", fine)
     zero = builder.constant(f"{stem}_zero", np.uint8(grid.operand_offset))
     codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
-    return builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq"), codes
+    return codes, scale, zero
