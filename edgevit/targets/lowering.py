@@ -27,8 +27,8 @@ aten = torch.ops.aten
 class ProductWriter(Protocol):
     """Writes one product into the ONNX model."""
 
-    def write(self, context: Lowering, gemm: Gemm, operands: list[str], output: str) -> None:
-        """Emit nodes that compute `output` from the operands' ONNX names."""
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
+        """Emit nodes that compute `output` from the operands."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +46,8 @@ class Lowering:
     shapes: Shapes
     gemms: dict[str, Gemm] = field(default_factory=dict)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
+    flats: dict[str, str] = field(default_factory=dict)
+    unshaped: set[str] = field(default_factory=set)
 
     def operand(self, value: Any) -> str:
         """Return the ONNX name of an operand: a node's output, or a scalar constant."""
@@ -53,6 +55,10 @@ class Lowering:
             if value.op == "get_attr":
                 tensor = self.graph.constant(str(value.target))
                 return self.builder.constant(str(value.target), array_of(tensor))
+            if value.name in self.unshaped:
+                self.unshaped.remove(value.name)
+                shape = self.integers("shape", list(self.shapes[value.name]))
+                self.builder.add("Reshape", [self.flats[value.name], shape], value.name)
             return value.name
         scalar = np.float32(value)
         return self.builder.constant(f"scalar_{float(value)!r}", scalar)
@@ -62,6 +68,27 @@ class Lowering:
         return self.builder.constant(
             f"{stem}_{'_'.join(map(str, values))}", np.array(values, np.int64)
         )
+
+    def flat(self, value: fx.Node) -> str:
+        """Return the name of a node's output viewed as [tokens, channels]; made once."""
+        if len(self.shapes[value.name]) == 2:
+            return self.operand(value)
+        if value.name not in self.flats:
+            shape = self.integers("shape", [-1, self.shapes[value.name][-1]])
+            flat = self.builder.add("Reshape", [self.operand(value), shape], f"{value.name}_2d")
+            self.flats[value.name] = flat
+        return self.flats[value.name]
+
+    def flat_output(self, name: str) -> str:
+        """Return the name under which a node's output is written as [tokens, channels].
+
+        Its own shape is made only when something asks for it.
+        """
+        if len(self.shapes[name]) == 2:
+            return name
+        self.flats[name] = f"{name}_2d"
+        self.unshaped.add(name)
+        return self.flats[name]
 
     def rank(self, node: fx.Node) -> int:
         """Return the number of dimensions of a node's output."""
@@ -97,7 +124,8 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
             _lower_node(context, node, writer)
         elif node.op == "output":
             result = args(node)[0][0] if isinstance(args(node)[0], (tuple, list)) else args(node)[0]
-            context.builder.add("Identity", [result.name], "logits")
+            context.builder.add("Identity", [context.operand(result)], "logits")
+    context.builder.prune("logits")
     return context.builder
 
 
@@ -105,7 +133,9 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
     gemm = context.gemms.get(node.name)
     if gemm is not None:
         count = 1 if gemm.weight is not None else 2
-        writer.write(context, gemm, [context.operand(a) for a in args(node)[:count]], node.name)
+        writer.write(context, gemm, list(args(node)[:count]), node.name)
+        return
+    if _lower_flat(context, node):
         return
     emit = OPERATORS.get(node.target)
     if emit is None:
@@ -117,6 +147,36 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
             try_next="Replace it in the model by operators ViT, DeiT or Swin use, or report it.",
         )
     emit(context, node)
+
+
+_ROW_OPERATORS: dict[Any, str] = {
+    aten.gelu.default: "Gelu",
+    aten.layer_norm.default: "LayerNormalization",
+}
+
+
+def _lower_flat(context: Lowering, node: fx.Node) -> bool:
+    """Write an operator that works on token rows in 2-D if an operand is there in 2-D already.
+
+    Linears read and write [tokens, channels]; between them this saves changing shapes.
+    """
+    op = _ROW_OPERATORS.get(node.target)
+    operands = [x for x in args(node)[:2] if isinstance(x, fx.Node) and x.op != "get_attr"]
+    if node.target is aten.add.Tensor and len(operands) == 2 and not node.kwargs:
+        op = "Add" if len({context.shapes[x.name] for x in operands}) == 1 else None
+    if op is None or not any(x.name in context.flats for x in operands):
+        return False
+    inputs = [context.flat(x) for x in operands]
+    attributes: dict[str, Any] = {}
+    if op == "Gelu":
+        attributes["approximate"] = arguments(node, input=None, approximate="none")[1]
+    elif op == "LayerNormalization":
+        if len(args(node)[1]) != 1:
+            return False
+        affine, attributes = layer_norm_attributes(context, node)
+        inputs += affine
+    context.builder.add(op, inputs, context.flat_output(node.name), **attributes)
+    return True
 
 
 def _binary(op: str) -> Callable[[Lowering, fx.Node], None]:
@@ -145,14 +205,19 @@ def _softmax(context: Lowering, node: fx.Node) -> None:
     context.builder.add("Softmax", [context.operand(args(node)[0])], node.name, axis=args(node)[1])
 
 
-def _layer_norm(context: Lowering, node: fx.Node) -> None:
-    x, normalized, weight, bias, epsilon, *_ = arguments(
+def layer_norm_attributes(context: Lowering, node: fx.Node) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of weight and bias, and the attributes of a LayerNormalization."""
+    _, normalized, weight, bias, epsilon, *_ = arguments(
         node, input=None, normalized_shape=None, weight=None, bias=None, eps=1e-5
     )
-    inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
-    context.builder.add(
-        "LayerNormalization", inputs, node.name, axis=-len(normalized), epsilon=float(epsilon)
-    )
+    affine = [context.operand(value) for value in (weight, bias) if value is not None]
+    return affine, {"axis": -len(normalized), "epsilon": float(epsilon)}
+
+
+def _layer_norm(context: Lowering, node: fx.Node) -> None:
+    affine, attributes = layer_norm_attributes(context, node)
+    inputs = [context.operand(args(node)[0]), *affine]
+    context.builder.add("LayerNormalization", inputs, node.name, **attributes)
 
 
 def _gelu(context: Lowering, node: fx.Node) -> None:

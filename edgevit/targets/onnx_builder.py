@@ -68,6 +68,18 @@ class OnnxBuilder:
             self.packed_bits[name] = bits
         return name
 
+    def prune(self, result: str) -> None:
+        """Drop nodes and constants that do not lead to `result`."""
+        needed, kept = {result}, []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.inside = {name: value for name, value in self.inside.items() if name in needed}
+        self.tensors = {name: value for name, value in self.tensors.items() if name in needed}
+        self.packed_bits = {n: bits for n, bits in self.packed_bits.items() if n in needed}
+
     def model(
         self, *, image_shape: list[int | str], logits_shape: list[int | str], producer: str
     ) -> bytes:

@@ -29,45 +29,18 @@ LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
 class FloatWriter:
     """Writes every product in float32; linears on a 2-D view, as one Gemm each."""
 
-    def write(self, context: Lowering, gemm: Gemm, operands: list[str], output: str) -> None:
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one float32 product."""
         if gemm.weight is None:
-            context.builder.add("MatMul", operands, output)
+            context.builder.add("MatMul", [context.operand(x) for x in operands], output)
             return
         weight = array_of(context.graph.constant(gemm.weight))
-        name = context.builder.constant(f"{gemm.weight}_t", weight.T)  # [in, out]
-        inputs = [name]
+        inputs = [context.flat(operands[0])]
+        inputs.append(context.builder.constant(f"{gemm.weight}_t", weight.T))  # [in, out]
         if gemm.bias is not None:
             bias = array_of(context.graph.constant(gemm.bias))
             inputs.append(context.builder.constant(gemm.bias, bias))
-        write_2d(context, operands[0], inputs, output, weight.shape[1])
-
-
-def write_2d(
-    context: Lowering, x: str, others: list[str], output: str, width: int, flat: str | None = None
-) -> None:
-    """Emit ``output = Gemm(x as [-1, width], others)`` in output's own shape.
-
-    Args:
-        flat: Name of x already in 2-D, if there is one.
-    """
-    shape = context.shapes[output]
-    if flat is None:
-        flat = flatten(context, x, width) if len(shape) != 2 else x
-    product = output if len(shape) == 2 else f"{output}_2d"
-    context.builder.add("Gemm", [flat, *others], product)
-    if product != output:
-        name = context.integers("shape", list(shape))
-        context.builder.add("Reshape", [product, name], output)
-
-
-def flatten(context: Lowering, x: str, width: int) -> str:
-    """Return the name of x viewed as [-1, width]; made once."""
-    name = f"{x}_flat"
-    if not any(node.output[0] == name for node in reversed(context.builder.nodes[-8:])):
-        shape = context.integers("shape", [-1, width])
-        context.builder.add("Reshape", [x, shape], name)
-    return name
+        context.builder.add("Gemm", inputs, context.flat_output(output))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,26 +83,24 @@ class QuantizedWriter:
     taps: dict[str, Taps] = field(default_factory=dict)
     _written: dict[tuple[str, str], Rounded] = field(default_factory=dict)
 
-    def write(self, context: Lowering, gemm: Gemm, operands: list[str], output: str) -> None:
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one product in the form calibration simulated."""
         layer = self.layers.get(gemm.name)
         if layer is None:
             FloatWriter().write(context, gemm, operands, output)
         elif isinstance(layer, IntegerLinear):
-            self._linear(context, layer, output)
+            self._linear(context, layer, operands[0], output)
         else:
-            node = context.nodes[gemm.name]
             rounded = [
                 self._operand(context, operand, grid, None)
-                for operand, grid in zip(args(node)[:2], (layer.left, layer.right), strict=True)
+                for operand, grid in zip(operands, (layer.left, layer.right), strict=True)
             ]
             context.builder.add("MatMul", [one.value for one in rounded], output)
             self.taps[output] = _taps(rounded, output)
 
-    def _linear(self, context: Lowering, layer: IntegerLinear, output: str) -> None:
-        builder, width = context.builder, layer.weight_codes.shape[1]
-        x = args(context.nodes[output])[0]
-        rounded = self._operand(context, x, layer.grid, width)
+    def _linear(self, context: Lowering, layer: IntegerLinear, x: fx.Node, output: str) -> None:
+        builder = context.builder
+        rounded = self._operand(context, x, layer.grid, layer.weight_codes.shape[1])
         weight = constant_dq(
             builder,
             f"{output}_weight",
@@ -140,9 +111,8 @@ class QuantizedWriter:
         )
         bias_codes, scale = array_of(layer.bias_codes), array_of(layer.scale)
         bias = constant_dq(builder, f"{output}_bias", bias_codes, scale, axis=0, bits=None)
-        write_2d(context, x.name, [weight, bias], output, width, flat=rounded.value)
-        is_flat = len(context.shapes[output]) == 2
-        self.taps[output] = _taps([rounded], output if is_flat else f"{output}_2d")
+        product = builder.add("Gemm", [rounded.value, weight, bias], context.flat_output(output))
+        self.taps[output] = _taps([rounded], product)
 
     def _operand(
         self, context: Lowering, operand: fx.Node, grid: Grid, width: int | None
@@ -157,12 +127,14 @@ class QuantizedWriter:
         key = (operand.name, repr(grid.to_dict()))
         if key not in self._written:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
-            source, layout = layout_source(operand)
-            codes, scale, zero = write_codes(context.builder, context.operand(source), grid, stem)
+            node, layout = layout_source(operand)
+            reshaped = layout[0].target is aten.reshape.default if layout else width is not None
+            source = context.flat(node) if reshaped else context.operand(node)
+            codes, scale, zero = write_codes(context.builder, source, grid, stem)
             codes = move_codes(context, codes, layout, width, stem)
             value = context.builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
             self._written[key] = Rounded(
-                source=context.operand(source), layout=tuple(layout), codes=codes, value=value
+                source=source, layout=tuple(layout), codes=codes, value=value
             )
         return self._written[key]
 
@@ -206,7 +178,7 @@ def move_codes(
         else:
             index = context.operand(args(node)[2])
             codes = builder.add("Gather", [codes, index], name, axis=args(node)[1])
-    if width is None:
+    if width is None or not layout or len(context.shapes[layout[-1].name]) == 2:
         return codes
     shape = context.integers("shape", [-1, width])
     return builder.add("Reshape", [codes, shape], f"{stem}_flat")
