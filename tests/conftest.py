@@ -173,9 +173,17 @@ def swin():
     return graph_from_module(perturbed(model), (3, 32, 32))
 
 
-@pytest.fixture(scope="session", params=["vit", "swin"])
+@pytest.fixture(scope="session")
+def split_vit(vit):
+    """The tiny ViT as the cpu target prefers it: q, k and v are linears of their own."""
+    from edgevit.targets.cpu import CpuTarget
+
+    return CpuTarget().prepare(vit)
+
+
+@pytest.fixture(scope="session", params=["vit", "swin", "split_vit"])
 def graph(request):
-    """Each of the two tiny models."""
+    """Each of the tiny models."""
     return request.getfixturevalue(request.param)
 
 

@@ -129,7 +129,9 @@ class QuantizedWriter:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
             node, layout = layout_source(operand)
             reshaped = layout[0].target is aten.reshape.default if layout else width is not None
-            source = context.flat(node) if reshaped else context.operand(node)
+            # a Q right behind a Gemm would change its kernel: a Reshape has to stand between
+            is_flat = reshaped and node.name not in context.gemms
+            source = context.flat(node) if is_flat else context.operand(node)
             codes, scale, zero = write_codes(context.builder, source, grid, stem)
             codes = move_codes(context, codes, layout, width, stem)
             value = context.builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
