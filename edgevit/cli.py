@@ -167,6 +167,7 @@ def _inspected(bundle: Any) -> dict[str, Any]:
 @click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
 @click.option("--provider", default="CPUExecutionProvider", show_default=True, help="ORT provider.")
+@click.option("--eer-weights", nargs=2, type=float, help="Weights of bits and size in the EER.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""

@@ -176,7 +176,7 @@ def _text(content: str, style: str = "") -> Text:
 
 
 def _widths(bits: Mapping[str, Any]) -> str:
-    return f"W{bits['weight_mean']:.3g}A{bits['act_mean']:.3g}"
+    return f"W{bits.get('weights', '?')}A{bits.get('activations', '?')}"
 
 
 def _target(target: Any) -> str:
