@@ -23,7 +23,7 @@ The shipped weights come from one CPU thread each on a busy two-core machine, wi
 this file. The teacher's first two epochs followed a plan of four epochs, its third the end of a
 plan of three. The students ran by the clock; the plan was lengthened from 41 to 82 minutes after
 their first epoch (``--resume --minutes 82``), so ``progress`` steps back there, and about ten
-minutes passed on the clock with no training (Swin's seventh epoch, the ViT's ninth). A run by
+minutes passed on the clock with no training (Swin's sixth epoch, the ViT's ninth). A run by
 ``--epochs`` follows the same recipe, not the same numbers. Until the last row the logged accuracy
 is of every fourth test image.
 
