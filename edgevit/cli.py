@@ -126,6 +126,9 @@ def _own_calibration_images(model: str) -> str:
 
     if model in EMBEDDED_MODELS:
         return str(reference_images("calibration"))
+    from edgevit.zoo.loading import check_name
+
+    check_name(model)  # a mistyped name is the likelier mistake
     raise UsageError(
         "EV205",
         "Calibration images are needed.",

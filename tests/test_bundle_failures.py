@@ -82,7 +82,11 @@ def test_an_interrupt_leaves_what_was_there(parts, tmp_path, overwrite):
     before = everything_below(tmp_path)
     code = writer(path, count=24, size=1 << 20, overwrite=overwrite)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
     )
     assert process.stdout.readline() == "writing\n"
     deadline = time.monotonic() + 20

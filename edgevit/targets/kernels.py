@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from edgevit.errors import UnsupportedError
+from edgevit.errors import EnvironmentError_, UnsupportedError
 
 INTEGER_KERNELS = {"QGemm", "MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"}
 
@@ -26,15 +26,47 @@ def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
     """Return tensor name -> operator that writes it, in the optimised graph of this machine."""
     with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
         path = Path(folder) / "optimised.onnx"
-        options = session_options(session_config)
-        options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        _save_optimised(model, session_config, path)
         graph = onnx.load(str(path)).graph
     kernels = {name: node.op_type for node in graph.node for name in node.output}
     last = onnx.ModelProto.FromString(model).graph.node[-1]
     if last.op_type == "Identity":  # the engine drops it and writes its output instead
         kernels.setdefault(last.input[0], kernels[last.output[0]])
     return kernels
+
+
+def _save_optimised(model: bytes, session_config: dict[str, str], path: Path) -> None:
+    """Let ONNX Runtime write its optimised graph to `path`.
+
+    Raises:
+        EnvironmentError_: The graph is fine but can't be written there (EV208).
+        UnsupportedError: ONNX Runtime refuses the graph (EV304).
+    """
+    providers = ["CPUExecutionProvider"]
+    options = session_options(session_config)
+    options.optimized_model_filepath = str(path)
+    try:
+        onnxruntime.InferenceSession(model, options, providers=providers)
+        return
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        failure = error
+    try:
+        onnxruntime.InferenceSession(model, session_options(session_config), providers=providers)
+    except Exception as error:
+        raise UnsupportedError(
+            "EV304",
+            "ONNX Runtime refuses the quantized graph.",
+            where="onnxruntime",
+            why=str(error).strip()[:500],
+            try_next="Install another onnxruntime version, and report the model.",
+        ) from error
+    raise EnvironmentError_(
+        "EV208",
+        "The optimised graph can't be written for checking its kernels.",
+        where=str(path.parent),
+        why=str(failure).strip()[:500],
+        try_next="Free space there, or set TMPDIR to a folder with room.",
+    ) from failure
 
 
 def check_kernels(outputs: dict[str, str], kernels: dict[str, str]) -> dict[str, str]:

@@ -57,6 +57,15 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def check_name(name: str) -> None:
+    """Make sure that `name` means something, without loading it.
+
+    Raises:
+        UsageError: No model is called so; the nearest names are given.
+    """
+    _loader(name)
+
+
 def _loader(name: str) -> tuple[str, Loader]:
     """Return the name without its prefix and the function that loads it."""
     from edgevit.zoo import factories, timm_models, torchvision_models, transformers_models

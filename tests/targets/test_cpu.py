@@ -164,7 +164,7 @@ def test_placement_offers_only_what_runs(vit):
                 assert spec.bits == expected
         twin = placement.offers("blocks.0.attn.pv:softmax", "twin-softmax")
         assert (twin is not None) == (bits < 8)
-        assert bool(placement.notes) == (bits > 4 or bits == 2)
+        assert bool(placement.notes) == (bits > 4)
 
 
 def test_bits_and_target_names_are_checked(vit):
