@@ -1,0 +1,80 @@
+"""Draws docs/results.png from the CSVs under benchmarks/results.
+
+python benchmarks/plot.py
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rows import RESULTS
+
+BLUE, GREY, LIGHT = "#2b6cb0", "#4a5568", "#a0aec0"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy(axis: plt.Axes) -> None:
+    """Drop in top-1 points with its interval, per model, width and method."""
+    found = rows("accuracy")
+    for offset, (method, colour) in enumerate((("edgevit", BLUE), ("minmax", LIGHT))):
+        part = [row for row in found if row["method"] == method]
+        at = [i + 0.35 * offset for i in range(len(part))]
+        value = [float(row["drop_points"]) for row in part]
+        low = [v - float(row["drop_low"]) for v, row in zip(value, part, strict=True)]
+        high = [float(row["drop_high"]) - v for v, row in zip(value, part, strict=True)]
+        axis.bar(at, value, 0.33, color=colour, label=f"--method {method}")
+        axis.errorbar(at, value, [low, high], fmt="none", ecolor=GREY, capsize=3, lw=1)
+        if offset == 0:
+            names = [
+                f"{row['model'].split('_')[0]}\nW{row['weight_bits']}A{row['act_bits']}"
+                for row in part
+            ]
+            axis.set_xticks([i + 0.17 for i in range(len(part))], names)
+    axis.axhline(0, color=GREY, lw=0.8)
+    axis.set_title("Top-1 lost, points (8,000 images)")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def size(axis: plt.Axes) -> None:
+    """Bundle size in percent of the fp32 file."""
+    found = rows("size")
+    names = [f"{row['model']}\n{row['bits']} bit" for row in found]
+    bars = axis.bar(names, [float(row["percent"]) for row in found], color=BLUE)
+    axis.bar_label(bars, fmt="%.0f", fontsize=7)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_title("Size on disk, % of fp32")
+
+
+def latency(axis: plt.Axes) -> None:
+    """Median latency of both engines."""
+    found = rows("latency")
+    names = [f"{row['model']}\n{row['bits']} bit" for row in found]
+    places = range(len(found))
+    for offset, (key, colour) in enumerate((("fp32_p50_ms", LIGHT), ("engine_p50_ms", BLUE))):
+        values = [float(row[key]) for row in found]
+        label = "fp32" if offset == 0 else "engine"
+        axis.bar([p + 0.4 * offset for p in places], values, 0.38, color=colour, label=label)
+    axis.set_xticks([p + 0.2 for p in places], names, fontsize=7)
+    axis.set_title("Latency p50, ms (2 threads)")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def main() -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    for draw, axis in zip((accuracy, size, latency), axes, strict=True):
+        draw(axis)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(Path(__file__).parent.parent / "docs" / "results.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
