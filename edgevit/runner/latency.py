@@ -82,8 +82,8 @@ def measure_alternating(
         for session in sessions.values():
             session.run(image)
     samples: dict[str, list[int]] = {name: [] for name in sessions}
-    start = time.perf_counter()
     with _no_garbage_collection():
+        start = time.perf_counter()  # collecting garbage is not part of the measurement
         while True:
             for name, session in sessions.items():
                 begin = time.perf_counter_ns()
