@@ -105,8 +105,8 @@ def test_every_layer_says_bits_carrier_and_kernel(bundle):
     rows = {row["module"]: row for row in manifest["layers"]}
     assert rows["blocks.0.attn.qkv.q"]["weight_bits"] == 6
     assert rows["blocks.0.attn.qkv.q"]["carrier"] == "u8 x s8"
-    assert rows["blocks.0.attn.qkv.q"]["kernel"] == "QGemm"
-    assert {row["kernel"] for row in rows.values()} <= {"QGemm", "MatMulIntegerToFloat"}
+    assert rows["blocks.0.attn.qkv.q"]["kernel"] == "MatMulIntegerToFloat"
+    assert {row["kernel"] for row in rows.values()} == {"MatMulIntegerToFloat"}
 
 
 def test_gates_have_their_own_exit_statuses(bundle):

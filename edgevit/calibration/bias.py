@@ -8,6 +8,8 @@ not pile up. One float32 run and one run of the integer simulation are all it co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,12 +17,7 @@ from edgevit.calibration.progress import Progress
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.integer import rescale
-from edgevit.quantizers.simulation import (
-    IntegerLinear,
-    QuantizedGraph,
-    float_product,
-    integer_linear,
-)
+from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph, float_product
 
 
 @torch.no_grad()
@@ -39,16 +36,14 @@ def correct_biases(quantized: QuantizedGraph, images: Tensor, progress: Progress
         layer = quantized.layers.get(gemm.name)
         if not isinstance(layer, IntegerLinear):
             return quantized.compute(gemm, left, right)
-        sums = layer.sums(left)  # [..., out]
-        error = rescale(sums, layer.scale).reshape(-1, len(layer.scale)).mean(0) - means[gemm.name]
-        corrected = quantized.graph.constant(str(gemm.bias)) - error  # [out]
+        product = rescale(layer.sums(left), layer.scale)  # [..., out]
+        mean = product.reshape(-1, product.shape[-1]).mean(0) + layer.bias  # [out]
+        corrected = layer.bias - (mean - means[gemm.name])
         quantized.graph.set_constant(str(gemm.bias), corrected)
-        weight = quantized.graph.constant(str(gemm.weight))
-        renewed = integer_linear(layer.grid, layer.weight_grid, weight, corrected)
-        quantized.layers[gemm.name] = renewed
+        quantized.layers[gemm.name] = replace(layer, bias=corrected)
         done += 1
         progress("bias correction", done, len(linears))
-        return rescale(sums + (renewed.bias_codes - layer.bias_codes), layer.scale)
+        return product + corrected
 
     run_graph(quantized.graph, images, gemm=correct)
 

@@ -1,9 +1,9 @@
 """The integer arithmetic behind a quantized product, exact and reproducible on any machine.
 
-ONNX Runtime's QGemm and MatMulIntegerToFloat compute ``float32(acc + bias) * float32(s_a * s_b)``
-with an int32 accumulator; these functions give the same bits. The sums are made by float32
-matrix products over slices of K short enough that every partial sum is an integer below 2^24,
-which float32 holds exactly in any order of addition.
+ONNX Runtime's MatMulIntegerToFloat computes ``float32(acc) * float32(s_a * s_b) + bias`` with an
+int32 accumulator, each step rounded to float32; these functions give the same bits. The sums are
+made by float32 matrix products over slices of K short enough that every partial sum is an integer
+below 2^24, which float32 holds exactly in any order of addition.
 """
 
 from __future__ import annotations
@@ -53,15 +53,3 @@ def _largest(x: Tensor) -> int:
 def rescale(acc: Tensor, scale: Tensor) -> Tensor:
     """Return float32(acc) * float32 scale: acc int32 [..., N], scale [] or [N]."""
     return acc.to(torch.float32) * scale
-
-
-def bias_codes(bias: Tensor, scale: Tensor) -> Tensor:
-    """Return int32 round(bias / scale), half to even: bias and scale float32 [N].
-
-    Raises:
-        OverflowError: If a code would not fit int32.
-    """
-    codes = torch.round(bias.double() / scale.double())
-    if codes.numel() and float(codes.abs().max()) > INT32_MAX - 1:
-        raise OverflowError("a bias is too large for int32 at this scale")
-    return codes.to(torch.int32)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
-from edgevit.quantizers.integer import bias_codes, exact_matmul, rescale
+from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.spec import Placement
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
@@ -30,24 +30,24 @@ class IntegerLinear:
         grid: The input's grid.
         weight_grid: Per-output-channel symmetric grid of the weight.
         weight_codes: int8 [out, in].
-        bias_codes: int32 [out], in units of `scale`.
         scale: float32 [out], input step times weight step.
+        bias: float32 [out].
     """
 
     grid: Grid
     weight_grid: UniformGrid
     weight_codes: Tensor
-    bias_codes: Tensor
     scale: Tensor
+    bias: Tensor
 
     def sums(self, x: Tensor) -> Tensor:
-        """Return the int32 sums [..., out] of float32 x [..., in], bias included."""
+        """Return the int32 sums [..., out] of float32 x [..., in], without the bias."""
         operand = self.grid.operand(self.grid.codes(x))  # [..., in]
-        return exact_matmul(operand, self.weight_codes.T) + self.bias_codes  # [..., out]
+        return exact_matmul(operand, self.weight_codes.T)  # [..., out]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's float32 output [..., out]."""
-        return rescale(self.sums(x), self.scale)
+        return rescale(self.sums(x), self.scale) + self.bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,12 @@ def integer_linear(
     """Quantize a linear layer: weight float32 [out, in], bias float32 [out] or None."""
     scale = (grid.unit * weight_grid.scale).to(torch.float32)
     scale = scale.expand(weight.shape[0]).contiguous()  # [out]
-    bias = torch.zeros(weight.shape[0]) if bias is None else bias
     return IntegerLinear(
         grid=grid,
         weight_grid=weight_grid,
         weight_codes=weight_grid.codes(weight).to(torch.int8),
-        bias_codes=bias_codes(bias, scale),
         scale=scale,
+        bias=torch.zeros(weight.shape[0]) if bias is None else bias.to(torch.float32),
     )
 
 

@@ -24,11 +24,7 @@ from edgevit.targets.products import FloatWriter, QuantizedWriter
 from edgevit.targets.split_linear import with_split_linears
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
-# s8 weights and keys stay s8 instead of being rewritten to u8, whose kernel is slower
-SESSION_CONFIG = {
-    "session.qdqisint8allowed": "1",
-    "optimization.disable_specified_optimizers": "QDQPropagationTransformer;TransposeOptimizer",
-}
+SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
 
 
 class CpuTarget:

@@ -10,7 +10,7 @@ import onnxruntime
 
 from edgevit.errors import EnvironmentError_, UnsupportedError
 
-INTEGER_KERNELS = {"QGemm", "MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"}
+INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 
 
 def session_options(session_config: dict[str, str]) -> onnxruntime.SessionOptions:
@@ -87,7 +87,7 @@ def check_kernels(outputs: dict[str, str], kernels: dict[str, str]) -> dict[str,
             "EV303",
             f"{len(wrong)} of {len(found)} quantized products would not run as integers.",
             where=listed,
-            why="ONNX Runtime did not fuse their Q/DQ pattern on this machine.",
+            why="ONNX Runtime replaced their operator on this machine.",
             try_next="Install another onnxruntime version, or leave these layers in float.",
         )
     return found

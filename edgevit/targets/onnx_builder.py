@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 OPSET = 20  # first with Gelu; LayerNormalization since 17
 IR_VERSION = 9
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 INSIDE_BYTES = 512
 """Constants up to this size live in the model file itself."""
 
@@ -40,10 +41,16 @@ class OnnxBuilder:
     _known: dict[bytes, str] = field(default_factory=dict)
 
     def add(
-        self, op: str, inputs: list[str], output: str, **attributes: int | float | str | list[int]
+        self,
+        op: str,
+        inputs: list[str],
+        output: str,
+        *,
+        domain: str = "",
+        **attributes: int | float | str | list[int],
     ) -> str:
         """Append a node with one output and return the output's name."""
-        node = helper.make_node(op, inputs, [output], name=output, **attributes)
+        node = helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
         self.nodes.append(node)
         return output
 
@@ -93,6 +100,8 @@ class OnnxBuilder:
             [numpy_helper.from_array(value, name) for name, value in self.inside.items()],
         )
         opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == MICROSOFT for node in self.nodes):
+            opsets.append(helper.make_opsetid(MICROSOFT, 1))
         model = helper.make_model(graph, opset_imports=opsets, producer_name=producer)
         model.ir_version = IR_VERSION
         return bytes(model.SerializeToString())

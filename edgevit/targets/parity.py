@@ -2,12 +2,13 @@
 
 The engine runs the very graph that ships, with its tensors around every product made visible.
 Each product is then simulated from the input the engine itself had there, so that differences
-do not travel from layer to layer: codes, int32 sums and float32 outputs must be equal, bit for bit.
+do not travel from layer to layer: codes and float32 outputs must be equal, bit for bit. A second
+run without the biases shows the int32 sums, which the scale alone then separates from the output.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx
 import onnxruntime
 import torch
 import torch.fx
+from onnx import numpy_helper
 
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 from edgevit.targets.cpu import SESSION_CONFIG
@@ -65,24 +67,39 @@ def layer_parity(
         logits_shape=["batch", "classes"],
         producer="edgevit parity",
     )
-    model = whole_model(skeleton, builder.tensors)
+    model = onnx.ModelProto.FromString(whole_model(skeleton, builder.tensors))
+    biases = {taps.bias for taps in writer.taps.values() if taps.bias is not None}
     names = list(writer.taps)
     modules = {gemm.name: gemm.module for gemm in quantized.graph.gemms}
     rows = []
     for start in range(0, len(names), layers_at_once):
         part = {name: writer.taps[name] for name in names[start : start + layers_at_once]}
         values, kernels = _run_tapped(model, part, images)
+        unbiased, _ = _run_tapped(_without(model, biases), part, images)
         for name, taps in part.items():
             layer = quantized.layers[name]
-            rows.append(_compare(modules[name], kernels[taps.output], layer, taps, values))
+            row = _compare(modules[name], kernels[taps.output], layer, taps, values)
+            rows.append(_with_sums(row, layer, taps, unbiased))
     return rows
 
 
+def _without(model: onnx.ModelProto, biases: set[str]) -> onnx.ModelProto:
+    """Return a copy of the model whose biases are zero."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for constant in copy.graph.initializer:
+        if constant.name in biases:
+            zeros = np.zeros_like(numpy_helper.to_array(constant))
+            constant.CopyFrom(numpy_helper.from_array(zeros, constant.name))
+    return copy
+
+
 def _run_tapped(
-    model: bytes, taps: dict[str, Taps], images: npt.NDArray[np.float32]
+    model: onnx.ModelProto, taps: dict[str, Taps], images: npt.NDArray[np.float32]
 ) -> tuple[Tensors, dict[str, str]]:
     """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
-    proto = onnx.ModelProto.FromString(model)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
     wanted = [n for t in taps.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
     wanted = list(dict.fromkeys(wanted))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
@@ -101,32 +118,44 @@ def _compare(
     taps: Taps,
     values: Tensors,
 ) -> LayerParity:
-    is_linear = isinstance(layer, IntegerLinear)
-    inputs = [
-        _moved(torch.from_numpy(values[name]), layout, is_linear)
-        for name, layout in zip(taps.inputs, taps.layouts, strict=True)
-    ]
+    """Compare codes and outputs; `_with_sums` fills in the sums."""
+    inputs = _inputs(taps, values)
     grids = [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
     carried = [_carried(grid, x) for grid, x in zip(grids, inputs, strict=True)]
     engine_codes = [values[name] for name in taps.codes]
-    wrong_codes = sum(int((a != b).sum()) for a, b in zip(carried, engine_codes, strict=True))
-    sums = layer.sums(*inputs)
-    expected = sums.to(torch.float32) * layer.scale
-    output = values[taps.output]
-    recovered = np.rint(output.astype(np.float64) / layer.scale.numpy().astype(np.float64))
-    readable = np.abs(sums.numpy().astype(np.int64)) < _EXACT
     return LayerParity(
         module=module,
         kernel=kernel,
         codes=sum(codes.size for codes in engine_codes),
-        wrong_codes=wrong_codes,
-        sums=int(readable.sum()),
-        wrong_sums=int((recovered != sums.numpy())[readable].sum()),
-        wrong_outputs=int((expected.numpy() != output).sum()),
+        wrong_codes=sum(int((a != b).sum()) for a, b in zip(carried, engine_codes, strict=True)),
+        sums=0,
+        wrong_sums=0,
+        wrong_outputs=int((layer(*inputs).numpy() != values[taps.output]).sum()),
     )
 
 
-def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...], is_linear: bool) -> torch.Tensor:
+@torch.no_grad()
+def _with_sums(
+    row: LayerParity, layer: IntegerLinear | IntegerMatmul, taps: Taps, unbiased: Tensors
+) -> LayerParity:
+    """Read the sums off the outputs of a run without biases and compare them."""
+    sums = layer.sums(*_inputs(taps, unbiased)).numpy()
+    scale = layer.scale.numpy().astype(np.float64)
+    recovered = np.rint(unbiased[taps.output].astype(np.float64) / scale)
+    readable = np.abs(sums.astype(np.int64)) < _EXACT
+    wrong = int((recovered != sums)[readable].sum())
+    return replace(row, sums=int(readable.sum()), wrong_sums=wrong)
+
+
+def _inputs(taps: Taps, values: Tensors) -> list[torch.Tensor]:
+    """Return the float operands of a product in the layout in which it reads them."""
+    return [
+        _moved(torch.from_numpy(values[name]), layout)
+        for name, layout in zip(taps.inputs, taps.layouts, strict=True)
+    ]
+
+
+def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:
     """Bring a float operand into the layout in which the product reads it."""
     for node in layout:
         rest: Any = node.args[1:]
@@ -135,7 +164,7 @@ def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...], is_linear: bool) 
             module: Any = node.graph.owning_module
             rest = (rest[0], module.get_buffer(rest[1].target))
         x = target(x, *rest)
-    return x.reshape(-1, x.shape[-1]) if is_linear else x
+    return x
 
 
 def _carried(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:

@@ -1,15 +1,14 @@
-"""How the products of a graph are written for ONNX Runtime: in float32, or as Q/DQ patterns.
+"""How the products of a graph are written for ONNX Runtime: in float32, or in integers.
 
-A quantized linear is ``Q -> (Clip) -> DQ -> Gemm(weight DQ, int32 bias DQ)`` on a 2-D view, which
-ONNX Runtime turns into one QGemm: ``float32(acc + bias) * float32(s_x * s_w)``. A float bias, or
-a three-dimensional product with a symbolic batch, would lose that kernel. Codes of fewer than 8
-bits are clipped after the Q, in u8, which costs next to nothing and keeps the fusion.
+A quantized product is ``QuantizeLinear -> (Clip) -> MatMulIntegerToFloat`` (ONNX Runtime's own
+operator): ``float32(acc) * float32(s_x * s_w) + bias``. Written this way no optimiser has to
+recognise a Q/DQ pattern, so that what was calibrated can't turn into another kernel. Codes of
+fewer than 8 bits are clipped after the Q, in u8, which costs next to nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from edgevit.graph.model import Gemm
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.targets.lowering import Lowering, args, array_of
-from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.targets.onnx_builder import MICROSOFT, OnnxBuilder
 
 aten = torch.ops.aten
+INTEGER_PRODUCT = "MatMulIntegerToFloat"
 LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
 
 
@@ -52,22 +52,25 @@ class Taps:
         layouts: For each the layout nodes between it and the product.
         codes: The same operands as 8-bit integers, behind those nodes.
         output: What the integer kernel writes.
+        bias: The constant float bias of a linear.
     """
 
     inputs: tuple[str, ...]
     layouts: tuple[tuple[fx.Node, ...], ...]
     codes: tuple[str, ...]
     output: str
+    bias: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rounded:
-    """An operand rounded to its grid: ONNX names of its float source, codes and value."""
+    """An operand rounded to its grid: ONNX names of its float source, codes, scale, zero point."""
 
     source: str
     layout: tuple[fx.Node, ...]
     codes: str
-    value: str
+    scale: str
+    zero: str
 
 
 @dataclass(kw_only=True)
@@ -91,83 +94,61 @@ class QuantizedWriter:
         elif isinstance(layer, IntegerLinear):
             self._linear(context, layer, operands[0], output)
         else:
-            rounded = [
-                self._operand(context, operand, grid, None)
-                for operand, grid in zip(operands, (layer.left, layer.right), strict=True)
-            ]
-            context.builder.add("MatMul", [one.value for one in rounded], output)
-            self.taps[output] = _taps(rounded, output)
+            a = self._operand(context, operands[0], layer.left)
+            b = self._operand(context, operands[1], layer.right)
+            inputs = [a.codes, b.codes, a.scale, b.scale, a.zero, b.zero]
+            context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
+            self.taps[output] = _taps([a, b], output)
 
     def _linear(self, context: Lowering, layer: IntegerLinear, x: fx.Node, output: str) -> None:
-        builder = context.builder
-        rounded = self._operand(context, x, layer.grid, layer.weight_codes.shape[1])
-        weight = constant_dq(
-            builder,
-            f"{output}_weight",
-            array_of(layer.weight_codes.T),  # [in, out]
-            array_of(layer.weight_grid.scale),
-            axis=1,
-            bits=layer.weight_grid.spec.bits,
-        )
-        bias_codes, scale = array_of(layer.bias_codes), array_of(layer.scale)
-        bias = constant_dq(builder, f"{output}_bias", bias_codes, scale, axis=0, bits=None)
-        product = builder.add("Gemm", [rounded.value, weight, bias], context.flat_output(output))
-        self.taps[output] = _taps([rounded], product)
+        constant = context.builder.constant
+        rounded = self._operand(context, x, layer.grid)
+        codes = array_of(layer.weight_codes.T)  # [in, out]
+        bits = layer.weight_grid.spec.bits
+        weight = constant(f"{output}_weight_codes", codes, bits=bits)
+        steps = constant(f"{output}_weight_scale", array_of(layer.weight_grid.scale))
+        bias = constant(f"{output}_bias", array_of(layer.bias))
+        inputs = [rounded.codes, weight, rounded.scale, steps, rounded.zero, "", bias]
+        context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
+        self.taps[output] = _taps([rounded], output, bias=bias)
 
-    def _operand(
-        self, context: Lowering, operand: fx.Node, grid: Grid, width: int | None
-    ) -> Rounded:
-        """Round an operand where its layout begins, and move its 8-bit codes; written once.
-
-        Args:
-            operand: The product's operand.
-            grid: Its grid.
-            width: For a linear the last dimension of the 2-D view it reads, else None.
-        """
+    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> Rounded:
+        """Round an operand where its layout begins, and move its 8-bit codes; written once."""
         key = (operand.name, repr(grid.to_dict()))
         if key not in self._written:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
             node, layout = layout_source(operand)
-            reshaped = layout[0].target is aten.reshape.default if layout else width is not None
-            # a Q right behind a Gemm would change its kernel: a Reshape has to stand between
-            is_flat = reshaped and node.name not in context.gemms
-            source = context.flat(node) if is_flat else context.operand(node)
+            source = context.operand(node)
             codes, scale, zero = write_codes(context.builder, source, grid, stem)
-            codes = move_codes(context, codes, layout, width, stem)
-            value = context.builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_dq")
+            codes = move_codes(context, codes, layout, stem)
             self._written[key] = Rounded(
-                source=source, layout=tuple(layout), codes=codes, value=value
+                source=source, layout=tuple(layout), codes=codes, scale=scale, zero=zero
             )
         return self._written[key]
 
 
-def _taps(rounded: list[Rounded], output: str) -> Taps:
+def _taps(rounded: list[Rounded], output: str, *, bias: str | None = None) -> Taps:
     return Taps(
         inputs=tuple(one.source for one in rounded),
         layouts=tuple(one.layout for one in rounded),
         codes=tuple(one.codes for one in rounded),
         output=output,
+        bias=bias,
     )
 
 
 def layout_source(operand: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    """Return the tensor whose elements the operand only rearranges, and the steps in order.
-
-    The output of an attention product is moved in float: a Q right behind it would make ONNX
-    Runtime look for a product that rounds its own output, and lose the integer kernel.
-    """
+    """Return the tensor whose elements the operand only rearranges, and the steps in order."""
     steps: list[fx.Node] = []
     source = operand
     while source.target in LAYOUT and args(source)[0].op != "placeholder":
         steps.insert(0, source)
         source = args(source)[0]
-    return (operand, []) if source.target is aten.matmul.default else (source, steps)
+    return source, steps
 
 
-def move_codes(
-    context: Lowering, codes: str, layout: list[fx.Node], width: int | None, stem: str
-) -> str:
-    """Repeat the layout steps on 8-bit codes; end in the 2-D view [-1, width] of a linear."""
+def move_codes(context: Lowering, codes: str, layout: list[fx.Node], stem: str) -> str:
+    """Repeat the layout steps on 8-bit codes."""
     builder = context.builder
     for step, node in enumerate(layout):
         name = f"{stem}_moved{step}"
@@ -180,26 +161,7 @@ def move_codes(
         else:
             index = context.operand(args(node)[2])
             codes = builder.add("Gather", [codes, index], name, axis=args(node)[1])
-    if width is None or not layout or len(context.shapes[layout[-1].name]) == 2:
-        return codes
-    shape = context.integers("shape", [-1, width])
-    return builder.add("Reshape", [codes, shape], f"{stem}_flat")
-
-
-def constant_dq(
-    builder: OnnxBuilder,
-    name: str,
-    codes: np.ndarray[Any, Any],
-    scale: np.ndarray[Any, Any],
-    *,
-    axis: int,
-    bits: int | None,
-) -> str:
-    """Emit a per-channel DequantizeLinear of constant codes with zero point 0."""
-    stored = builder.constant(f"{name}_codes", codes, bits=bits)
-    steps = builder.constant(f"{name}_scale", scale)
-    zeros = builder.constant(f"{name}_zero", np.zeros(len(scale), codes.dtype))
-    return builder.add("DequantizeLinear", [stored, steps, zeros], f"{name}_dq", axis=axis)
+    return codes
 
 
 def write_codes(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevit.quantizers.integer import bias_codes, exact_matmul, rescale
+from edgevit.quantizers.integer import exact_matmul, rescale
 
 
 @given(
@@ -37,13 +37,6 @@ def test_a_sum_that_could_overflow_is_refused():
     a = torch.full((1, 70_000), 255)
     with pytest.raises(OverflowError, match="int32"):
         exact_matmul(a, torch.full((70_000, 1), 127))
-
-
-def test_bias_codes_round_half_to_even_and_refuse_overflow():
-    scale = torch.tensor([0.5, 0.5, 1.0])
-    assert bias_codes(torch.tensor([0.25, 0.75, -2.5]), scale).tolist() == [0, 2, -2]
-    with pytest.raises(OverflowError, match="bias"):
-        bias_codes(torch.tensor([1e6]), torch.tensor([1e-9]))
 
 
 def test_rescale_converts_before_it_multiplies():

@@ -12,7 +12,7 @@ from edgevit.errors import UnsupportedError, UsageError
 from edgevit.quantizers.simulation import IntegerLinear
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.runner.session import EngineSession
-from edgevit.targets.cpu import SESSION_CONFIG, CpuTarget
+from edgevit.targets.cpu import CpuTarget
 from edgevit.targets.kernels import check_kernels
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.parity import layer_parity
@@ -39,7 +39,7 @@ def test_engine_and_simulation_compute_the_same_integers(graph, images, bits):
     assert len(rows) == len(graph.gemms)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     assert all(row.codes > 0 and row.sums > 0 for row in rows)
-    assert {row.kernel for row in rows} == {"QGemm", "MatMulIntegerToFloat"}
+    assert {row.kernel for row in rows} == {"MatMulIntegerToFloat"}
 
 
 def test_parity_finds_a_wrong_layer(vit, images):
@@ -118,7 +118,7 @@ def test_codes_of_k_bits_are_packed_and_levels_bounded(vit, images):
         assert codes.min() >= -8
         assert codes.max() <= 7
     for row in lowered.layers:
-        assert row["kernel"] in {"QGemm", "MatMulIntegerToFloat"}
+        assert row["kernel"] == "MatMulIntegerToFloat"
     inside = initializer_names(lowered.onnx, "graph.onnx")
     assert not set(inside) & set(lowered.tensors)
 
@@ -134,14 +134,9 @@ def test_operators_stay_whole(vit, images):
 
 def test_a_product_without_an_integer_kernel_is_refused():
     with pytest.raises(UnsupportedError, match="EV303"):
-        check_kernels({"a": "t1", "b": "t2"}, {"t1": "QGemm", "t2": "Gemm"})
+        check_kernels({"a": "t1", "b": "t2"}, {"t1": "MatMulIntegerToFloat", "t2": "Gemm"})
     with pytest.raises(UnsupportedError, match="fused away"):
         check_kernels({"a": "t1"}, {})
-
-
-def test_propagation_of_quantize_nodes_stays_off():
-    """ONNX Runtime would otherwise turn P V into a QLinearMatMul with another rounding."""
-    assert SESSION_CONFIG["optimization.disable_specified_optimizers"]
 
 
 def test_rolls_become_one_gather(swin, vit, images):
