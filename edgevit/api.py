@@ -158,8 +158,8 @@ def quantize(
     Raises:
         EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
     """
-    from edgevit.calibration.calibrate import calibrate
     from edgevit.calibration.methods import method_named
+    from edgevit.calibration.run import calibrate
     from edgevit.graph.capture import graph_from_module
     from edgevit.quantizers.spec import check_bits
     from edgevit.targets.registry import target_named

@@ -31,13 +31,13 @@ class Statistics:
             that read the same tensor share one.
         grams: Gemm name -> float32 [in, in], sum over tokens of importance * x x^T.
         rows: Gemm name -> float32 [out], importance of each output channel.
-        tokens: Gemm name -> total importance of all tokens seen (the weight behind `grams`).
+        importance: Gemm name -> float32 [T_batch] per batch, importance of each token in order.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     grams: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
-    tokens: dict[str, float] = field(default_factory=dict)
+    importance: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -153,7 +153,7 @@ def _add_linear(
     statistics.histograms[gemm.left.name].add(x, weights)
     _accumulate(statistics.grams, gemm.name, (x * tokens[:, None]).T @ x)  # [in, in]
     _accumulate(statistics.rows, gemm.name, rows)
-    statistics.tokens[gemm.name] = statistics.tokens.get(gemm.name, 0.0) + float(tokens.sum())
+    statistics.importance.setdefault(gemm.name, []).append(tokens)
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

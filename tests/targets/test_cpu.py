@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from edgevit.bundle.protobuf import initializer_names
-from edgevit.calibration.calibrate import calibrate
 from edgevit.calibration.methods import METHODS, Method
+from edgevit.calibration.run import calibrate
 from edgevit.errors import UnsupportedError, UsageError
 from edgevit.quantizers.simulation import IntegerLinear
 from edgevit.quantizers.twin import TwinGrid
@@ -68,11 +68,10 @@ def test_parity_finds_a_wrong_layer(vit, images):
 @pytest.mark.parametrize("bits", [3, 4])
 def test_twin_grids_run_exactly(vit, images, bits):
     """Force both twin grids wherever the target offers them."""
-    method = Method(
-        name="t", summary="", source="", activations="fisher", weights="gram", twin=True
-    )
-    import edgevit.calibration.calibrate as module
+    import edgevit.calibration.parallel as module
 
+    choices = module.Choices(activations="fisher", weights="gram", twin=True)
+    method = Method(name="t", summary="", source="", calibrate=module.parallel(choices))
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "TWIN_MUST_SAVE", float("inf"))
     placement = TARGET.place(vit, weight_bits=bits, act_bits=bits)

@@ -1,0 +1,32 @@
+"""Named calibration methods, all over the same graph, sites and grids."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from edgevit.calibration.methods.edgevit import EDGEVIT
+from edgevit.calibration.methods.gptq import GPTQ
+from edgevit.calibration.methods.method import Method
+from edgevit.calibration.methods.plain import MINMAX, MSE, PERCENTILE
+from edgevit.calibration.methods.ptq4vit import PTQ4VIT
+from edgevit.errors import UsageError
+
+METHODS = {method.name: method for method in (EDGEVIT, PTQ4VIT, GPTQ, MINMAX, PERCENTILE, MSE)}
+
+
+def method_named(name: str) -> Method:
+    """Return the method of this name.
+
+    Raises:
+        UsageError: There is none (EV202).
+    """
+    if name in METHODS:
+        return METHODS[name]
+    near = get_close_matches(name, METHODS, n=1)
+    raise UsageError(
+        "EV202",
+        f"There is no calibration method {name!r}.",
+        where="--method",
+        why="Known methods: " + ", ".join(METHODS),
+        try_next=f"--method {near[0] if near else 'edgevit'}",
+    )

@@ -1,0 +1,114 @@
+"""EdgeViT's default: everything a calibration of minutes can do, in integers from layer to layer.
+
+1. LayerNorm outputs are reparameterised with a migration exponent (RepQ-ViT, arXiv 2212.08254)
+   and heads brought to one range; both are exact.
+2. Activation grids come from Fisher-weighted histograms (PTQ4ViT's objective, arXiv 2111.12293).
+3. In execution order, every layer with the input the quantized layers before it produce: the
+   weight is refitted by ridge regression (ERQ, arXiv 2407.06794), its scales are searched on the
+   Gram matrix, it is rounded by GPTQ (arXiv 2210.17323), and the bias takes the mean error
+   (arXiv 1906.04721).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgevit.calibration.fisher import Statistics
+from edgevit.calibration.methods.method import Method
+from edgevit.calibration.observe import leaders
+from edgevit.calibration.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.regression import moments, refitted
+from edgevit.calibration.rounding import gptq_codes, rounding_loss
+from edgevit.calibration.run import Run
+from edgevit.calibration.sequential import Layer, Operands, walk
+from edgevit.calibration.weight_search import searched_scale
+from edgevit.graph.model import Gemm, Site
+from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.uniform import UniformGrid
+
+CHOICES = Choices(activations="fisher", weights="gram", twin=True, fold_layernorms=True)
+
+
+def calibrate(run: Run) -> QuantizedGraph:
+    """Return the quantized graph."""
+    ranges = rewritten(run, CHOICES)
+    statistics = run.statistics(ranges, weighted=True)
+    statistics.grams.clear()
+    quantized = run.quantized()
+    leader = leaders(run.graph)
+    chosen: dict[str, Grid] = {}
+
+    def grid_of(site: Site) -> Grid:
+        name = leader[site.name]
+        if name not in chosen:
+            chosen[name] = activation_grid(run.placement, site, ranges, statistics, CHOICES)
+        return chosen[name]
+
+    def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
+        left = grid_of(gemm.left)
+        if gemm.weight is None:
+            return IntegerMatmul(left=left, right=grid_of(gemm.right))
+        return _linear(run, gemm, left, rounded.left, output, _tokens(statistics, gemm, output))
+
+    walk(run, quantized, decide, "layers")
+    return quantized
+
+
+def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:
+    """Return [T]: how much each token of the walked images matters, mean 1."""
+    count = output.numel() // output.shape[-1]
+    tokens = torch.cat(statistics.importance[gemm.name])[:count]
+    return tokens / tokens.mean().clamp_min(1e-30)
+
+
+def _linear(
+    run: Run, gemm: Gemm, left: Grid, x: Tensor, output: Tensor, tokens: Tensor
+) -> IntegerLinear:
+    """Return a linear in integers.
+
+    Args:
+        x: Its input in the quantized stream, [..., in].
+        output: Its float32 output [..., out].
+        tokens: Weight of each token, [T].
+    """
+    weight = run.graph.constant(str(gemm.weight))  # [out, in]
+    bias = run.graph.constant(str(gemm.bias))  # [out]
+    inputs = left.fake_quantize(x).reshape(-1, weight.shape[1])  # [T, in]
+    wanted = output.reshape(-1, weight.shape[0])  # [T, out]
+    errors = wanted - torch.nn.functional.linear(inputs, weight, bias)  # [T, out]
+    half = len(inputs) // 2
+    first = moments(inputs[:half], errors[:half], tokens[:half])
+    second = moments(inputs[half:], errors[half:], tokens[half:])
+    target = refitted(weight, (first, second))
+    spec = run.placement.options[gemm.right.name][0]
+    grid, codes = rounded_weight(target, spec, first.plus(second).gram)
+    total = tokens.sum().clamp_min(1e-12)
+    value = grid.dequantize(codes)
+    new_bias = tokens @ (wanted - inputs @ value.T) / total  # [out]
+    return IntegerLinear(
+        grid=left,
+        weight_grid=grid,
+        weight_codes=codes.to(torch.int8),
+        scale=left.unit * grid.scale,
+        bias=new_bias,
+    )
+
+
+def rounded_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[UniformGrid, Tensor]:
+    """Return grid and int32 codes [out, in]: per row GPTQ's or nearest rounding's, the better."""
+    grid = UniformGrid.symmetric(spec, searched_scale(weight, spec, gram))
+    nearest, codes = grid.codes(weight), gptq_codes(weight, grid, gram)
+    losses = [rounding_loss(weight, grid.dequantize(c), gram) for c in (nearest, codes)]
+    better = (losses[1] <= losses[0])[:, None]  # [out, 1]
+    return grid, torch.where(better, codes, nearest)
+
+
+EDGEVIT = Method(
+    name="edgevit",
+    summary="Fisher-weighted grids, then ridge, GPTQ and bias layer by layer on quantized inputs",
+    source="this project: arXiv 2111.12293, 2212.08254, 2407.06794 and 2210.17323 together",
+    calibrate=calibrate,
+    cost="4 forward passes, 1 backward pass",
+)

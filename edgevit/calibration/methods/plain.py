@@ -1,0 +1,30 @@
+"""The plain methods: every tensor's range on its own.
+
+Source: Nagel et al., "A white paper on neural network quantization" (arXiv 2106.08295), section
+3.1, for min-max and squared error; RepQ-ViT (arXiv 2212.08254), section 4.1, for the percentiles.
+"""
+
+from __future__ import annotations
+
+from edgevit.calibration.methods.method import Method
+from edgevit.calibration.parallel import Choices, parallel
+
+MINMAX = Method(
+    name="minmax",
+    summary="Ranges that cover everything seen",
+    source="arXiv 2106.08295, section 3.1",
+    calibrate=parallel(Choices(activations="minmax", weights="minmax")),
+    cost="1 forward pass",
+)
+PERCENTILE = Method(
+    name="percentile",
+    summary="The best of three percentiles by squared error",
+    source="RepQ-ViT's initialiser, arXiv 2212.08254, section 4.1",
+    calibrate=parallel(Choices(activations="percentile", weights="percentile")),
+)
+MSE = Method(
+    name="mse",
+    summary="Least squared error of each tensor on its own",
+    source="arXiv 2106.08295, section 3.1",
+    calibrate=parallel(Choices(activations="mse", weights="mse")),
+)

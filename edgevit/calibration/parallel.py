@@ -1,0 +1,187 @@
+"""Methods that look at every layer on its own, all inputs being float32 ones.
+
+Stages: ranges -> exact rewrites (LayerNorms, heads) -> statistics -> grids -> bias correction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edgevit.calibration import activation_search, weight_search
+from edgevit.calibration.bias import correct_biases
+from edgevit.calibration.fisher import Statistics
+from edgevit.calibration.heads import equalize_heads
+from edgevit.calibration.histogram import Histogram
+from edgevit.calibration.layernorm import fold_layernorms
+from edgevit.calibration.observe import Ranges, leaders
+from edgevit.calibration.run import Calibrator, Run
+from edgevit.graph.model import Gemm, Site
+from edgevit.quantizers.simulation import Grid, IntegerMatmul, QuantizedGraph, integer_linear
+from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.quantizers.uniform import UniformGrid
+
+FREE_HEADS_BITS = 8
+"""From this width on q and k heads are balanced, which costs nothing at run time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What such a method chooses.
+
+    Args:
+        activations: How activation grids are chosen.
+        weights: How weight scales are chosen.
+        per_tensor_weights: One scale per tensor (three for a fused qkv), not per channel.
+        symmetric_activations: Zero points in the middle of the code range.
+        twin: Use twin grids where the target offers them and they have less error.
+        fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
+        equalize_heads: One step per attention head instead of one per tensor.
+        correct_biases: Move mean errors into the biases.
+    """
+
+    activations: Literal["minmax", "percentile", "mse", "fisher"]
+    weights: Literal["minmax", "percentile", "mse", "gram"]
+    per_tensor_weights: bool = False
+    symmetric_activations: bool = False
+    twin: bool = False
+    fold_layernorms: bool = False
+    equalize_heads: bool = True
+    correct_biases: bool = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it needs the Fisher pass (a backward pass through the model)."""
+        return self.activations == "fisher" or self.weights == "gram"
+
+
+def parallel(choices: Choices) -> Calibrator:
+    """Return the calibrator that makes these choices."""
+    return lambda run: calibrate_parallel(run, choices)
+
+
+def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
+    """Return the quantized graph."""
+    ranges = rewritten(run, choices)
+    statistics = Statistics()
+    if choices.activations != "minmax" or choices.weights == "gram":
+        statistics = run.statistics(ranges, weighted=choices.needs_gradient)
+    quantized = run.quantized()
+    _choose_grids(quantized, ranges, statistics, choices, run)
+    if choices.correct_biases:
+        correct_biases(quantized, run.images_at_once, run.progress)
+    return quantized
+
+
+def rewritten(run: Run, choices: Choices) -> Ranges:
+    """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites."""
+    ranges, placement = run.observe(), run.placement
+    if choices.fold_layernorms:
+        bits = {"weight_bits": placement.weight_bits, "act_bits": placement.act_bits}
+        fold_layernorms(run.graph, ranges, sites=run.sites, **bits)
+    if choices.equalize_heads:
+        balanced = placement.act_bits >= FREE_HEADS_BITS
+        equalize_heads(run.graph, ranges, run.sites, balanced=balanced)
+    return {name: value for name, value in ranges.items() if name in run.sites}
+
+
+@torch.no_grad()
+def _choose_grids(
+    quantized: QuantizedGraph,
+    ranges: Ranges,
+    statistics: Statistics,
+    choices: Choices,
+    run: Run,
+) -> None:
+    gemms = [g for g in quantized.graph.gemms if g.left.name in ranges]
+    leader, chosen = leaders(quantized.graph), {}
+    for done, gemm in enumerate(gemms, 1):
+        shared = leader[gemm.left.name]
+        if shared not in chosen:
+            chosen[shared] = activation_grid(
+                quantized.placement, gemm.left, ranges, statistics, choices
+            )
+        left = chosen[shared]
+        if gemm.weight is not None:
+            weight = quantized.graph.constant(gemm.weight)
+            weight_grid = _weight_grid(quantized, gemm, weight, left, statistics, choices)
+            bias = None if gemm.bias is None else quantized.graph.constant(gemm.bias)
+            quantized.layers[gemm.name] = integer_linear(left, weight_grid, weight, bias)
+        elif gemm.right.name in ranges:
+            right = activation_grid(run.placement, gemm.right, ranges, statistics, choices)
+            quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
+        run.progress("grids", done, len(gemms))
+
+
+def activation_grid(
+    placement: Placement, site: Site, ranges: Ranges, statistics: Statistics, choices: Choices
+) -> Grid:
+    """Return the grid of one activation."""
+    spec = _pick_uniform(placement.options[site.name], choices)
+    empty = Histogram(
+        low=float(ranges[site.name].low.min()), high=float(ranges[site.name].high.max())
+    )
+    histogram = statistics.histograms.get(site.name, empty)
+    if choices.activations == "minmax":
+        return activation_search.minmax_grid(spec, histogram)
+    if choices.activations == "percentile":
+        return activation_search.percentile_grid(spec, histogram)
+    grid = activation_search.searched_grid(spec, histogram)
+    twin = _offered_twin(placement, site) if choices.twin else None
+    if twin is None:
+        return grid
+    other = activation_search.searched_grid(twin, histogram)
+    found = [activation_search.error(g, histogram) for g in (grid, other)]
+    return other if found[1] < TWIN_MUST_SAVE * found[0] else grid
+
+
+TWIN_MUST_SAVE = 0.9
+"""A twin grid costs a few more operations at run time: it has to have at most 0.9 of the error."""
+
+
+def _offered_twin(placement: Placement, site: Site) -> GridSpec | None:
+    options = placement.options[site.name]
+    return next((spec for spec in options if spec.kind != "uniform"), None)
+
+
+def _pick_uniform(options: tuple[GridSpec, ...], choices: Choices) -> GridSpec:
+    """Return the first uniform grid offered, symmetric if the method wants and it is offered."""
+    uniform = [spec for spec in options if spec.kind == "uniform"]
+    wanted = [spec for spec in uniform if spec.symmetric == choices.symmetric_activations]
+    return (wanted or uniform)[0]
+
+
+def _weight_grid(
+    quantized: QuantizedGraph,
+    gemm: Gemm,
+    weight: Tensor,
+    left: Grid,
+    statistics: Statistics,
+    choices: Choices,
+) -> UniformGrid:
+    spec = quantized.placement.options[gemm.right.name][0]
+    if choices.weights == "minmax":
+        return UniformGrid.symmetric(spec, weight_search.minmax_scale(weight, spec))
+    if choices.weights == "percentile":
+        percentiles = activation_search.PERCENTILES
+        scale = weight_search.percentile_scale(weight, spec, percentiles)
+        return UniformGrid.symmetric(spec, scale)
+    gram = _noisy_gram(gemm, left, statistics) if choices.weights == "gram" else None
+    if choices.per_tensor_weights:
+        groups = 3 if weight.shape[0] == 3 * weight.shape[1] else 1
+        rows = statistics.rows.get(gemm.name)
+        scale = weight_search.shared_scale(weight, spec, gram, rows, groups)
+        return UniformGrid.symmetric(spec, scale)
+    return UniformGrid.symmetric(spec, weight_search.searched_scale(weight, spec, gram))
+
+
+def _noisy_gram(gemm: Gemm, left: Grid, statistics: Statistics) -> Tensor:
+    """Return X^T X plus what the input's rounding adds to its diagonal: tokens * step^2 / 12."""
+    gram = statistics.grams.pop(gemm.name)
+    tokens = sum(float(part.sum()) for part in statistics.importance[gemm.name])
+    noise = float(left.unit) ** 2 / 12 * tokens
+    gram.diagonal().add_(noise)
+    return gram

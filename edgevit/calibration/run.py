@@ -1,0 +1,109 @@
+"""One calibration run: what a method is given, and the passes over the images it may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from edgevit.calibration.fisher import Statistics, collect
+from edgevit.calibration.observe import Ranges, images_per_batch, observe_ranges
+from edgevit.calibration.progress import Progress, silent
+from edgevit.graph.model import Graph
+from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.spec import Placement
+
+if TYPE_CHECKING:
+    from edgevit.calibration.methods.method import Method
+
+MEMORY_BYTES = 1_500_000_000
+"""What one streamed batch's activations may take; peak memory is about twice that."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """The state of one calibration.
+
+    Args:
+        graph: A copy that belongs to this run: methods rewrite it.
+        placement: The grids the target offers.
+        images: float32 [N, 3, H, W], normalised as the model wants them.
+        seed: Seed of everything drawn at random.
+        memory_bytes: Bound on the activations kept at one time.
+        progress: Called with (stage, done, total).
+    """
+
+    graph: Graph
+    placement: Placement
+    images: Tensor
+    seed: int = 0
+    memory_bytes: int = MEMORY_BYTES
+    progress: Progress = silent
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images per streamed batch."""
+        return images_per_batch(self.graph, self.images[:1], self.memory_bytes // 3)
+
+    @property
+    def sites(self) -> set[str]:
+        """Names of the sites that will be quantized."""
+        return set(self.placement.options)
+
+    @property
+    def images_at_once(self) -> Tensor:
+        """The images of a pass that holds all of them, but only a few tensors, at a time."""
+        return self.images[: max(32, min(64, self.batch_size))]
+
+    def observe(self) -> Ranges:
+        """Return the range of every operand of every product in float32 (one forward pass)."""
+        return observe_ranges(self.graph, self.images, self.batch_size, self.progress)
+
+    def statistics(self, ranges: Ranges, *, weighted: bool) -> Statistics:
+        """Return histograms and Gram matrices of the sites in `ranges`.
+
+        Args:
+            weighted: Weight by Fisher information (needs a backward pass), else count evenly.
+        """
+        return collect(
+            self.graph,
+            self.images,
+            ranges,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            weighted=weighted,
+            progress=self.progress,
+        )
+
+    def quantized(self) -> QuantizedGraph:
+        """Return the graph with no layer quantized yet."""
+        notes = list(self.placement.notes)
+        return QuantizedGraph(graph=self.graph, placement=self.placement, notes=notes)
+
+
+Calibrator = Callable[[Run], QuantizedGraph]
+
+
+def calibrate(
+    graph: Graph,
+    placement: Placement,
+    images: Tensor,
+    method: Method,
+    *,
+    seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Progress = silent,
+) -> QuantizedGraph:
+    """Return the quantized graph; `graph` itself is left as it was. Arguments as in `Run`."""
+    run = Run(
+        graph=graph.clone(),
+        placement=placement,
+        images=images,
+        seed=seed,
+        memory_bytes=memory_bytes,
+        progress=progress,
+    )
+    return method.calibrate(run)
