@@ -75,7 +75,7 @@ def models(pattern: str, json_path: str | None) -> None:
 @click.option("--act-bits", type=int, help="Width of activations alone.")
 @click.option("--method", default="edgevit", show_default=True, help="Calibration method.")
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
-@click.option("--num-calib", default=32, show_default=True, help="How many of them to use.")
+@click.option("--num-calib", type=int, help="How many of them to use; the method's own number.")
 @click.option("--target", default="cpu", show_default=True, help="Device the bundle is for.")
 @click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")

@@ -1,0 +1,164 @@
+"""What `quantize` returns: a quantized model in memory, which can be simulated and saved."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.bundle import Bundle, open_bundle, write_bundle
+from edgevit.data import Preprocessing
+from edgevit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgevit.quantizers.simulation import QuantizedGraph
+    from edgevit.targets.base import Lowered
+    from edgevit.zoo import LoadedModel
+
+Pixels = npt.NDArray[np.uint8]
+_VERSIONS = ("torch", "timm", "onnx", "onnxruntime", "numpy", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A quantized model in memory: simulate it, or save it as a bundle.
+
+    Args:
+        quantized: The exact integer simulation; `simulate` runs it.
+        lowered: The engine's form.
+        reference: The float32 model in the engine's form.
+        model: Where the model came from, its classes and preprocessing.
+        recipe: The choices made, resolved.
+        calibration: Number, names and SHA-256 of the calibration images.
+        golden: Images with their simulated and float32 logits.
+    """
+
+    quantized: QuantizedGraph
+    lowered: Lowered
+    reference: Lowered
+    model: LoadedModel
+    recipe: Recipe
+    calibration: dict[str, Any]
+    golden: dict[str, npt.NDArray[Any]]
+
+    def simulate(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return logits [B, classes] of pixels uint8 [B, H, W, 3], as the engine computes them."""
+        return logits_of(self.quantized.forward, self.model.preprocessing, pixels)
+
+    def save(
+        self, path: str | Path, *, overwrite: bool = False, include_reference: bool = True
+    ) -> Bundle:
+        """Write the bundle and open it again (which verifies it).
+
+        Args:
+            path: Folder to make.
+            overwrite: Replace a bundle that is there.
+            include_reference: Keep the float32 model in it, for `validate` to compare with.
+
+        Raises:
+            UsageError: The folder exists (EV411).
+            EnvironmentError_: It can't be written or the disk is full (EV412).
+        """
+        write_bundle(
+            path,
+            graph_onnx=self.lowered.onnx,
+            tensors=self.lowered.tensors,
+            packed_bits=self.lowered.packed_bits,
+            reference=(self.reference.onnx, self.reference.tensors) if include_reference else None,
+            golden=self.golden,
+            manifest=self._manifest(),
+            recipe_toml=self.recipe.to_toml(),
+            overwrite=overwrite,
+        )
+        return open_bundle(path)
+
+    def _manifest(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "model": {
+                "name": model.name,
+                "source": model.source,
+                "pretrained": model.pretrained,
+                "input_size": list(model.preprocessing.input_size),
+                "num_classes": model.num_classes,
+                "classes": None if model.classes is None else list(model.classes),
+                "parameters": model.parameters,
+                "flops": model.flops,
+                "weights_sha256": model.weights_sha256,
+            },
+            "recipe": self.recipe.to_dict(),
+            "preprocessing": model.preprocessing.to_dict(),
+            "target": self.recipe.target,
+            "engine": {
+                "provider": "CPUExecutionProvider",
+                "session_config": self.lowered.session_config,
+            },
+            "calibration": self.calibration,
+            "versions": _versions(),
+            "layers": self.lowered.layers,
+            "bits": _bits(self.recipe, self.lowered.layers),
+            "warnings": self.quantized.notes,
+        }
+
+
+def tensor_of(array: npt.NDArray[np.float32]) -> Tensor:
+    """Return a torch tensor that shares the array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def logits_of(
+    forward: Callable[[Tensor], Tensor],
+    preprocessing: Preprocessing,
+    pixels: Pixels,
+    batch_size: int = 8,
+) -> npt.NDArray[np.float32]:
+    """Return float32 [N, classes], a torch function of images run over pixels [N, H, W, 3]."""
+    import torch
+
+    with torch.no_grad():
+        parts = [
+            forward(tensor_of(preprocessing.normalize(part))).numpy()
+            for part in _parts(pixels, batch_size)
+        ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _parts(pixels: Pixels, size: int) -> Iterator[Pixels]:
+    for start in range(0, len(pixels), size):
+        yield pixels[start : start + size]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _bits(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the widths asked for and the means over what was done; float counts as 32 bits."""
+    weights = [row for row in layers if row["parameters"]]
+    total = sum(row["parameters"] for row in weights)
+    stored = sum(row["parameters"] * (row.get("weight_bits") or 32) for row in weights)
+    acts = [row.get("left_bits", 32) for row in layers]
+    return {
+        "weights": recipe.weight_bits,
+        "activations": recipe.act_bits,
+        "weight_mean": stored / max(total, 1),
+        "act_mean": sum(acts) / max(len(acts), 1),
+        "float_products": sum(row["kernel"] == "float32" for row in layers),
+        "products": len(layers),
+    }
