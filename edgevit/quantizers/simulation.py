@@ -2,20 +2,24 @@
 
 `QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
 int32 sums and the same float32 results as the engine does; everything between the products runs
-in float32 on both sides.
+in float32 on both sides. Only products with a logarithmic grid, which no engine here runs, are
+float32 products of dequantized values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.integer import exact_matmul, rescale
-from edgevit.quantizers.spec import Placement
+from edgevit.quantizers.log import LogGrid
+from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -28,8 +32,8 @@ class IntegerLinear:
 
     Args:
         grid: The input's grid.
-        weight_grid: Per-output-channel symmetric grid of the weight.
-        weight_codes: int8 [out, in].
+        weight_grid: Per-output-channel grid of the weight. Engines run symmetric ones.
+        weight_codes: int8 [out, in], uint8 where the grid's codes are unsigned.
         scale: float32 [out], input step times weight step.
         bias: float32 [out].
     """
@@ -43,7 +47,13 @@ class IntegerLinear:
     def sums(self, x: Tensor) -> Tensor:
         """Return the int32 sums [..., out] of float32 x [..., in], without the bias."""
         operand = self.grid.operand(self.grid.codes(x))  # [..., in]
-        return exact_matmul(operand, self.weight_codes.T)  # [..., out]
+        return exact_matmul(operand, self._weight_operand().T)  # [..., out]
+
+    def _weight_operand(self) -> Tensor:
+        """Return [out, in]: the codes, less their rows' zero points if these are not all zero."""
+        if self.weight_grid.spec.fixed_zero_point == 0:
+            return self.weight_codes
+        return self.weight_grid.operand(self.weight_codes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's float32 output [..., out]."""
@@ -73,6 +83,38 @@ class IntegerMatmul:
         return rescale(self.sums(left, right), self.scale)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatedMatmul:
+    """A product of two activations of which one has a logarithmic grid.
+
+    The product of the dequantized values, in float32: its sums depend on their order, so that
+    they are the same on one machine only.
+    """
+
+    left: Grid | LogGrid
+    right: Grid | LogGrid
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the float32 product [..., M, N] of float32 [..., M, K] and [..., K, N]."""
+        return torch.matmul(self.left.fake_quantize(left), self.right.fake_quantize(right))
+
+
+IntegerLayer = IntegerLinear | IntegerMatmul
+Layer = IntegerLayer | SimulatedMatmul
+
+
+def matmul_layer(left: Grid | LogGrid, right: Grid | LogGrid) -> IntegerMatmul | SimulatedMatmul:
+    """Return the product of two activations in integers, simulated if a grid has none."""
+    if isinstance(left, LogGrid) or isinstance(right, LogGrid):
+        return SimulatedMatmul(left=left, right=right)
+    return IntegerMatmul(left=left, right=right)
+
+
+def stored_dtype(spec: GridSpec) -> torch.dtype:
+    """Return the 8-bit type that holds this grid's codes."""
+    return torch.int8 if spec.signed else torch.uint8
+
+
 def integer_linear(
     grid: Grid, weight_grid: UniformGrid, weight: Tensor, bias: Tensor | None
 ) -> IntegerLinear:
@@ -82,7 +124,7 @@ def integer_linear(
     return IntegerLinear(
         grid=grid,
         weight_grid=weight_grid,
-        weight_codes=weight_grid.codes(weight).to(torch.int8),
+        weight_codes=weight_grid.codes(weight).to(stored_dtype(weight_grid.spec)),
         scale=scale,
         bias=torch.zeros(weight.shape[0]) if bias is None else bias.to(torch.float32),
     )
@@ -95,13 +137,13 @@ class QuantizedGraph:
     Args:
         graph: The graph after all exact rewrites; its constants are what the codes stand for.
         placement: What the target offered and what stays in float.
-        layers: Gemm name -> the layer in integers; absent gemms run in float32.
+        layers: Gemm name -> the quantized layer; absent gemms run in float32.
         notes: Counted warnings of calibration.
     """
 
     graph: Graph
     placement: Placement
-    layers: dict[str, IntegerLinear | IntegerMatmul] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
@@ -112,6 +154,28 @@ class QuantizedGraph:
         if layer is not None and right is not None:
             return layer(left, right)
         return float_product(self.graph, gemm, left, right)
+
+    @property
+    def integer_layers(self) -> dict[str, IntegerLayer]:
+        """Gemm name -> the layer, all of them in integers that an engine runs.
+
+        Raises:
+            UnsupportedError: A layer has a logarithmic grid or asymmetric weights (EV307).
+        """
+        for name, layer in self.layers.items():
+            if isinstance(layer, IntegerLinear):
+                runs = layer.weight_grid.spec.fixed_zero_point == 0
+            else:
+                runs = isinstance(layer, IntegerMatmul)
+            if not runs:
+                raise UnsupportedError(
+                    "EV307",
+                    "A layer has no integer form on any engine.",
+                    where=name,
+                    why="Logarithmic grids and asymmetric weights are simulated only.",
+                    try_next="Calibrate for the target to deploy on, such as --target cpu.",
+                )
+        return cast("dict[str, IntegerLayer]", self.layers)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

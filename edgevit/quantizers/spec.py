@@ -6,12 +6,13 @@ target runs exactly, best first. Calibration picks one of them; it can't pick an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from edgevit.errors import UsageError
+from edgevit.errors import UnsupportedError, UsageError
 
-Kind = Literal["uniform", "twin-softmax", "twin-gelu"]
+Kind = Literal["uniform", "twin-softmax", "twin-gelu", "log2", "log-sqrt2"]
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
 
@@ -38,7 +39,7 @@ class GridSpec:
     """One kind of number grid, before calibration gives it a scale.
 
     Args:
-        kind: "uniform", or one of the two twin uniform grids of PTQ4ViT.
+        kind: "uniform", one of the two twin uniform grids of PTQ4ViT, or a logarithmic grid.
         bits: Width k of a code; the grid has at most 2^k levels.
         signed: Codes in [-2^(k-1), 2^(k-1)-1] (carried in s8), else in [0, 2^k-1] (in u8).
         symmetric: The zero point is fixed: 0 if signed, 2^(k-1) if not.
@@ -115,3 +116,30 @@ class Placement:
     def offers(self, site: str, kind: Kind) -> GridSpec | None:
         """Return the first grid of this kind offered for the site, or None."""
         return next((spec for spec in self.options.get(site, ()) if spec.kind == kind), None)
+
+    def require(self, site: str, wanted: Callable[[GridSpec], bool], what: str) -> GridSpec:
+        """Return the first grid offered for the site that is wanted.
+
+        A method that can't do with less asks before it looks at any image.
+
+        Args:
+            site: Name of a site that is not left in float.
+            wanted: Whether a grid will do.
+            what: The method and the grid in words, as in ``"repq-vit needs a log-sqrt2 grid"``.
+
+        Raises:
+            UnsupportedError: The target runs no such grid exactly there (EV306).
+        """
+        offered = self.options.get(site, ())
+        for spec in offered:
+            if wanted(spec):
+                return spec
+        listed = ", ".join(spec.label() for spec in offered) or "nothing"
+        raise UnsupportedError(
+            "EV306",
+            f"{what}, which target {self.target!r} does not run.",
+            where=site,
+            why=f"Grids that run exactly there on {self.target!r}: {listed}.",
+            try_next="--target simulation to compare methods, or another method "
+            "(`edgevit methods` lists them) to deploy.",
+        )

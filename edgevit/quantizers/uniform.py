@@ -68,6 +68,19 @@ class UniformGrid:
             zero_point=torch.tensor(zero, dtype=torch.int32),
         )
 
+    @staticmethod
+    def from_channel_ranges(spec: GridSpec, low: Tensor, high: Tensor) -> UniformGrid:
+        """Return the asymmetric grid whose channel c just covers low[c] to high[c] and zero.
+
+        Args:
+            spec: Granularity "channel", with a free zero point.
+            low, high: float32 [C].
+        """
+        low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+        scale = ((high - low) / (spec.qmax - spec.qmin)).clamp_min(SMALLEST_SCALE)  # [C]
+        zero = (torch.round(-low / scale) + spec.qmin).clamp(spec.qmin, spec.qmax)
+        return UniformGrid(spec=spec, scale=scale, zero_point=zero.to(torch.int32))
+
     @property
     def unit(self) -> Tensor:
         """The value of one operand step: float32 [] or [C]."""

@@ -61,7 +61,7 @@ class CpuTarget:
 
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Write the model and make sure that every quantized product gets an integer kernel."""
-        writer = QuantizedWriter(layers=quantized.layers)
+        writer = QuantizedWriter(layers=quantized.integer_layers)
         builder = lower_graph(quantized.graph, writer)
         skeleton = _model(quantized.graph, builder)
         kernels = kernels_of(whole_model(skeleton, builder.tensors), SESSION_CONFIG)
@@ -142,7 +142,7 @@ def _row(
         "kind": gemm.kind,
         "parameters": count,
     }
-    layer = quantized.layers.get(gemm.name)
+    layer = quantized.integer_layers.get(gemm.name)
     if layer is None:
         reason = quantized.placement.skipped.get(gemm.left.name, "")
         return {**row, "kernel": "float32", "reason": reason}

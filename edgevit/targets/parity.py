@@ -60,7 +60,8 @@ def layer_parity(
     quantized: QuantizedGraph, images: npt.NDArray[np.float32], *, layers_at_once: int = 24
 ) -> list[LayerParity]:
     """Compare every quantized product on these images, float32 [B, 3, H, W]."""
-    writer = QuantizedWriter(layers=quantized.layers)
+    layers = quantized.integer_layers
+    writer = QuantizedWriter(layers=layers)
     builder = lower_graph(quantized.graph, writer)
     skeleton = builder.model(
         image_shape=["batch", *quantized.graph.input_size],
@@ -77,7 +78,7 @@ def layer_parity(
         values, kernels = _run_tapped(model, part, images)
         unbiased, _ = _run_tapped(_without(model, biases), part, images)
         for name, taps in part.items():
-            layer = quantized.layers[name]
+            layer = layers[name]
             row = _compare(modules[name], kernels[taps.output], layer, taps, values)
             rows.append(_with_sums(row, layer, taps, unbiased))
     return rows

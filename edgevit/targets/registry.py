@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from edgevit.errors import UsageError
 from edgevit.targets.base import Target
 from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.simulation import SimulationTarget
 
-TARGETS: dict[str, Target] = {"cpu": CpuTarget()}
+TARGETS: dict[str, Target] = {"cpu": CpuTarget(), "simulation": SimulationTarget()}
 
 
 def target_named(name: str) -> Target:

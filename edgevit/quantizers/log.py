@@ -1,0 +1,71 @@
+"""Logarithmic grids for numbers in (0, s]: every code is a fixed ratio smaller than the one before.
+
+Source: log2 in Lin et al., "FQ-ViT: Post-training quantization for fully quantized vision
+transformer" (arXiv 2111.13824), eq. 16; log-sqrt2 in Li et al., "RepQ-ViT: Scale
+reparameterization for post-training quantization of vision transformers" (arXiv 2212.08254),
+section 3.3. Code c stands for ``s * 2^(-c / n)`` with n = 1 (log2) or n = 2 (log-sqrt2), found as
+``c = round(-n log2(x / s))``. Both official programs emit 2^k such levels and an exact zero
+besides; here the last of the 2^k codes is the zero, so that k bits hold every code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevit.quantizers.spec import GridSpec
+
+STEPS_PER_OCTAVE = {"log2": 1, "log-sqrt2": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogGrid:
+    """A calibrated logarithmic grid, one per tensor; nothing negative has a code.
+
+    Its values are not multiples of one step, so no integer operand stands for them: products
+    with such a tensor are simulated (`quantizers.simulation.SimulatedMatmul`).
+
+    Args:
+        spec: kind "log2" or "log-sqrt2".
+        scale: float32 [], the value of code 0.
+    """
+
+    spec: GridSpec
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        if self.spec.kind not in STEPS_PER_OCTAVE:
+            raise ValueError(f"not a logarithmic grid: {self.spec}")
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return int32 codes in [0, 2^k - 1] of float32 x; the last code is zero.
+
+        Code c ends where its value is multiplied by 2^(-1 / 2n). Looking x up between these
+        limits gives the same codes on every machine, which a float32 log2 does not.
+        """
+        last = self.spec.qmax
+        limits = self._powers(torch.arange(last, 0, -1) - 0.5)  # [2^k - 1], ascending
+        below = torch.bucketize(x.contiguous(), limits, out_int32=True)
+        return last - below
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return the float32 values of the codes."""
+        values = self._powers(torch.arange(self.spec.qmax + 1))  # [2^k]
+        values[-1] = 0.0
+        return values.index_select(0, codes.reshape(-1)).reshape(codes.shape)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
+        return self.dequantize(self.codes(x))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {**self.spec.to_dict(), "scale": self.scale.tolist()}
+
+    def _powers(self, codes: Tensor) -> Tensor:
+        """Return float32 s * 2^(-c / n), computed in float64 so that it is rounded once."""
+        exponents = codes.double() / STEPS_PER_OCTAVE[self.spec.kind]
+        return (self.scale.double() * torch.exp2(-exponents)).float()

@@ -1,0 +1,107 @@
+"""The `simulation` target: every grid there is, for comparing methods; it can't be deployed.
+
+Published methods use grids that no integer kernel here runs: logarithmic softmax, asymmetric
+weights, twin steps of any ratio. This target offers them next to all that `cpu` offers, in `cpu`'s
+order of preference, so that such methods can be judged on the same graph, sites and images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgevit.errors import UnsupportedError
+from edgevit.graph.model import Graph
+from edgevit.graph.sites import Role
+from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.spec import GridSpec, Kind, Placement
+from edgevit.quantizers.twin import largest_ratio_log2
+from edgevit.targets.base import Lowered
+from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
+
+OPERAND_MAX = (1 << 11) - 1
+"""Largest twin operand: with 8-bit partners, int32 sums hold for up to 8,192 products."""
+_ATTENTION = {Role.QUERY, Role.KEY, Role.VALUE}
+_TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
+
+
+class SimulationTarget:
+    """All grids, no device."""
+
+    name = "simulation"
+    description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
+
+    def __init__(self) -> None:
+        self._cpu = CpuTarget()
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph as the cpu target prefers it, so that both quantize the same sites."""
+        return self._cpu.prepare(graph)
+
+    def place(
+        self,
+        graph: Graph,
+        *,
+        weight_bits: int,
+        act_bits: int,
+        float_layers: tuple[str, ...] = (),
+        layer_bits: LayerBits = NO_LAYER_BITS,
+    ) -> Placement:
+        """Offer what cpu offers, and after it everything that only a simulation runs."""
+        placement = self._cpu.place(
+            graph,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            float_layers=float_layers,
+            layer_bits=layer_bits,
+        )
+        roles = {site.name: site.role for site in graph.sites}
+        options = {
+            name: _extended(roles[name], offered) for name, offered in placement.options.items()
+        }
+        return replace(placement, target=self.name, options=options, notes=[])
+
+    def lower(self, quantized: QuantizedGraph) -> Lowered:
+        """Refuse: there is no device.
+
+        Raises:
+            UnsupportedError: Always (EV308).
+        """
+        raise _no_device()
+
+    def reference(self, graph: Graph) -> Lowered:
+        """Refuse: there is no device.
+
+        Raises:
+            UnsupportedError: Always (EV308).
+        """
+        raise _no_device()
+
+
+def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]:
+    """Return the grids of a site, those of the cpu target first."""
+    bits = offered[0].bits
+    if role is Role.WEIGHT:
+        return (*offered, GridSpec(bits=bits, granularity="channel"))
+    uniform = [spec for spec in offered if spec.kind == "uniform"]
+    if role in _ATTENTION:
+        return (*uniform, GridSpec(bits=bits))
+    twin = [_wide_twin(_TWINS[role], bits)] if role in _TWINS else []
+    logs: tuple[Kind, ...] = ("log2", "log-sqrt2") if role is Role.SOFTMAX_OUT else ()
+    return (*uniform, *twin, *(GridSpec(kind=kind, bits=bits) for kind in logs))
+
+
+def _wide_twin(kind: Kind, bits: int) -> GridSpec:
+    """Return the twin grid with the largest ratio whose sums still fit int32."""
+    ratio = largest_ratio_log2(kind, bits, carrier_max=OPERAND_MAX)
+    return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio)
+
+
+def _no_device() -> UnsupportedError:
+    return UnsupportedError(
+        "EV308",
+        "Target 'simulation' can't be deployed.",
+        where="--target simulation",
+        why="It is for comparing methods in simulation only; some of its grids run nowhere.",
+        try_next="--target cpu, with a method that has no need of other grids.",
+    )
