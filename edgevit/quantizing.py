@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def quantize(
     num_calib: int | None = None,
     seed: int = 0,
     float_layers: tuple[str, ...] = (),
+    layer_bits: Mapping[str, tuple[int, int]] | None = None,
     pretrained: bool = True,
     weights: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
@@ -58,6 +60,7 @@ def quantize(
             if left out.
         seed: Seed of everything drawn at random.
         float_layers: Module paths (shell patterns) that stay in float.
+        layer_bits: Module path of a product -> its own (weight bits, activation bits).
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
         preprocessing: For a module of your own.
@@ -85,10 +88,15 @@ def quantize(
         num_calib=num,
         seed=seed,
         float_layers=float_layers,
+        layer_bits={} if layer_bits is None else dict(layer_bits),
     )
     subject = subject_of(loaded, images, num, seed, chosen_target, progress)
     placement = chosen_target.place(
-        subject.prepared, weight_bits=w_bits, act_bits=a_bits, float_layers=float_layers
+        subject.prepared,
+        weight_bits=w_bits,
+        act_bits=a_bits,
+        float_layers=float_layers,
+        layer_bits=recipe.layer_bits,
     )
     quantized = calibrate(
         subject.prepared, placement, subject.images, chosen_method, seed=seed, progress=progress

@@ -6,7 +6,8 @@ The resolved recipe is saved in the bundle, so that the same artefact can be mad
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Recipe:
         num_calib: Number of calibration images.
         seed: Seed of everything drawn at random.
         float_layers: Module paths (or prefixes ending in ``*``) that stay in float.
+        layer_bits: Module path -> (weight bits, activation bits) of layers with widths of their
+            own; see `edgevit.targets.widths`.
     """
 
     model: str
@@ -42,14 +45,21 @@ class Recipe:
     num_calib: int = 32
     seed: int = 0
     float_layers: tuple[str, ...] = ()
+    layer_bits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
-        return {**asdict(self), "float_layers": list(self.float_layers)}
+        pairs = {name: list(pair) for name, pair in self.layer_bits.items()}
+        return {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
 
     def to_toml(self) -> str:
         """Return the recipe as a TOML document."""
-        lines = [f"{key} = {_toml_value(value)}" for key, value in self.to_dict().items()]
+        values = self.to_dict()
+        layer_bits = values.pop("layer_bits")
+        lines = [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        if layer_bits:
+            lines += ["", "[layer_bits]  # weights, activations"]
+            lines += [f"{_toml_value(k)} = {_toml_value(v)}" for k, v in layer_bits.items()]
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -88,9 +98,20 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     layers = values.get("float_layers", [])
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
         raise TypeError("float_layers must be a list of names")
-    for field in fields(Recipe):
-        wanted = {"int": int, "str": str}.get(str(field.type))
-        value = values.get(field.name)
+    for known in fields(Recipe):
+        wanted = {"int": int, "str": str}.get(str(known.type))
+        value = values.get(known.name)
         if wanted and value is not None and (type(value) is not wanted):
-            raise TypeError(f"{field.name} must be {field.type}, not {type(value).__name__}")
-    return {**values, "float_layers": tuple(layers)}
+            raise TypeError(f"{known.name} must be {known.type}, not {type(value).__name__}")
+    return {**values, "float_layers": tuple(layers), "layer_bits": _pairs(values)}
+
+
+def _pairs(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return layer_bits with pairs of whole numbers, or raise TypeError."""
+    layer_bits = values.get("layer_bits", {})
+    if not isinstance(layer_bits, dict):
+        raise TypeError("layer_bits must be a table of layers")
+    for name, pair in layer_bits.items():
+        if not isinstance(pair, list) or [type(bits) for bits in pair] != [int, int]:
+            raise TypeError(f"layer_bits of {name} must be [weight bits, activation bits]")
+    return {name: (pair[0], pair[1]) for name, pair in layer_bits.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from edgevit.calibration.progress import Progress
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.sharing import leaders as leaders
 from edgevit.quantizers.simulation import float_product
 
 
@@ -99,21 +100,6 @@ Ranges = dict[str, ChannelRange]
 def head_axis(gemm: Gemm, operand: Tensor) -> int:
     """Return the axis of heads of an attention operand [..., H, N, D], or its last axis."""
     return operand.ndim - 3 if gemm.kind in {"qk", "pv"} and operand.ndim >= 4 else -1
-
-
-def leaders(graph: Graph) -> dict[str, str]:
-    """Return site -> the first site that reads the same tensor into a linear (maybe itself).
-
-    Layers that read one tensor share one grid, so that the engine rounds it once.
-    """
-    first: dict[str, str] = {}
-    found = {}
-    for gemm in graph.gemms:
-        for site in (gemm.left, gemm.right):
-            shared = gemm.weight is not None and site is gemm.left
-            key = site.producer if shared else site.name
-            found[site.name] = first.setdefault(key, site.name)
-    return found
 
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from edgevit.graph.model import Graph
 from edgevit.quantizers.simulation import QuantizedGraph
 from edgevit.quantizers.spec import Placement
 from edgevit.targets.onnx_builder import Array
+from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,23 @@ class Target(Protocol):
         """Return the graph in the form this target prefers, computing the same function."""
 
     def place(
-        self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()
+        self,
+        graph: Graph,
+        *,
+        weight_bits: int,
+        act_bits: int,
+        float_layers: tuple[str, ...] = (),
+        layer_bits: LayerBits = NO_LAYER_BITS,
     ) -> Placement:
-        """Return the grids this target runs exactly, site by site."""
+        """Return the grids this target runs exactly, site by site.
+
+        Args:
+            float_layers: Module paths (shell patterns) of products that stay in float.
+            layer_bits: Module path of a product -> its own (weight bits, activation bits).
+
+        Raises:
+            UsageError: Widths or layers that can't be (EV201, EV211, EV212).
+        """
 
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Return the quantized graph in this target's form, its kernels checked."""

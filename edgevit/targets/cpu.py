@@ -8,13 +8,14 @@ stay in float32, where the engine is fastest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from edgevit import __version__
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
 from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
-from edgevit.quantizers.spec import GridSpec, Kind, Placement, check_bits
+from edgevit.quantizers.spec import GridSpec, Kind, Placement
 from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
 from edgevit.targets.base import Lowered
 from edgevit.targets.kernels import check_kernels, kernels_of
@@ -22,6 +23,7 @@ from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter, QuantizedWriter
 from edgevit.targets.split_linear import with_split_linears
+from edgevit.targets.widths import NO_LAYER_BITS, LayerBits, widths_of
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
@@ -38,11 +40,16 @@ class CpuTarget:
         return with_split_linears(graph)
 
     def place(
-        self, graph: Graph, *, weight_bits: int, act_bits: int, float_layers: tuple[str, ...] = ()
+        self,
+        graph: Graph,
+        *,
+        weight_bits: int,
+        act_bits: int,
+        float_layers: tuple[str, ...] = (),
+        layer_bits: LayerBits = NO_LAYER_BITS,
     ) -> Placement:
         """Offer grids for every product that is not asked to stay in float."""
-        check_bits(weight_bits, "--weight-bits")
-        check_bits(act_bits, "--act-bits")
+        widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
         for gemm in graph.gemms:
             reason = _left_in_float(gemm, float_layers)
@@ -50,13 +57,8 @@ class CpuTarget:
                 if reason:
                     placement.skipped[site.name] = reason
                 else:
-                    placement.options[site.name] = _options(gemm, site.role, weight_bits, act_bits)
-        twins = [gemm for gemm in graph.gemms if gemm.left.role is Role.GELU_OUT]
-        if twins and _twin("twin-gelu", act_bits) is None:
-            placement.notes.append(
-                f"twin grids after GELU need more than 8 bits at {act_bits}-bit codes: "
-                f"{len(twins)} layers use a uniform grid there"
-            )
+                    placement.options[site.name] = _options(gemm, site.role, *widths[gemm.name])
+        placement.notes += _twin_notes(graph, widths)
         return placement
 
     def lower(self, quantized: QuantizedGraph) -> Lowered:
@@ -79,6 +81,20 @@ class CpuTarget:
         """Write the float32 model."""
         builder = lower_graph(graph, FloatWriter())
         return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+
+
+def _twin_notes(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Return a warning for each width at which inputs behind a GELU can't have twin grids."""
+    found: dict[int, int] = {}
+    for gemm in graph.gemms:
+        bits = widths[gemm.name][1]
+        if gemm.left.role is Role.GELU_OUT and _twin("twin-gelu", bits) is None:
+            found[bits] = found.get(bits, 0) + 1
+    return [
+        f"twin grids after GELU need more than 8 bits at {bits}-bit codes: "
+        f"{count} layers use a uniform grid there"
+        for bits, count in sorted(found.items())
+    ]
 
 
 def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:

@@ -1,0 +1,69 @@
+"""The widths of every product: those asked for all, and those asked for one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from edgevit.errors import UsageError
+from edgevit.graph.model import Graph
+from edgevit.graph.sharing import leaders
+from edgevit.quantizers.spec import check_bits
+
+LayerBits = Mapping[str, tuple[int, int]]
+"""Module path of a product -> (weight bits, activation bits)."""
+NO_LAYER_BITS: LayerBits = MappingProxyType({})
+
+
+def widths_of(
+    graph: Graph, *, weight_bits: int, act_bits: int, layer_bits: LayerBits
+) -> dict[str, tuple[int, int]]:
+    """Return gemm name -> (weight bits, activation bits).
+
+    Args:
+        layer_bits: Overrides the other two; a product of two activations has no weight, its
+            first number is not used.
+
+    Raises:
+        UsageError: A width that does not exist (EV201), a layer that does not exist (EV211), or
+            two widths for one tensor (EV212).
+    """
+    common = check_bits(weight_bits, "--weight-bits"), check_bits(act_bits, "--act-bits")
+    for name, pair in layer_bits.items():
+        for bits in pair:
+            check_bits(bits, f"layer_bits of {name}")
+    _refuse_unknown(layer_bits, [gemm.module for gemm in graph.gemms])
+    widths = {gemm.name: layer_bits.get(gemm.module, common) for gemm in graph.gemms}
+    _refuse_split_tensors(graph, widths)
+    return widths
+
+
+def _refuse_unknown(layer_bits: LayerBits, known: list[str]) -> None:
+    for name in layer_bits:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or known[:1]
+            raise UsageError(
+                "EV211",
+                f"The model has no layer {name!r}.",
+                where="layer_bits",
+                why=f"It has {len(known)} products; `edgevit inspect` lists those of a bundle.",
+                try_next=f"{near[0]}",
+            )
+
+
+def _refuse_split_tensors(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> None:
+    leader = leaders(graph)
+    found: dict[str, tuple[str, int]] = {}
+    for gemm in graph.gemms:
+        bits = widths[gemm.name][1]
+        first, wanted = found.setdefault(leader[gemm.left.name], (gemm.module, bits))
+        if bits != wanted:
+            raise UsageError(
+                "EV212",
+                "Two layers that read one tensor ask for different widths of it.",
+                where=f"layer_bits of {gemm.module}",
+                why=f"{first} reads it in {wanted} bits, {gemm.module} in {bits}; "
+                "the engine rounds it once.",
+                try_next=f"Give both the same activation width, such as {max(bits, wanted)}.",
+            )
