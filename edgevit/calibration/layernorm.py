@@ -30,19 +30,26 @@ def fold_layernorms(
         sites: Names of the input sites that will be quantized.
     """
     folded: list[str] = []
-    for gemm in graph.gemms:
-        feed = ln_of(graph, gemm) if gemm.left.name in sites else None
-        if feed is None or feed.ln in folded:
-            continue
-        linears = [g for g in graph.gemms if g.name in feed.linears]
-        if not all(linear.left.name in sites for linear in linears):
-            continue
+    for feed, linears in foldable(graph, sites):
         shift, factor = _choose(graph, linears, ranges, weight_bits, act_bits)
-        _apply(graph, feed, linears, shift, factor)
+        reparameterize(graph, feed, linears, shift, factor)
         for linear in linears:
             ranges[linear.left.name] = ranges[linear.left.name].rescaled(shift, factor)
         folded.append(feed.ln)
     return folded
+
+
+def foldable(graph: Graph, sites: set[str]) -> list[tuple[LayerNormFeed, list[Gemm]]]:
+    """Return every LayerNorm that feeds only linears whose input site is in `sites`, with them."""
+    found: dict[str, tuple[LayerNormFeed, list[Gemm]]] = {}
+    for gemm in graph.gemms:
+        feed = ln_of(graph, gemm) if gemm.left.name in sites else None
+        if feed is None or feed.ln in found:
+            continue
+        linears = [g for g in graph.gemms if g.name in feed.linears]
+        if all(linear.left.name in sites for linear in linears):
+            found[feed.ln] = (feed, linears)
+    return list(found.values())
 
 
 def _choose(
@@ -77,10 +84,17 @@ def _noise(
     return act_noise + weight_noise
 
 
-def _apply(
+def reparameterize(
     graph: Graph, feed: LayerNormFeed, linears: list[Gemm], shift: Tensor, factor: Tensor
 ) -> None:
-    """Gamma / f, (beta - c) / f, W diag(f), b + W c (RepQ-ViT eq. 10-12 in this notation)."""
+    """Replace the LayerNorm's output x by (x - shift) / factor and undo it in the linears.
+
+    Gamma / f, (beta - c) / f, W diag(f), b + W c (RepQ-ViT eq. 10-12 in this notation).
+
+    Args:
+        linears: All that read the LayerNorm; their constants change with it.
+        shift, factor: float32 [C], c and f.
+    """
     gamma, beta = graph.constant(feed.weight), graph.constant(feed.bias)
     graph.set_constant(feed.weight, gamma / factor)
     graph.set_constant(feed.bias, (beta - shift) / factor)

@@ -1,7 +1,7 @@
 """Logarithmic grids for numbers in (0, s]: every code is a fixed ratio smaller than the one before.
 
 Source: log2 in Lin et al., "FQ-ViT: Post-training quantization for fully quantized vision
-transformer" (arXiv 2111.13824), eq. 16; log-sqrt2 in Li et al., "RepQ-ViT: Scale
+transformer" (arXiv 2111.13824), Log-Int-Softmax; log-sqrt2 in Li et al., "RepQ-ViT: Scale
 reparameterization for post-training quantization of vision transformers" (arXiv 2212.08254),
 section 3.3. Code c stands for ``s * 2^(-c / n)`` with n = 1 (log2) or n = 2 (log-sqrt2), found as
 ``c = round(-n log2(x / s))``. Both official programs emit 2^k such levels and an exact zero

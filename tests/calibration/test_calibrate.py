@@ -15,6 +15,7 @@ from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph
 from edgevit.quantizers.simulation import IntegerLinear
 from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.registry import target_named
 
 
 def logits(graph, images):
@@ -22,8 +23,10 @@ def logits(graph, images):
         return graph.forward(images)
 
 
-def place(graph, bits=6):
-    return CpuTarget().place(graph, weight_bits=bits, act_bits=bits)
+def place(graph, bits=6, method="edgevit"):
+    simulated = METHODS[method].needs.endswith("simulation only")
+    target = target_named("simulation" if simulated else "cpu")
+    return target.place(graph, weight_bits=bits, act_bits=bits)
 
 
 def relative_error(found, expected):
@@ -114,11 +117,12 @@ def test_fisher_weights_equal_a_literal_computation(vit, images):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_quantizes_every_product_and_8_bits_are_close(graph, images, method):
-    quantized = calibrate(graph, place(graph, 8), images, method_named(method))
+    quantized = calibrate(graph, place(graph, 8, method), images, method_named(method))
     assert set(quantized.layers) == {gemm.name for gemm in graph.gemms}
     expected = logits(graph, images)
-    assert relative_error(quantized.forward(images), expected) < 0.15
-    again = calibrate(graph, place(graph, 8), images, method_named(method))
+    limit = 0.25 if method == "fq-vit" else 0.15  # log2 steps are as coarse at any width
+    assert relative_error(quantized.forward(images), expected) < limit
+    again = calibrate(graph, place(graph, 8, method), images, method_named(method))
     assert torch.equal(again.forward(images), quantized.forward(images))
 
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from edgevit.calibration.methods.edgevit import EDGEVIT
+from edgevit.calibration.methods.fq_vit import FQ_VIT
 from edgevit.calibration.methods.gptq import GPTQ
 from edgevit.calibration.methods.method import Method
 from edgevit.calibration.methods.plain import MINMAX, MSE, PERCENTILE
 from edgevit.calibration.methods.ptq4vit import PTQ4VIT
+from edgevit.calibration.methods.repq_vit import REPQ_VIT, REPQ_VIT_INT
 from edgevit.errors import UsageError
 
-METHODS = {method.name: method for method in (EDGEVIT, PTQ4VIT, GPTQ, MINMAX, PERCENTILE, MSE)}
+_ALL = (
+    EDGEVIT,
+    PTQ4VIT,
+    GPTQ,
+    MINMAX,
+    PERCENTILE,
+    MSE,
+    REPQ_VIT,
+    REPQ_VIT_INT,
+    FQ_VIT,
+)
+METHODS = {method.name: method for method in _ALL}
 
 
 def method_named(name: str) -> Method:
