@@ -133,6 +133,7 @@ FQ_VIT = Method(
     summary="Power-of-two LayerNorm factors, log2 softmax, min-max ranges (LayerNorm in float)",
     source="Lin et al., IJCAI 2022, arXiv 2111.13824 (what carries over, see its module)",
     calibrate=calibrate,
+    num_images=1000,
     cost="2 forward passes",
     needs="log2 and asymmetric grids: simulation only",
 )
