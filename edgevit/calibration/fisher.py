@@ -104,11 +104,11 @@ def _forward_backward(
     with torch.set_grad_enabled(weighted):
         logits = run_graph(graph, batch.clone().requires_grad_(weighted), gemm=keep)
         if weighted:
-            _sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+            sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
     return products
 
 
-def _sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return sum over images of -log p(y) / |p - e_y|, y drawn from p: logits [B, classes]."""
     probabilities = logits.detach().softmax(1)
     labels = torch.multinomial(probabilities, 1, generator=generator)  # [B, 1]

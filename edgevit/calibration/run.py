@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -34,6 +35,7 @@ class Run:
         seed: Seed of everything drawn at random.
         memory_bytes: Bound on the activations kept at one time.
         progress: Called with (stage, done, total).
+        checkpoint: Folder in which a long method keeps what it has done; None to keep nothing.
     """
 
     graph: Graph
@@ -42,6 +44,7 @@ class Run:
     seed: int = 0
     memory_bytes: int = MEMORY_BYTES
     progress: Progress = silent
+    checkpoint: Path | None = None
 
     @cached_property
     def batch_size(self) -> int:
@@ -96,6 +99,7 @@ def calibrate(
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress = silent,
+    checkpoint: Path | None = None,
 ) -> QuantizedGraph:
     """Return the quantized graph; `graph` itself is left as it was. Arguments as in `Run`."""
     run = Run(
@@ -105,5 +109,6 @@ def calibrate(
         seed=seed,
         memory_bytes=memory_bytes,
         progress=progress,
+        checkpoint=checkpoint,
     )
     return method.calibrate(run)

@@ -32,26 +32,56 @@ def run_graph(
             callee reads weight and bias itself by `graph.constant(gemm.weight)`.
         observe: Sees the fx name and output of the image and of every operator.
     """
+    first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
+    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe)
+
+
+def run_part(
+    graph: Graph,
+    start: str,
+    value: Tensor,
+    stop: str | None,
+    *,
+    gemm: Product | None = None,
+    observe: Observer | None = None,
+) -> Tensor:
+    """Return what node `stop` computes when node `start` has given `value`.
+
+    Args:
+        start, stop: fx node names; everything computed in between may depend on `start` and
+            constants only. `stop` None means the logits.
+        gemm, observe: As for `run_graph`.
+
+    Raises:
+        KeyError: A node in between needs another tensor from before `start`.
+    """
     gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
     last_use = _last_uses(graph)
     values: dict[Node, Any] = {}
+    begun = False
     for node in graph.module.graph.nodes:
         if node.op == "output":
             break
-        if node.op == "placeholder":
-            value = image
-        elif node.op == "get_attr":
-            value = graph.constant(str(node.target))
+        if node.op == "get_attr":
+            values[node] = graph.constant(str(node.target))
+            continue
+        begun = begun or node.name == start
+        if not begun:
+            continue
+        if node.name == start:
+            result: Any = value
         elif gemm is not None and node.name in gemms:
-            value = _product(gemm, gemms[node.name], node, values)
+            result = _product(gemm, gemms[node.name], node, values)
         else:
             args, kwargs = map_arg((args_of(node), node.kwargs), values.__getitem__)
-            value = target_of(node)(*args, **kwargs)
-        values[node] = value
-        if observe is not None and node.op != "get_attr":
-            observe(node.name, value)
+            result = target_of(node)(*args, **kwargs)
+        values[node] = result
+        if observe is not None:
+            observe(node.name, result)
+        if node.name == stop:
+            return values[node]  # type: ignore[no-any-return]
         for dead in last_use.get(node, ()):
-            del values[dead]
+            values.pop(dead, None)
     logits: Tensor = values[args_of(node)[0]]
     return logits
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgevit.calibration.bias import correct_biases
-from edgevit.calibration.fisher import _sampled_loss, collect
+from edgevit.calibration.fisher import sampled_loss, collect
 from edgevit.calibration.heads import equalize_heads
 from edgevit.calibration.layernorm import fold_layernorms
 from edgevit.calibration.methods import METHODS, method_named
@@ -100,7 +100,7 @@ def test_fisher_weights_equal_a_literal_computation(vit, images):
             outputs[name] = value
 
     result = run_graph(vit, image.clone().requires_grad_(True), observe=keep)
-    _sampled_loss(result, torch.Generator().manual_seed(0)).backward()
+    sampled_loss(result, torch.Generator().manual_seed(0)).backward()
     gradient = outputs[gemm.name].grad[0]  # [T, out]
     x = outputs[gemm.left.producer].detach()[0]  # [T, in]
     weight = vit.constant(gemm.weight)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from edgevit.calibration.methods.apq_vit import APQ_VIT
 from edgevit.calibration.methods.edgevit import EDGEVIT
+from edgevit.calibration.methods.edgevit_train import EDGEVIT_TRAIN
 from edgevit.calibration.methods.fq_vit import FQ_VIT
 from edgevit.calibration.methods.gptq import GPTQ
+from edgevit.calibration.methods.liu2021 import LIU2021
 from edgevit.calibration.methods.method import Method
+from edgevit.calibration.methods.noisyquant import NOISYQUANT, NOISYQUANT_PTQ4VIT
 from edgevit.calibration.methods.plain import MINMAX, MSE, PERCENTILE
 from edgevit.calibration.methods.ptq4vit import PTQ4VIT
 from edgevit.calibration.methods.repq_vit import REPQ_VIT, REPQ_VIT_INT
@@ -15,6 +19,7 @@ from edgevit.errors import UsageError
 
 _ALL = (
     EDGEVIT,
+    EDGEVIT_TRAIN,
     PTQ4VIT,
     GPTQ,
     MINMAX,
@@ -23,6 +28,10 @@ _ALL = (
     REPQ_VIT,
     REPQ_VIT_INT,
     FQ_VIT,
+    LIU2021,
+    APQ_VIT,
+    NOISYQUANT,
+    NOISYQUANT_PTQ4VIT,
 )
 METHODS = {method.name: method for method in _ALL}
 

@@ -33,12 +33,18 @@ CHOICES = Choices(activations="fisher", weights="gram", twin=True, fold_layernor
 
 def calibrate(run: Run) -> QuantizedGraph:
     """Return the quantized graph."""
+    return calibrate_with_targets(run)[0]
+
+
+def calibrate_with_targets(run: Run) -> tuple[QuantizedGraph, dict[str, Tensor]]:
+    """Return the quantized graph, and gemm name -> the refitted weight that was rounded."""
     ranges = rewritten(run, CHOICES)
     statistics = run.statistics(ranges, weighted=True)
     statistics.grams.clear()
     quantized = run.quantized()
     leader = leaders(run.graph)
     chosen: dict[str, Grid] = {}
+    targets: dict[str, Tensor] = {}
 
     def grid_of(site: Site) -> Grid:
         name = leader[site.name]
@@ -50,10 +56,12 @@ def calibrate(run: Run) -> QuantizedGraph:
         left = grid_of(gemm.left)
         if gemm.weight is None:
             return IntegerMatmul(left=left, right=grid_of(gemm.right))
-        return _linear(run, gemm, left, rounded.left, output, _tokens(statistics, gemm, output))
+        tokens = _tokens(statistics, gemm, output)
+        layer, targets[gemm.name] = _linear(run, gemm, left, rounded.left, output, tokens)
+        return layer
 
     walk(run, quantized, decide, "layers")
-    return quantized
+    return quantized, targets
 
 
 def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:
@@ -65,8 +73,8 @@ def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:
 
 def _linear(
     run: Run, gemm: Gemm, left: Grid, x: Tensor, output: Tensor, tokens: Tensor
-) -> IntegerLinear:
-    """Return a linear in integers.
+) -> tuple[IntegerLinear, Tensor]:
+    """Return a linear in integers and its refitted weight.
 
     Args:
         x: Its input in the quantized stream, [..., in].
@@ -87,13 +95,14 @@ def _linear(
     total = tokens.sum().clamp_min(1e-12)
     value = grid.dequantize(codes)
     new_bias = tokens @ (wanted - inputs @ value.T) / total  # [out]
-    return IntegerLinear(
+    layer = IntegerLinear(
         grid=left,
         weight_grid=grid,
         weight_codes=codes.to(torch.int8),
         scale=left.unit * grid.scale,
         bias=new_bias,
     )
+    return layer, target
 
 
 def rounded_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[UniformGrid, Tensor]:

@@ -1,0 +1,233 @@
+"""EdgeViT's best method: after `edgevit`, every block is trained to undo what quantization did.
+
+Part by part in execution order, with the input that the quantized parts before it produce, weight
+codes, biases and activation steps are trained on unlabelled images to give back the float32
+output of the part. This is the block-wise training of BRECQ (Li et al., arXiv 2102.05426) with
+straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong et al., arXiv
+2311.10126). The local loss weights every element by its Fisher information; where it can be
+afforded, the float32 rest of the network judges the part's output as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from edgevit.calibration.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.fisher import sampled_loss
+from edgevit.calibration.methods.edgevit import calibrate_with_targets
+from edgevit.calibration.methods.method import Method
+from edgevit.calibration.observe import batches
+from edgevit.calibration.run import Run
+from edgevit.calibration.trainable import TrainablePart, trainable_part
+from edgevit.graph.interpret import Product, run_graph, run_part
+from edgevit.graph.model import Graph
+from edgevit.graph.parts import Part, parts_of
+from edgevit.quantizers.simulation import QuantizedGraph
+
+FAST_IMAGES = 64
+HELD_OUT = 8  # one image in so many judges a part and is not trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How every part is trained.
+
+    Args:
+        iterations: Steps of Adam per part.
+        batch_size: Images per step.
+        code_rate: Learning rate of weight codes, in codes.
+        other_rate: Learning rate of log-steps and of biases in their units.
+        suffix: Weight of the loss behind the rest of the network; 0 leaves it out.
+    """
+
+    iterations: int = 400
+    batch_size: int = 32
+    code_rate: float = 3e-3
+    other_rate: float = 1e-3
+    suffix: float = 1.0
+
+
+def train(run: Run, training: Training) -> QuantizedGraph:
+    """Return the quantized graph, trained part by part."""
+    kept = None
+    if run.checkpoint is not None:
+        kept = Checkpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
+    fast = replace(run, images=run.images[:FAST_IMAGES])
+    quantized, targets = calibrate_with_targets(fast)
+    graph, parts = run.graph, parts_of(run.graph)
+    importance = _importance(run, parts)
+    logits = _run_all(graph, graph_start(graph), None, run.images, run.batch_size, None)
+    exact = rounded = run.images
+    for done, part in enumerate(parts, 1):
+        wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
+        gemms = [graph.gemm(name) for name in part.gemms]
+        lesson = Lesson(
+            part=part,
+            inputs=rounded,
+            wanted=wanted,
+            importance=importance.get(part.stop or "", torch.ones(())),
+            logits=logits,
+        )
+        if kept is None or not kept.load(part.name, quantized):
+            learner = trainable_part(quantized, gemms, targets)
+            if learner.layers:
+                _train_part(graph, learner, lesson, training, run.seed)
+            if kept is not None:
+                kept.save(part.name, quantized, part.gemms)
+        exact = wanted
+        rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, quantized.compute)
+        run.progress("training", done, len(parts))
+    return quantized
+
+
+def graph_start(graph: Graph) -> str:
+    """Return the fx name of the image."""
+    name: str = next(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one part is trained on.
+
+    Args:
+        part: The part.
+        inputs: Output of the quantized parts before it, float32 [N, ...].
+        wanted: Its float32 output, [N, ...].
+        importance: Fisher weight of each element of the output, mean 1, without the first axis.
+        logits: float32 [N, classes] of the float32 network.
+    """
+
+    part: Part
+    inputs: Tensor
+    wanted: Tensor
+    importance: Tensor
+    logits: Tensor
+
+
+def _train_part(
+    graph: Graph,
+    learner: TrainablePart,
+    lesson: Lesson,
+    training: Training,
+    seed: int,
+) -> None:
+    """Train one part; put it into the quantized graph if held-out images find it better."""
+    count = len(lesson.inputs)
+    held = torch.arange(0, count, HELD_OUT)
+    seen = torch.tensor([i for i in range(count) if i % HELD_OUT or count < 2 * HELD_OUT])
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": learner.codes(), "lr": training.code_rate},
+            {"params": learner.others(), "lr": training.other_rate},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
+    norms = _losses(graph, learner.compute, lesson, held, training.suffix > 0)
+    before = _total(norms, norms, training)
+    for _ in range(training.iterations):
+        chosen = seen[torch.randint(len(seen), (training.batch_size,), generator=generator)]
+        with torch.enable_grad():
+            losses = _losses(graph, learner.compute, lesson, chosen, training.suffix > 0)
+            optimizer.zero_grad()
+            _total(losses, norms, training).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    after = _total(
+        _losses(graph, learner.compute, lesson, held, training.suffix > 0), norms, training
+    )
+    if after.item() < before.item():
+        learner.bake()
+
+
+def _losses(
+    graph: Graph, compute: Product, lesson: Lesson, chosen: Tensor, suffix: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the local loss and the loss at the logits (0 if not asked for)."""
+    part = lesson.part
+    output = run_part(graph, part.start, lesson.inputs[chosen], part.stop, gemm=compute)
+    local = ((output - lesson.wanted[chosen]).square() * lesson.importance).mean()
+    if part.stop is None:
+        return local, _divergence(output, lesson.logits[chosen])
+    if not suffix:
+        return local, torch.zeros(())
+    logits = run_part(graph, part.stop, output, None)
+    return local, _divergence(logits, lesson.logits[chosen])
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean KL divergence from the float32 prediction."""
+    log_p, log_q = wanted.log_softmax(1), logits.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def _total(
+    losses: tuple[Tensor, Tensor], norms: tuple[Tensor, Tensor], training: Training
+) -> Tensor:
+    """Return the sum of both losses, each in units of what it was before training."""
+    local = losses[0] / norms[0].detach().clamp_min(1e-12)
+    behind = losses[1] / norms[1].detach().clamp_min(1e-12)
+    return local + training.suffix * behind
+
+
+@torch.no_grad()
+def _run_all(
+    graph: Graph,
+    start: str,
+    stop: str | None,
+    values: Tensor,
+    batch_size: int,
+    compute: Product | None,
+) -> Tensor:
+    """Run one part over all images in batches."""
+    parts = [run_part(graph, start, v, stop, gemm=compute) for v in batches(values, batch_size)]
+    return torch.cat(parts)
+
+
+def _importance(run: Run, parts: tuple[Part, ...]) -> dict[str, Tensor]:
+    """Return part output -> squared loss gradient of each of its elements, mean over images."""
+    wanted = {part.stop for part in parts if part.stop is not None}
+    generator = torch.Generator().manual_seed(run.seed)
+    sums: dict[str, Tensor] = {}
+    for batch in batches(run.images[:FAST_IMAGES], run.batch_size):
+        for name, squares in _squared_gradients(run.graph, batch, wanted, generator):
+            sums[name] = sums[name] + squares if name in sums else squares
+    return {name: value / value.mean().clamp_min(1e-30) for name, value in sums.items()}
+
+
+def _squared_gradients(
+    graph: Graph, images: Tensor, wanted: set[str], generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, value: Tensor) -> None:
+        if name in wanted:
+            value.retain_grad()
+            kept[name] = value
+
+    with torch.enable_grad():
+        logits = run_graph(graph, images.clone().requires_grad_(), observe=keep)
+        sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+    for name, value in kept.items():
+        if value.grad is not None:
+            yield name, value.grad.square().sum(0)
+
+
+def calibrate(run: Run) -> QuantizedGraph:
+    """Return the quantized graph."""
+    return train(run, Training())
+
+
+EDGEVIT_TRAIN = Method(
+    name="edgevit-train",
+    summary="edgevit, then every block trained on unlabelled images",
+    source="this project: arXiv 2102.05426, 2311.10126 and 1902.08153 together",
+    calibrate=calibrate,
+    num_images=1024,
+    cost="minutes to hours: some hundred training steps per block",
+)

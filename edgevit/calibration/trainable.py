@@ -1,0 +1,178 @@
+"""Differentiable twins of the integer layers, so that codes and steps can be trained.
+
+Rounding passes its gradient straight through (Bengio et al., arXiv 1308.3432); the gradient of
+an activation step is LSQ's (Esser et al., arXiv 1902.08153, eq. 3), which follows from that. A
+weight is trained in units of its step, so that one learning rate suits every layer; steps are
+trained as logarithms, so that they stay positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.graph.model import Gemm
+from edgevit.quantizers.simulation import (
+    Grid,
+    IntegerLinear,
+    IntegerMatmul,
+    QuantizedGraph,
+    float_product,
+)
+from edgevit.quantizers.uniform import UniformGrid
+
+_INSIDE = 0.49  # a real-valued code starts at most this far from the integer it stands for
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Return round(x), half to even, with the gradient of x."""
+    return x + (torch.round(x) - x).detach()
+
+
+class TrainableGrid(nn.Module):
+    """An activation grid whose step is trained; twin grids are used as they are.
+
+    Args:
+        grid: Where it starts; zero point and width stay.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.log_scale = nn.Parameter(grid.scale.log().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return float32 x rounded to the grid."""
+        if not isinstance(self.grid, UniformGrid):
+            return x + (self.grid.fake_quantize(x) - x).detach()
+        spec, scale = self.grid.spec, self.log_scale.exp()
+        zero = self.grid.zero_point.to(torch.float32)
+        codes = (round_through(x / scale) + zero).clamp(spec.qmin, spec.qmax)
+        return (codes - zero) * scale
+
+    def baked(self) -> Grid:
+        """Return the grid with the trained step."""
+        if not isinstance(self.grid, UniformGrid):
+            return self.grid
+        return replace(self.grid, scale=self.log_scale.detach().exp())
+
+
+class TrainableLinear(nn.Module):
+    """A quantized linear whose codes and bias are trained.
+
+    Args:
+        layer: Where it starts: its codes are kept exactly.
+        target: float32 [out, in], the weight before rounding. Real-valued codes start as close
+            to it as the layer's codes allow, so that those near a border can cross it.
+        grid: The input's grid, shared with other readers of the same tensor.
+    """
+
+    def __init__(self, layer: IntegerLinear, target: Tensor, grid: TrainableGrid) -> None:
+        super().__init__()
+        self.layer, self.grid = layer, grid
+        codes = layer.weight_codes.to(torch.float32)  # [out, in]
+        offset = target / layer.weight_grid.scale[:, None] - codes
+        self.codes = nn.Parameter(codes + offset.clamp(-_INSIDE, _INSIDE))
+        self.bias_steps = nn.Parameter(torch.zeros_like(layer.bias))
+        self.bias_unit = layer.scale * target.shape[1] ** 0.5  # about the size of an output error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's float32 output [..., out] of x [..., in]."""
+        spec = self.layer.weight_grid.spec
+        codes = round_through(self.codes).clamp(spec.qmin, spec.qmax)
+        weight = codes * self.layer.weight_grid.scale[:, None]  # [out, in]
+        return nn.functional.linear(self.grid(x), weight, self.bias())
+
+    def bias(self) -> Tensor:
+        """Return the bias, float32 [out]."""
+        bias: Tensor = self.layer.bias + self.bias_steps * self.bias_unit
+        return bias
+
+    def baked(self) -> IntegerLinear:
+        """Return the layer in integers."""
+        spec, grid = self.layer.weight_grid.spec, self.grid.baked()
+        codes = self.codes.detach().round().clamp(spec.qmin, spec.qmax)
+        return replace(
+            self.layer,
+            grid=grid,
+            weight_codes=codes.to(self.layer.weight_codes.dtype),
+            scale=grid.unit * self.layer.weight_grid.scale,
+            bias=self.bias().detach(),
+        )
+
+
+class TrainableMatmul(nn.Module):
+    """A product of two activations, both on trained grids."""
+
+    def __init__(self, left: TrainableGrid, right: TrainableGrid) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the float32 product [..., M, N] of [..., M, K] and [..., K, N]."""
+        return torch.matmul(self.left(left), self.right(right))
+
+    def baked(self) -> IntegerMatmul:
+        """Return the product in integers."""
+        return IntegerMatmul(left=self.left.baked(), right=self.right.baked())
+
+
+@dataclass(kw_only=True)
+class TrainablePart:
+    """The quantized layers of one part of a graph, made trainable.
+
+    Args:
+        quantized: The whole quantized graph.
+        layers: Gemm name -> trainable layer, for the gemms of the part.
+    """
+
+    quantized: QuantizedGraph
+    layers: dict[str, TrainableLinear | TrainableMatmul]
+
+    def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
+        """Return one product, differentiably."""
+        layer = self.layers.get(gemm.name)
+        if layer is None:
+            return float_product(self.quantized.graph, gemm, left, right)
+        output: Tensor = layer(left) if right is None else layer(left, right)
+        return output
+
+    def codes(self) -> list[nn.Parameter]:
+        """Return the real-valued weight codes."""
+        return [la.codes for la in self.layers.values() if isinstance(la, TrainableLinear)]
+
+    def others(self) -> list[nn.Parameter]:
+        """Return biases and steps, each once."""
+        codes = {id(parameter) for parameter in self.codes()}
+        found = [p for layer in self.layers.values() for p in layer.parameters()]
+        return list({id(p): p for p in found if id(p) not in codes}.values())
+
+    def bake(self) -> None:
+        """Put the trained layers into the quantized graph."""
+        for name, layer in self.layers.items():
+            self.quantized.layers[name] = layer.baked()
+
+
+def trainable_part(
+    quantized: QuantizedGraph, gemms: list[Gemm], targets: dict[str, Tensor]
+) -> TrainablePart:
+    """Return the part's layers made trainable; layers that shared a grid still share it.
+
+    Args:
+        targets: Gemm name -> float32 [out, in], the weight before rounding.
+    """
+    grids: dict[int, TrainableGrid] = {}
+
+    def grid_of(grid: Grid) -> TrainableGrid:
+        return grids.setdefault(id(grid), TrainableGrid(grid))
+
+    layers: dict[str, TrainableLinear | TrainableMatmul] = {}
+    for gemm in gemms:
+        layer = quantized.layers.get(gemm.name)
+        if isinstance(layer, IntegerLinear):
+            layers[gemm.name] = TrainableLinear(layer, targets[gemm.name], grid_of(layer.grid))
+        elif isinstance(layer, IntegerMatmul):
+            layers[gemm.name] = TrainableMatmul(grid_of(layer.left), grid_of(layer.right))
+    return TrainablePart(quantized=quantized, layers=layers)

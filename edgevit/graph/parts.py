@@ -1,0 +1,42 @@
+"""Cuts a whole graph into parts that follow each other, one transformer block to a part.
+
+What stands before the first block or between two (patch embedding, patch merging) belongs to the
+block behind it; what stands after the last one (norm, pooling, head) is the last part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgevit.graph.blocks import blocks_of
+from edgevit.graph.model import Graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of a graph that one activation enters and one leaves.
+
+    Args:
+        name: Module path of its block, or "head".
+        start: fx node name of what enters.
+        stop: fx node name of what leaves, None for the logits.
+        gemms: Names of its products in execution order.
+    """
+
+    name: str
+    start: str
+    stop: str | None
+    gemms: tuple[str, ...]
+
+
+def parts_of(graph: Graph) -> tuple[Part, ...]:
+    """Return the parts in execution order; a graph without blocks is one part."""
+    order = {node.name: at for at, node in enumerate(graph.module.graph.nodes)}
+    start = next(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
+    parts = []
+    for name, stop in [*((b.name, b.output) for b in blocks_of(graph)), ("head", None)]:
+        end = len(order) if stop is None else order[stop]
+        inside = tuple(g.name for g in graph.gemms if order[start] < order[g.name] <= end)
+        parts.append(Part(name=name, start=start, stop=stop, gemms=inside))
+        start = stop or start
+    return tuple(parts)

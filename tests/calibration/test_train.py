@@ -1,0 +1,142 @@
+"""Training parts: twins of the integer layers, less error than before, resuming."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edgevit.calibration.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.methods import METHODS
+from edgevit.calibration.methods.edgevit import calibrate_with_targets
+from edgevit.calibration.methods.edgevit_train import Training, train
+from edgevit.calibration.run import Run, calibrate
+from edgevit.calibration.trainable import trainable_part
+from edgevit.errors import UsageError
+from edgevit.graph.interpret import run_graph, run_part
+from edgevit.graph.parts import parts_of
+from edgevit.quantizers.simulation import IntegerLinear
+from edgevit.targets.cpu import CpuTarget
+
+SHORT = Training(iterations=25, batch_size=4)
+
+
+def new_run(graph, images, bits=3, **changes):
+    placement = CpuTarget().place(graph, weight_bits=bits, act_bits=bits)
+    return Run(graph=graph.clone(), placement=placement, images=images, **changes)
+
+
+def test_parts_follow_each_other_and_give_the_logits(graph, images):
+    parts = parts_of(graph)
+    assert len(parts) > 1
+    assert [n for part in parts for n in part.gemms] == [gemm.name for gemm in graph.gemms]
+    value = images
+    with torch.no_grad():
+        for part in parts:
+            value = run_part(graph, part.start, value, part.stop)
+        assert torch.equal(value, run_graph(graph, images))
+
+
+def test_a_part_must_be_entered_by_one_tensor_only(vit, images):
+    inside = next(g for g in vit.gemms if g.module == "blocks.0.mlp.fc1")
+    with pytest.raises(KeyError):
+        run_part(vit, inside.left.producer, torch.zeros(1, 5, 32), None)
+
+
+def test_trainable_layers_start_as_the_integer_layers(graph, images):
+    run = new_run(graph, images)
+    quantized, targets = calibrate_with_targets(run)
+    part = trainable_part(quantized, list(run.graph.gemms), targets)
+    with torch.no_grad():
+        logits = run_graph(run.graph, images, gemm=part.compute)
+    expected = quantized.forward(images)
+    assert (logits - expected).norm() < 1e-3 * expected.norm()
+    before = {n: la.weight_codes for n, la in quantized.layers.items() if hasattr(la, "bias")}
+    part.bake()
+    for name, codes in before.items():
+        assert torch.equal(quantized.layers[name].weight_codes, codes)
+
+
+def test_gradients_reach_codes_biases_and_steps(vit, images):
+    run = new_run(vit, images)
+    quantized, targets = calibrate_with_targets(run)
+    part = trainable_part(quantized, list(run.graph.gemms), targets)
+    with torch.enable_grad():
+        run_graph(run.graph, images, gemm=part.compute).square().sum().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in part.codes())
+    moved = [float(p.grad.abs().max()) > 0 for p in part.others() if p.grad is not None]
+    assert len(moved) > 0.9 * len(part.others())
+    assert all(moved)
+
+
+def test_step_gradient_is_that_of_lsq(vit):
+    """Esser et al., eq. 3: round(x/s) - x/s inside the range, the end codes outside."""
+    from edgevit.calibration.trainable import TrainableGrid
+    from edgevit.quantizers.spec import GridSpec
+    from edgevit.quantizers.uniform import UniformGrid
+
+    grid = UniformGrid.from_range(GridSpec(bits=3), -1.0, 2.0)
+    trained = TrainableGrid(grid)
+    x = torch.tensor([-5.0, -0.33, 0.1, 0.77, 9.0])
+    trained(x).sum().backward()
+    scale, zero = float(grid.scale), int(grid.zero_point)
+    slopes = [
+        min(max(round(v / scale), -zero), 7 - zero)
+        - (v / scale if -zero <= round(v / scale) <= 7 - zero else 0)
+        for v in x.tolist()
+    ]
+    assert float(trained.log_scale.grad) == pytest.approx(sum(slopes) * scale, rel=1e-4)
+
+
+def error(graph, quantized, images):
+    with torch.no_grad():
+        wanted = graph.forward(images).log_softmax(1)
+    found = quantized.forward(images).log_softmax(1)
+    return float((wanted.exp() * (wanted - found)).sum(1).mean())
+
+
+def test_training_brings_the_logits_closer_and_repeats(graph, images):
+    run = new_run(graph, images)
+    plain = calibrate(graph, run.placement, images, METHODS["edgevit"])
+    trained = train(run, SHORT)
+    assert error(graph, trained, images) < error(graph, plain, images)
+    again = train(new_run(graph, images), SHORT)
+    assert torch.equal(again.forward(images), trained.forward(images))
+
+
+def test_an_interrupted_training_goes_on(vit, images, tmp_path):
+    whole = train(new_run(vit, images), SHORT)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_one(stage, done, total):
+        if stage == "training" and done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(new_run(vit, images, checkpoint=tmp_path, progress=stop_after_one), SHORT)
+    kept = list(tmp_path.glob("*.safetensors"))
+    assert len(kept) == 1
+    stamp = kept[0].stat().st_mtime_ns
+    resumed = train(new_run(vit, images, checkpoint=tmp_path), SHORT)
+    assert kept[0].stat().st_mtime_ns == stamp
+    assert not list(tmp_path.glob("*.partial"))
+    assert torch.equal(resumed.forward(images), whole.forward(images))
+
+
+def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
+    run = new_run(vit, images, checkpoint=tmp_path)
+    digest = fingerprint(run, "")
+    quantized, _ = calibrate_with_targets(run)
+    name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
+    keep = Checkpoint(folder=tmp_path, digest=digest)
+    keep.save("blocks.0", quantized, (name,))
+    assert keep.load("blocks.0", quantized)
+    assert not keep.load("blocks.1", quantized)
+    with pytest.raises(UsageError, match="EV214"):
+        replace(keep, digest="0" * 64).load("blocks.0", quantized)
+    (tmp_path / "blocks.0.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(UsageError, match="EV214"):
+        keep.load("blocks.0", quantized)
+    changed = new_run(vit, images * 2)
+    assert fingerprint(changed, "") != digest != fingerprint(run, "other")
