@@ -2,16 +2,28 @@
 
     python benchmarks/accuracy.py --data cifar10.tar.gz::test --models vit_cifar10,swin_cifar10 \
         --bits 8,6 --methods edgevit,minmax
+
+makes bundles and measures what is in them (results/accuracy.csv). With --table methods it measures
+every method at every width on the models and their hardened twins (results/methods.csv), goes on
+where it was stopped, and --summary compares the methods image by image afterwards:
+
+    python benchmarks/accuracy.py --table methods --data cifar10.tar.gz::test
+    python benchmarks/accuracy.py --summary
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
+import cells
+import methods
 import numpy as np
+import summary
 from rows import add_row
+from subjects import TWINS
 
 from edgevit import api
 from edgevit.data import Preprocessing, labels_for, open_images
@@ -35,13 +47,7 @@ class Simulation:
 
 def kl(reference: np.ndarray, other: np.ndarray) -> float:
     """Mean Kullback-Leibler divergence of softmax(other) from softmax(reference), in nats."""
-
-    def log_softmax(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float64)
-        x = x - x.max(1, keepdims=True)
-        return x - np.log(np.exp(x).sum(1, keepdims=True))
-
-    p, q = log_softmax(reference), log_softmax(other)
+    p, q = methods.log_softmax(reference), methods.log_softmax(other)
     return float((np.exp(p) * (p - q)).sum(1).mean())
 
 
@@ -60,7 +66,7 @@ def measure(options: argparse.Namespace, model: str, bits: tuple[int, int], meth
         weight_bits=bits[0],
         act_bits=bits[1],
         method=method,
-        num_calib=options.num_calib,
+        num_calib=int(options.num_calib),
         seed=options.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +90,7 @@ def measure(options: argparse.Namespace, model: str, bits: tuple[int, int], meth
             "method": method,
             "weight_bits": bits[0],
             "act_bits": bits[1],
-            "num_calib": options.num_calib,
+            "num_calib": int(options.num_calib),
             "seed": options.seed,
             "images": len(right),
             "top1_fp32": fp32.accuracy_percent(1),
@@ -102,21 +108,48 @@ def measure(options: argparse.Namespace, model: str, bits: tuple[int, int], meth
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--models", default="vit_cifar10,swin_cifar10")
-    parser.add_argument("--bits", default="8,6", help="such as 8,6,4/8 (weights/activations)")
-    parser.add_argument("--methods", default="edgevit,minmax")
-    parser.add_argument("--num-calib", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def bundles(options: argparse.Namespace) -> None:
+    """Add a row to results/accuracy.csv for every model, width and method."""
     for model in options.models.split(","):
-        for text in options.bits.split(","):
+        for text in (options.bits or "8,6").split(","):
             weight, _, act = text.partition("/")
-            for method in options.methods.split(","):
+            for method in (options.methods or "edgevit,minmax").split(","):
                 measure(options, model, (int(weight), int(act or weight)), method)
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="labelled test images")
+    parser.add_argument("--models", default="vit_cifar10,swin_cifar10")
+    parser.add_argument("--bits", help="such as 8,6,4/8 (weights/activations)")
+    parser.add_argument("--methods", help="two, or in the table of methods all, if left out")
+    parser.add_argument(
+        "--num-calib", default=str(cells.NUM_CALIB), help="in the table of methods also: own"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bundles' table")
+    table = parser.add_argument_group("the table of methods, results/methods.csv")
+    table.add_argument("--table", choices=("bundles", "methods"), default="bundles")
+    table.add_argument("--twins", default=",".join(TWINS))
+    table.add_argument("--seeds", help=f"draws of calibration images, {cells.SEEDS}")
+    table.add_argument("--calib", default=str(reference_images("calibration")))
+    table.add_argument("--num-images", type=int, help="test images, all if left out")
+    table.add_argument("--threads", type=int, default=2)
+    table.add_argument("--batch", type=int, default=16, help="16 fits the cache")
+    table.add_argument("--redo", action="store_true", help="measure cells that have a row again")
+    table.add_argument("--summary", action="store_true", help="compare what is measured, and end")
+    table.add_argument("--reference", default="edgevit", help="method the summary compares with")
+    options = parser.parse_args()
+    if options.summary:
+        return summary.main(options.reference)
+    if options.data is None:
+        parser.error("--data is needed")
+    if options.table == "methods":
+        return min(methods.run(options), 1)
+    bundles(options)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

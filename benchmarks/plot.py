@@ -1,10 +1,12 @@
-"""Draws docs/results.png from the CSVs under benchmarks/results.
+"""Draws docs/results.png and docs/methods.png from the CSVs under benchmarks/results.
 
 python benchmarks/plot.py
+python benchmarks/plot.py --table      # the tables of docs/methods.md instead
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import methods_figure
 from rows import RESULTS
 
+DOCS = Path(__file__).parent.parent / "docs"
 BLUE, GREY, LIGHT = "#2b6cb0", "#4a5568", "#a0aec0"
 
 
@@ -68,12 +72,24 @@ def latency(axis: plt.Axes) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def main() -> None:
+def results() -> plt.Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
     for draw, axis in zip((accuracy, size, latency), axes, strict=True):
         draw(axis)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(Path(__file__).parent.parent / "docs" / "results.png", dpi=110)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print Markdown tables instead")
+    found = methods_figure.found(rows("methods") if (RESULTS / "methods.csv").exists() else [])
+    if parser.parse_args().table:
+        print(methods_figure.tables(found))
+        return
+    results().savefig(DOCS / "results.png", dpi=110)
+    if found:
+        methods_figure.figure(found).savefig(DOCS / "methods.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""What the accuracy benchmark measures on: test images decoded once, models and their twins.
+
+Decoded images and fp32 logits are kept under benchmarks/cache, which git ignores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hardening import hardened
+
+from edgevit.data import Preprocessing, labels_for, open_images
+from edgevit.graph.capture import graph_from_module
+from edgevit.graph.model import Graph
+from edgevit.runner.session import EngineSession
+from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.onnx_builder import whole_model
+from edgevit.zoo import LoadedModel, load_model
+from edgevit.zoo.loaded import weights_sha256
+
+CACHE = Path(__file__).parent / "cache"
+TWINS = ("plain", "hardened", "hardened+head")
+TWIN_SEED = 0
+Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+"""From images [B, 3, H, W] to logits [B, classes]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestImages:
+    """Labelled images in memory.
+
+    Args:
+        pixels: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        name: Names this very set: a hash of the pixels and labels.
+    """
+
+    __test__ = False  # no test class, whatever pytest thinks of its name
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model or a twin of it, with what fp32 says about the test images.
+
+    Args:
+        model, twin: Names, the twin one of `TWINS`.
+        graph: As the cpu target prepares it.
+        preprocessing: Of the model.
+        images: The test images.
+        logits: float32 [N, classes] of the fp32 engine.
+    """
+
+    model: str
+    twin: str
+    graph: Graph
+    preprocessing: Preprocessing
+    images: TestImages
+    logits: npt.NDArray[np.float32]
+
+
+def subject(model: str, twin: str, data: str, num: int | None, threads: int, batch: int) -> Subject:
+    """Build a subject, from the cache where it can.
+
+    Args:
+        data: Test images as `open_images` takes them.
+        num: Use only this many of them, drawn class-balanced.
+    """
+    loaded = load_model(model)
+    size, module = loaded.preprocessing.input_size, loaded.model
+    if twin != "plain":
+        with_head = twin == "hardened+head"
+        module = hardened(module, size, seed=TWIN_SEED, fold_head=with_head)
+    graph = CpuTarget().prepare(graph_from_module(module, size))
+    images = test_images(data, num, loaded)
+    path = CACHE / f"fp32-{weights_sha256(module)[:16]}-{images.name}.npz"
+    if path.exists():
+        logits = np.load(path)["logits"]
+    else:
+        reference = CpuTarget().reference(graph)
+        session = EngineSession(whole_model(reference.onnx, reference.tensors), threads=1)
+        logits = in_batches(
+            session.run, images.pixels, loaded.preprocessing, batch=batch, threads=threads
+        )
+        save(path, logits=logits)
+    return Subject(
+        model=model,
+        twin=twin,
+        graph=graph,
+        preprocessing=loaded.preprocessing,
+        images=images,
+        logits=logits,
+    )
+
+
+def test_images(data: str, num: int | None, loaded: LoadedModel) -> TestImages:
+    """Return the images of `data` with their labels, decoded once and then cached."""
+    file = Path(data.split("::")[0])
+    state = file.stat()
+    what = f"{data} {state.st_size} {state.st_mtime_ns} {num} {loaded.preprocessing.to_dict()}"
+    path = CACHE / f"images-{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz"
+    if not path.exists():
+        chosen = open_images(data)
+        chosen = chosen if num is None else chosen.subset(num, 1)
+        labelled = labels_for(loaded.classes, chosen, loaded.num_classes)
+        parts = list(labelled.batches(loaded.preprocessing, 500))
+        pixels = np.concatenate([part[0] for part in parts])
+        save(path, pixels=pixels, labels=np.concatenate([part[1] for part in parts]))
+    with np.load(path) as file_:
+        pixels, labels = file_["pixels"], file_["labels"]
+    name = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:12]
+    return TestImages(pixels=pixels, labels=labels, name=name)
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]
+
+
+def in_batches(
+    run: Run,
+    pixels: npt.NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    batch: int,
+    threads: int,
+) -> npt.NDArray[np.float32]:
+    """Return logits [N, classes]: batches in parallel, each on one thread.
+
+    Threads of their own wait for nobody; threads inside each operator wait for the slowest at
+    every one of them.
+    """
+    starts = range(0, len(pixels), batch)
+    inside, _ = torch.get_num_threads(), torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(
+                lambda at: run(preprocessing.normalize(pixels[at : at + batch])), starts
+            )
+            return np.concatenate(list(parts))
+    finally:
+        torch.set_num_threads(inside)
+
+
+def save(path: Path, **arrays: npt.NDArray[np.generic]) -> None:
+    """Write an .npz whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
