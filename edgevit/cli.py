@@ -69,6 +69,19 @@ def models(pattern: str, json_path: str | None) -> None:
 
 
 @main.command()
+@click.option("--json", "json_path", metavar="FILE", help="Also write the list as JSON.")
+def methods(json_path: str | None) -> None:
+    """List the calibration methods: paper, images, what they cost and need."""
+    from edgevit.calibration.methods import METHODS
+    from edgevit.report.table import methods_table
+
+    keys = ("name", "summary", "source", "num_images", "cost", "needs")
+    rows = [{key: getattr(method, key) for key in keys} for method in METHODS.values()]
+    _write_json(json_path, {"schema_version": 1, "methods": rows})
+    _console().print(methods_table(rows))
+
+
+@main.command()
 @click.option("--model", required=True, help="Model name; see `edgevit models`.")
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("--weight-bits", type=int, help="Width of weights alone.")

@@ -278,3 +278,22 @@ def test_models_lists_short_names_and_filters():
 def test_json_that_cannot_be_written(bundle, tmp_path):
     result = run("inspect", bundle, "--json", tmp_path / "no" / "folder.json")
     assert result.exit_code == 3
+
+
+def test_methods_are_listed_with_paper_images_cost_and_needs():
+    from edgevit.calibration.methods import METHODS
+
+    result = run_process("methods", "--json", "-")
+    assert result.returncode == 0
+    rows = {row["name"]: row for row in json.loads(result.stdout)["methods"]}
+    assert list(rows) == list(METHODS)
+    assert rows["edgevit"]["num_images"] == METHODS["edgevit"].num_images
+    assert rows["ptq4vit"]["needs"]
+    for name, row in rows.items():
+        assert row["summary"]
+        assert row["source"]
+        assert row["cost"]
+        assert name in result.stderr.replace("\n", "")
+    shown = " ".join(result.stderr.split())
+    assert "2111.12293" in shown
+    assert "images" in shown

@@ -97,6 +97,16 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def methods_table(methods: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return calibration methods: name, summary, source, num_images, cost and needs of each."""
+    table = _table("Methods", "method", "what, paper", "images", "cost, needs", numbers=("images",))
+    for row in methods:
+        needs = f"\nneeds {row['needs']}" if row["needs"] else ""
+        what, cost = f"{row['summary']}\n{row['source']}", f"{row['cost']}{needs}"
+        table.add_row(*map(_text, (row["name"], what, str(row["num_images"]), cost)))
+    return table
+
+
 def _accuracy_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     top1, top5, drop = report["top1"], report["top5"], report["drop_points"]
     change = ""
