@@ -14,7 +14,8 @@ Source: Ding et al., "Towards accurate post-training quantization for vision tra
 Inside a block layers are decided in order, with the ones before them in integers, the ones behind
 in float32, and the block's float32 input. Every candidate runs the rest of its block, so there are
 only a few, coarse to fine around the grid of least squared error, and only the first images judge.
-What stands between blocks is a block of one layer. dL/dz is a true Fisher gradient.
+What stands between blocks is a block of one layer. dL/dz is a true Fisher gradient. How the paper
+treats activations behind a GELU is not known to us: they get twin grids where offered and better.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Liu et al.: steps that keep each layer's output correlated with the float32 one.
 
 Source: Liu et al., "Post-training quantization for vision transformer" (NeurIPS 2021, arXiv
-2106.14156), sections 3.2-3.3. In execution order, with inputs that the layers before it have
+2106.14156), section 3.2. In execution order, with inputs that the layers before it have
 already rounded, a layer's weight and activation steps are searched in turn in [0.5, 1.2] of the
 steps that cover everything; the score is the Pearson correlation of each image's output, minus
 for attention scores a ranking loss that keeps their order; then the bias takes the mean error.
-One symmetric step per tensor, for weights too. Departures: few candidates, coarse to fine, judged
-on the first images only; the ranking loss is a mean over drawn pairs, because the paper's sum
-grows with the attention map and would drown a correlation, which is at most 1.
+One symmetric step per tensor, for weights too (eq. 8-9). Departures: few candidates, coarse to
+fine, judged on the first images only; 32 images unless asked, the paper has 100 to 1000; and the
+ranking loss is a mean over drawn pairs, because the sum of eq. 13 grows with the attention map and
+would drown a correlation, which is at most 1.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def _linear(run: Run, gemm: Gemm, left: Grid, judged: _Judged, *, fixed: bool) -
 
 def _matmul(run: Run, gemm: Gemm, left: Grid, right: Grid, judged: _Judged) -> IntegerMatmul:
     """Return a product of attention in integers; scores have the ranking loss as well."""
-    unit = score_unit(run.graph, gemm) if gemm.kind == "qk" else None
+    unit = None
+    if gemm.kind == "qk":  # models divide q or the scores by sqrt(D); the margin is meant before
+        unit = score_unit(run.graph, gemm) * judged.left.shape[-1] ** 0.5
     pairs = drawn_pairs(judged.output.shape[-1], PAIRS, run.seed)
 
     def score(left_share: float, right_share: float) -> float:
@@ -177,7 +180,7 @@ def _line(score: Callable[[float], float], share: float, best: float) -> tuple[f
 
 
 def pearson(expected: Tensor, found: Tensor, images: int) -> float:
-    """Return the mean over images of Pearson's correlation of two outputs (eq. 8).
+    """Return the mean over images of Pearson's correlation of two outputs (eq. 10-11).
 
     An output that does not vary has no correlation: two such outputs count as equal (1), one
     alone as unrelated (0), so that a step which rounds everything to zero never wins.
@@ -206,10 +209,11 @@ def drawn_pairs(size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def ranking_loss(expected: Tensor, found: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
     """Return the mean of max(0, theta - (a'_i - a'_j) sign(a_i - a_j)) over rows and pairs.
 
-    Source: eq. 9-10, with a mean in place of the sum.
+    Source: eq. 12-13, with a mean in place of the sum.
 
     Args:
-        expected, found: float32 [..., M, N], attention scores a and a' as softmax sees them.
+        expected, found: float32 [..., M, N], attention scores a = q k^T and a', before any
+            division by sqrt(D).
         pairs: i and j, int64 [P] each.
     """
     i, j = pairs
