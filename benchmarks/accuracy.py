@@ -139,7 +139,7 @@ def main() -> int:
     table.add_argument("--batch", type=int, default=16, help="16 fits the cache")
     table.add_argument("--redo", action="store_true", help="measure cells that have a row again")
     table.add_argument("--summary", action="store_true", help="compare what is measured, and end")
-    table.add_argument("--reference", default="edgevit", help="method the summary compares with")
+    table.add_argument("--reference", default="edgevit", help="what it compares with")
     options = parser.parse_args()
     if options.summary:
         return summary.main(options.reference)

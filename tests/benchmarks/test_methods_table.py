@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 from dataclasses import replace
 
 import methods
@@ -16,6 +17,13 @@ from edgevit.errors import UnsupportedError
 from edgevit.zoo import reference_images
 
 pytestmark = pytest.mark.usefixtures("results")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _capture_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "subject", functools.cache(methods.subject))
+        yield
 
 
 def options(**changes):
@@ -77,11 +85,12 @@ def test_goes_on_where_it_was_stopped(monkeypatch, capsys):
             assert 100 * kept["agrees"].mean() == pytest.approx(float(row["agreement_fp32"]))
 
     capsys.readouterr()
-    assert summary.main("mse") == 0
-    assert "mse has" in capsys.readouterr().out
+    assert summary.main("mse (8)") == 0
+    assert "mse (8) has" in capsys.readouterr().out
     with (rows.RESULTS / "methods_paired.csv").open() as file:
         paired = {row["method"]: row for row in csv.DictReader(file)}
-    assert list(paired) == ["minmax (8)"] or "minmax (8)" in paired
+    assert list(paired) == ["minmax (8)"]
+    assert paired["minmax (8)"]["draws"] == "2"
 
 
 def test_a_refused_method_is_simulated_and_says_so(monkeypatch):
@@ -97,7 +106,7 @@ def test_a_refused_method_is_simulated_and_says_so(monkeypatch):
     assert (simulated["runs_on"], engine["runs_on"]) == ("simulation", "engine")
     assert simulated["refusal"] == "EV999 No such grid here."
     assert (simulated["agreement_simulated"], engine["refusal"]) == ("", "")
-    assert float(simulated["kl_to_fp32"]) == pytest.approx(float(engine["kl_to_fp32"]), rel=0.02)
+    assert 0.01 < float(simulated["kl_to_fp32"]) < 0.5
 
 
 def test_a_defect_costs_one_row_only(monkeypatch, capsys):
@@ -168,7 +177,7 @@ def test_figure_and_tables():
         for method, values in kl.items()
         for seed, value in enumerate(values)
     ]
-    points = found(made + [{**made[0], "images": "40", "kl_to_fp32": "9"}])
+    points = found([*made, {**made[0], "images": "40", "kl_to_fp32": "9"}])
     drawn = figure(points)
     assert [axis.get_yscale() for axis in drawn.axes] == ["log", "log"]
     assert len(drawn.legends[0].get_texts()) == 3
