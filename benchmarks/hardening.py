@@ -69,6 +69,7 @@ def hardened(
     *,
     seed: int,
     fold_head: bool,
+    attention: bool = True,
     spread: Spread | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with the same logits and uneven channels.
@@ -76,9 +77,11 @@ def hardened(
     Args:
         model: A ViT, DeiT or Swin: images [B, 3, H, W] -> logits [B, classes].
         input_size: (3, H, W).
-        seed: Seed of the factors; both values of `fold_head` draw the same ones elsewhere.
+        seed: Seed of the factors; what is left out changes none of the other factors.
         fold_head: Whether the final norm and the head are a pair too. Tools that don't fold that
             pair lose most of their accuracy there, so a win with it is cheap.
+        attention: Whether the pairs of q and k, and of v and its projection, are moved. RepQ-ViT
+            and the other published methods fold LayerNorms only.
         spread: How uneven; None for the default.
 
     Raises:
@@ -86,7 +89,7 @@ def hardened(
             inverse), or by more than `TOLERANCE` in float32.
     """
     graph = graph_from_module(model, input_size)
-    moved = _factors(graph, spread or Spread(), seed, fold_head)
+    moved = _factors(graph, spread or Spread(), seed, fold_head, attention)
     exact, twin = copy.deepcopy(model).double(), copy.deepcopy(model).double()
     parameters = dict(twin.named_parameters())
     with torch.no_grad():
@@ -98,7 +101,9 @@ def hardened(
     return twin
 
 
-def _factors(graph: Graph, spread: Spread, seed: int, fold_head: bool) -> dict[str, Tensor]:
+def _factors(
+    graph: Graph, spread: Spread, seed: int, fold_head: bool, attention: bool
+) -> dict[str, Tensor]:
     """Return parameter name -> float64 factor that broadcasts to it.
 
     Found on the graph, applied to the module's own parameters: the graph's constants may hold
@@ -106,6 +111,7 @@ def _factors(graph: Graph, spread: Spread, seed: int, fold_head: bool) -> dict[s
     """
     generator = torch.Generator().manual_seed(seed)
     moved, folded = _Moved(graph), set()
+    pairs = moved if attention else _Moved(graph)  # drawn all the same
     for gemm in graph.gemms:
         feed = ln_of(graph, gemm)
         if feed is not None and feed.ln not in folded:
@@ -118,9 +124,9 @@ def _factors(graph: Graph, spread: Spread, seed: int, fold_head: bool) -> dict[s
                     moved.multiply(str(graph.gemm(linear).weight), 1 / factor)
         if gemm.kind == "qk":
             found = head_channels(graph, gemm.left), head_channels(graph, gemm.right)
-            moved.between_rows(found, spread, generator)
+            pairs.between_rows(found, spread, generator)
         if gemm.kind == "pv":
-            moved.rows_to_columns(graph, gemm, spread, generator)
+            pairs.rows_to_columns(gemm, spread, generator)
     return moved.by_parameter()
 
 
@@ -141,9 +147,8 @@ class _Moved:
             self._rows(q, q_rows, factor)
             self._rows(k, k_rows, 1 / factor)
 
-    def rows_to_columns(
-        self, graph: Graph, gemm: Gemm, spread: Spread, generator: torch.Generator
-    ) -> None:
+    def rows_to_columns(self, gemm: Gemm, spread: Spread, generator: torch.Generator) -> None:
+        graph = self.graph
         source, reader = head_channels(graph, gemm.right), input_head_channels(graph, gemm)
         if source is not None and reader is not None:
             factor = spread.draw(source[1].numel(), generator)

@@ -19,6 +19,7 @@ MARKERS = "osD^vP*X<>hd"
 WIDTHS = ((8, 8), (6, 6), (4, 8), (4, 4), (3, 3), (2, 4))
 TITLES = {
     "plain": "",
+    "hardened-ln": ", LayerNorms hardened",
     "hardened": ", hardened",
     "hardened+head": ", hardened with the head",
 }

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from hardening import hardened
+from torch import nn
 
 from edgevit.data import Preprocessing, labels_for, open_images
+from edgevit.errors import UsageError
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.model import Graph
 from edgevit.runner.session import EngineSession
@@ -27,6 +29,8 @@ from edgevit.zoo.loaded import weights_sha256
 
 CACHE = Path(__file__).parent / "cache"
 TWINS = ("plain", "hardened", "hardened+head")
+LAYERNORMS_ONLY = "hardened-ln"
+"""A further twin, on request: published methods have no answer to the pairs in attention."""
 TWIN_SEED = 0
 Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """From images [B, 3, H, W] to logits [B, classes]."""
@@ -54,7 +58,7 @@ class Subject:
     """A model or a twin of it, with what fp32 says about the test images.
 
     Args:
-        model, twin: Names, the twin one of `TWINS`.
+        model, twin: Names, the twin as in `twin_of`.
         graph: As the cpu target prepares it.
         preprocessing: Of the model.
         images: The test images.
@@ -79,8 +83,7 @@ def subject(model: str, twin: str, data: str, num: int | None, threads: int, bat
     loaded = load_model(model)
     size, module = loaded.preprocessing.input_size, loaded.model
     if twin != "plain":
-        with_head = twin == "hardened+head"
-        module = hardened(module, size, seed=TWIN_SEED, fold_head=with_head)
+        module = twin_of(module, size, twin)
     graph = CpuTarget().prepare(graph_from_module(module, size))
     images = test_images(data, num, loaded)
     path = CACHE / f"fp32-{weights_sha256(module)[:16]}-{images.name}.npz"
@@ -100,6 +103,19 @@ def subject(model: str, twin: str, data: str, num: int | None, threads: int, bat
         preprocessing=loaded.preprocessing,
         images=images,
         logits=logits,
+    )
+
+
+def twin_of(model: nn.Module, size: tuple[int, int, int], twin: str) -> nn.Module:
+    """Return the hardened twin of this name: one of `TWINS` or `LAYERNORMS_ONLY`."""
+    if twin not in {*TWINS[1:], LAYERNORMS_ONLY}:
+        raise UsageError("EV990", f"There is no twin {twin!r}.", where="--twins")
+    return hardened(
+        model,
+        size,
+        seed=TWIN_SEED,
+        fold_head=twin == "hardened+head",
+        attention=twin != LAYERNORMS_ONLY,
     )
 
 

@@ -114,6 +114,18 @@ def test_the_head_is_left_alone_on_request(model, twin):
         assert torch.equal(without[name], before[name])
 
 
+def test_attention_is_left_alone_on_request(model, twin):
+    """Then LayerNorms and what they feed are all that moves, by the same factors."""
+    without = dict(
+        hardened(model, SIZE, seed=0, fold_head=True, attention=False).named_parameters()
+    )
+    for name, before in model.named_parameters():
+        if "attn.proj" in name or name.endswith("qkv.bias"):
+            assert torch.equal(without[name], before), name
+        elif not name.endswith("qkv.weight"):
+            assert torch.equal(without[name], dict(twin.named_parameters())[name]), name
+
+
 def test_the_seed_decides(model, twin):
     again = dict(hardened(model, SIZE, seed=0, fold_head=True).named_parameters())
     other = dict(hardened(model, SIZE, seed=1, fold_head=True).named_parameters())
