@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.bundle import Bundle, open_bundle, write_bundle
+from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
 from edgevit.recipe import Recipe
 
@@ -107,6 +108,15 @@ class Artefact:
             "bits": _bits(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
+
+
+def engine_bytes(lowered: Lowered) -> int:
+    """Return the bytes that graph and packed weights of the engine take in a bundle."""
+    sizes = [
+        encode(name, array, offset=0, packed_bits=lowered.packed_bits.get(name), compress=True)[0]
+        for name, array in lowered.tensors.items()
+    ]
+    return len(lowered.onnx) + sum(entry.size_bytes for entry in sizes)
 
 
 def tensor_of(array: npt.NDArray[np.float32]) -> Tensor:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from edgevit.artefact import Pixels, logits_of
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
-from edgevit.quantizing import check_num_calib, loaded_model, subject_of
 from edgevit.recipe import DEFAULT_METHOD
+from edgevit.subject import check_num_calib, loaded_model, subject_of
 
 if TYPE_CHECKING:
     from torch import nn

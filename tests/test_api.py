@@ -4,7 +4,9 @@ import pytest
 
 import edgevit
 from edgevit import api
+from edgevit.artefact import engine_bytes
 from edgevit.calibration.methods import METHODS
+from edgevit.errors import UsageError
 from edgevit.recipe import Recipe
 from edgevit.zoo import reference_images
 
@@ -48,3 +50,43 @@ def test_layer_bits_reach_the_bundle(tmp_path):
     fewer = parameters["blocks.0.mlp.fc1"] / 8 - 4 * parameters["head"] / 8
     saved = uniform.save(tmp_path / "uniform").size_bytes("engine") - bundle.size_bytes("engine")
     assert saved == pytest.approx(fewer, abs=600)
+
+
+def quick(**options):
+    return api.quantize("vit_cifar10", IMAGES, method="minmax", num_calib=4, **options)
+
+
+def test_a_mean_width_is_kept_and_reported(tmp_path):
+    made = quick(avg_bits=4.5, allocation="nuclear")
+    bundle = made.save(tmp_path / "bundle")
+    assert bundle.manifest["bits"]["weight_mean"] <= 4.5
+    assert len({row.get("weight_bits") for row in bundle.manifest["layers"]} - {None}) > 1
+    assert any("correlation" in note for note in bundle.manifest["warnings"])
+    assert Recipe.from_toml(bundle.path / "recipe.toml") == made.recipe
+    again = quick(bits=4, layer_bits=made.recipe.layer_bits)
+    assert again.lowered.tensors.keys() == made.lowered.tensors.keys()
+    for name, array in again.lowered.tensors.items():
+        assert (array == made.lowered.tensors[name]).all()
+
+
+def test_a_size_is_kept_and_used(tmp_path):
+    made = quick(max_size_mb=0.5, act_bits=8)
+    size = made.save(tmp_path / "bundle").size_bytes("engine")
+    assert size == engine_bytes(made.lowered)
+    assert 0.47e6 < size <= 0.5e6
+    assert {a for _, a in made.recipe.layer_bits.values()} == {8}
+
+
+def test_budgets_that_can_not_be_met_or_meant():
+    with pytest.raises(UsageError, match="EV222") as error:
+        quick(max_size_mb=0.1)
+    possible = float(error.value.try_next.rstrip(".").rsplit(" ", 1)[1])
+    assert engine_bytes(quick(max_size_mb=possible).lowered) <= possible * 1e6
+    for wrong, code in (
+        ({"avg_bits": 1.5}, "EV221"),
+        ({"avg_bits": 4, "allocation": "hessian"}, "EV213"),
+        ({"avg_bits": 4, "weight_bits": 4, "act_bits": 4}, "EV214"),
+        ({"max_size_mb": 1, "weight_bits": 4}, "EV214"),
+    ):
+        with pytest.raises(UsageError, match=code):
+            quick(**wrong)

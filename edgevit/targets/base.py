@@ -36,6 +36,8 @@ class Target(Protocol):
 
     name: str
     description: str
+    widths: tuple[int, ...]
+    """Widths of codes it runs, in bits."""
 
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph in the form this target prefers, computing the same function."""

@@ -15,7 +15,7 @@ from edgevit import __version__
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
 from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
-from edgevit.quantizers.spec import GridSpec, Kind, Placement
+from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
 from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
 from edgevit.targets.base import Lowered
 from edgevit.targets.kernels import check_kernels, kernels_of
@@ -33,6 +33,7 @@ class CpuTarget:
     """ONNX Runtime's CPU provider."""
 
     name = "cpu"
+    widths = tuple(range(MIN_BITS, MAX_BITS + 1))
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
 
     def prepare(self, graph: Graph) -> Graph:

@@ -29,6 +29,7 @@ class SimulationTarget:
     """All grids, no device."""
 
     name = "simulation"
+    widths = CpuTarget.widths
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 
     def __init__(self) -> None:

@@ -1,0 +1,93 @@
+"""What gets one width: single layers, or whole attention and MLP modules as in Liu et al.
+
+Weights and activations have units of their own. Layers that read one tensor share one
+activation width, because the engine rounds the tensor once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+from edgevit.graph.blocks import blocks_of
+from edgevit.graph.model import Gemm, Graph, Role, Site
+from edgevit.graph.shapes import at_batch, shape_of
+from edgevit.graph.sharing import leaders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Products that get one width.
+
+    Args:
+        gemms: Their names in execution order.
+        cost: Bits this unit takes per bit of width: its weights, or its activation values of
+            one image.
+    """
+
+    gemms: tuple[str, ...]
+    cost: int
+
+
+def single_layers(graph: Graph) -> list[set[str]]:
+    """Return every product on its own."""
+    return [{gemm.name} for gemm in graph.gemms]
+
+
+def modules(graph: Graph) -> list[set[str]]:
+    """Return attentions (q, k, v, both products, projection), MLPs, and what else there is."""
+    found: list[set[str]] = []
+    for block in blocks_of(graph):
+        inside = [graph.gemm(name) for name in block.gemms]
+        kinds = [gemm.kind for gemm in inside]
+        projection = kinds.index("pv") + 1
+        found += [{g.name for g in inside[: projection + 1]}]
+        found += [{g.name for g in inside[projection + 1 :]}]
+    known = set().union(*found)
+    return [group for group in found if group] + [
+        {gemm.name} for gemm in graph.gemms if gemm.name not in known
+    ]
+
+
+def weight_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) -> list[Unit]:
+    """Return the units of the weights among `sites`."""
+    units = []
+    for group in groups:
+        inside = [g for g in graph.gemms if g.name in group and g.weight is not None]
+        linears = [g for g in inside if g.right.name in sites]
+        cost = sum(graph.constant(str(g.weight)).numel() for g in linears)
+        units.append(Unit(gemms=tuple(g.name for g in linears), cost=cost))
+    return [unit for unit in units if unit.cost]
+
+
+def activation_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) -> list[Unit]:
+    """Return the units of the activations among `sites`; the image keeps its 8 bits."""
+    sizes = {n.name: n for n in graph.module.graph.nodes}
+    units = []
+    for group in _joined(graph, groups):
+        inside = [g for g in graph.gemms if g.name in group]
+        read = {s.name: s for g in inside for s in activation_sites(graph, g) if s.name in sites}
+        cost = sum(prod(at_batch(shape_of(sizes[s.producer]), 1)) for s in read.values())
+        units.append(Unit(gemms=tuple(g.name for g in inside), cost=cost))
+    return [unit for unit in units if unit.cost]
+
+
+def activation_sites(graph: Graph, gemm: Gemm) -> list[Site]:
+    """Return the activations a product is the first to read, without the image."""
+    sites = [gemm.left] if gemm.weight is not None else [gemm.left, gemm.right]
+    leader = leaders(graph)
+    return [s for s in sites if s.role is not Role.PATCH_IN and leader[s.name] == s.name]
+
+
+def _joined(graph: Graph, groups: Iterable[set[str]]) -> list[set[str]]:
+    """Return the groups, those that read one tensor put together."""
+    leader, found = leaders(graph), [set(group) for group in groups]
+    for gemm in graph.gemms:
+        first = graph.site(leader[gemm.left.name]).gemm
+        at = next(i for i, group in enumerate(found) if first in group)
+        other = next(i for i, group in enumerate(found) if gemm.name in group)
+        if at != other:
+            found[at] |= found[other]
+            found[other] = set()
+    return [group for group in found if group]

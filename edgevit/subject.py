@@ -1,0 +1,123 @@
+"""What is quantized: a model as a canonical graph, and the images it is calibrated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.artefact import Pixels, tensor_of
+from edgevit.calibration.progress import Progress
+from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgevit.graph.model import Graph
+    from edgevit.targets.base import Target
+    from edgevit.zoo import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model and the images it is calibrated on, ready to be quantized.
+
+    Args:
+        loaded: The model as it was found.
+        graph: Its canonical graph.
+        prepared: The same in the form the target prefers.
+        pixels: uint8 [N, H, W, 3].
+        images: float32 [N, 3, H, W], the pixels normalised.
+        calibration: What the manifest keeps of the images.
+    """
+
+    loaded: LoadedModel
+    graph: Graph
+    prepared: Graph
+    pixels: Pixels
+    images: Tensor
+    calibration: dict[str, Any]
+
+
+def subject_of(
+    loaded: LoadedModel,
+    images: str | Path | ImageSet,
+    num: int,
+    seed: int,
+    target: Target,
+    progress: Progress,
+) -> Subject:
+    """Read the images and capture the model's graph."""
+    from edgevit.graph.capture import graph_from_module
+
+    pixels, calibration = _calibration_pixels(images, loaded.preprocessing, num, seed)
+    progress("capture graph", 0, 1)
+    graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
+    progress("capture graph", 1, 1)
+    return Subject(
+        loaded=loaded,
+        graph=graph,
+        prepared=target.prepare(graph),
+        pixels=pixels,
+        images=tensor_of(loaded.preprocessing.normalize(pixels)),
+        calibration=calibration,
+    )
+
+
+def loaded_model(
+    model: str | nn.Module,
+    pretrained: bool,
+    weights: str | Path | None,
+    seed: int,
+    preprocessing: Preprocessing | None,
+    progress: Progress,
+) -> LoadedModel:
+    """Return the model of this name, or the module given, with its preprocessing."""
+    from edgevit.zoo import load_model, loaded_from_module
+
+    progress("load model", 0, 1)
+    if isinstance(model, str):
+        path = None if weights is None else Path(weights)
+        loaded = load_model(model, pretrained=pretrained, weights=path, seed=seed)
+    else:
+        loaded = loaded_from_module(model, preprocessing)
+    progress("load model", 1, 1)
+    return loaded
+
+
+def check_num_calib(num: int) -> int:
+    """Return `num` if it is a number of images.
+
+    Raises:
+        UsageError: It is below one (EV204).
+    """
+    if num < 1:
+        raise UsageError(
+            "EV204",
+            f"{num} calibration images are too few.",
+            where="--num-calib",
+            why="At least one image is needed to see any activation.",
+            try_next="--num-calib 32",
+        )
+    return num
+
+
+def _calibration_pixels(
+    images: str | Path | ImageSet, preprocessing: Preprocessing, num: int, seed: int
+) -> tuple[Pixels, dict[str, Any]]:
+    """Return uint8 [N, H, W, 3] and what the manifest keeps of the images."""
+    image_set = images if isinstance(images, ImageSet) else open_images(images)
+    subset = image_set.subset(num, seed)
+    blocks, names = [], []
+    for pixels, _, batch_names in subset.batches(preprocessing, 32):
+        blocks.append(pixels)
+        names += list(batch_names)
+    return np.concatenate(blocks), {
+        "num_images": len(names),
+        "names": names,
+        "sha256": list(subset.sha256s()),
+        "skipped": [str(name) for name in subset.skipped],
+    }
