@@ -10,12 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.api import Artefact, inspect, load, quantize, validate
+    from edgevit.api import Artefact, inspect, load, quantize, sensitivity, validate
     from edgevit.errors import EdgeViTError
     from edgevit.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["Artefact", "EdgeViTError", "Recipe", "inspect", "load", "quantize", "validate"]
+__all__ = [
+    "Artefact",
+    "EdgeViTError",
+    "Recipe",
+    "inspect",
+    "load",
+    "quantize",
+    "sensitivity",
+    "validate",
+]
 
 _HOMES = {"EdgeViTError": "edgevit.errors", "Recipe": "edgevit.recipe"}
 

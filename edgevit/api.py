@@ -1,4 +1,4 @@
-"""The public verbs: quantize, load, validate, inspect. They connect the rooms and do nothing else.
+"""The public verbs. They connect the rooms and do nothing else.
 
 Names -> model and images -> canonical graph -> placement (the target's) -> calibration -> lowering
 -> bundle -> sessions on the device -> report.
@@ -11,10 +11,11 @@ from typing import Any
 
 from edgevit.artefact import Artefact
 from edgevit.bundle import Bundle, open_bundle
+from edgevit.layerwise import sensitivity
 from edgevit.quantizing import quantize
 from edgevit.validating import check_gates, validate
 
-__all__ = ["Artefact", "check_gates", "inspect", "load", "quantize", "validate"]
+__all__ = ["Artefact", "check_gates", "inspect", "load", "quantize", "sensitivity", "validate"]
 
 
 def load(path: str | Path) -> Bundle:

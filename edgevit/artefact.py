@@ -119,7 +119,7 @@ def engine_bytes(lowered: Lowered) -> int:
     return len(lowered.onnx) + sum(entry.size_bytes for entry in sizes)
 
 
-def tensor_of(array: npt.NDArray[np.float32]) -> Tensor:
+def tensor_of(array: npt.NDArray[Any]) -> Tensor:
     """Return a torch tensor that shares the array's memory."""
     import torch
 

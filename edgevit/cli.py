@@ -6,19 +6,15 @@ standard output). Exit statuses are those of `edgevit.errors`.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgevit import __version__
-from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from edgevit.errors import EdgeViTError, UsageError
+from edgevit.terminal import console, replace_file, show_error, write_json
 
 INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
@@ -31,7 +27,7 @@ class _Group(click.Group):
         try:
             return super().main(*args, **kwargs)
         except EdgeViTError as error:
-            _show_error(error)
+            show_error(error)
             sys.exit(error.exit_status)
 
     def resolve_command(
@@ -64,8 +60,8 @@ def models(pattern: str, json_path: str | None) -> None:
     from edgevit.zoo import list_models
 
     rows = [asdict(row) for row in list_models(pattern)]
-    _write_json(json_path, {"schema_version": 1, "models": rows})
-    _console().print(models_table(rows))
+    write_json(json_path, {"schema_version": 1, "models": rows})
+    console().print(models_table(rows))
 
 
 @main.command()
@@ -77,8 +73,8 @@ def methods(json_path: str | None) -> None:
 
     keys = ("name", "summary", "source", "num_images", "cost", "needs")
     rows = [{key: getattr(method, key) for key in keys} for method in METHODS.values()]
-    _write_json(json_path, {"schema_version": 1, "methods": rows})
-    _console().print(methods_table(rows))
+    write_json(json_path, {"schema_version": 1, "methods": rows})
+    console().print(methods_table(rows))
 
 
 @main.command()
@@ -116,9 +112,9 @@ def quantize(
     images = calib if calib is not None else _own_calibration_images(choices["model"])
     bundle = _quantized(images, output, overwrite, reference, choices)
     manifest = _inspected(bundle)
-    _write_json(json_path, manifest)
-    _console().print(inspect_table(manifest))
-    _console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+    write_json(json_path, manifest)
+    console().print(inspect_table(manifest))
+    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
@@ -161,7 +157,7 @@ def _quantized(
     from edgevit.report.progress import shown_progress
 
     model = choices.pop("model")
-    with shown_progress(_console()) as progress:
+    with shown_progress(console()) as progress:
         artefact = api.quantize(model, images, progress=progress, **choices)
         progress("write bundle", 0, 1)
         bundle = artefact.save(output, overwrite=overwrite, include_reference=reference)
@@ -199,10 +195,10 @@ def _validated(bundle: str, data: Any, json_path: str | None, choices: dict[str,
     from edgevit.report.table import validation_table
 
     max_drop, max_latency = choices.get("max_drop"), choices.get("max_latency_ms")
-    with shown_progress(_console()) as progress:
+    with shown_progress(console()) as progress:
         report = api.validate(bundle, data, progress=progress, **choices)
-    _write_json(json_path, report)
-    _console().print(validation_table(report))
+    write_json(json_path, report)
+    console().print(validation_table(report))
     api.check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
 
 
@@ -215,8 +211,48 @@ def inspect(bundle: str, json_path: str | None) -> None:
     from edgevit.report.table import inspect_table
 
     manifest = api.inspect(bundle)
-    _write_json(json_path, manifest)
-    _console().print(inspect_table(manifest))
+    write_json(json_path, manifest)
+    console().print(inspect_table(manifest))
+
+
+@main.command()
+@click.option("--model", required=True, help="Model name; see `edgevit models`.")
+@click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
+@click.option("--weight-bits", type=int, help="Width of weights alone.")
+@click.option("--act-bits", type=int, help="Width of activations alone.")
+@click.option("--method", help="Calibration method; each layer on its own if left out.")
+@click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
+@click.option("--num-calib", default=32, show_default=True, help="How many of them to use.")
+@click.option("--data", metavar="DIR", help="Labelled images, for accuracy layer by layer.")
+@click.option("--num", default=200, show_default=True, help="How many of them to use.")
+@click.option("--target", default="cpu", show_default=True, help="Device whose grids are used.")
+@click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option("--float-layer", "float_layers", multiple=True, help="Module path to leave in float.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@click.option("-o", "--output", required=True, metavar="CSV", help="Table to write.")
+@click.option("--plot", metavar="PNG", help="Picture to write; needs matplotlib.")
+def sensitivity(
+    model: str, calib: str | None, output: str, plot: str | None, **choices: Any
+) -> None:
+    """Show what each layer costs when it is quantized, in simulation."""
+    from edgevit import api
+    from edgevit.report.progress import shown_progress
+    from edgevit.report.sensitivity import csv_from_rows, sensitivity_table
+    from edgevit.report.sensitivity_plot import check_plot, write_plot
+
+    if plot is not None:
+        check_plot(plot)
+    images = calib if calib is not None else _own_calibration_images(model)
+    with shown_progress(console()) as progress:
+        rows = api.sensitivity(model, images, progress=progress, **choices)
+    text = csv_from_rows(rows)
+    replace_file(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
+    if plot is not None:
+        form = Path(plot).suffix[1:].lower()
+        replace_file(Path(plot), lambda path: write_plot(rows, path, form))
+    console().print(sensitivity_table(rows))
+    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 @main.command()
@@ -232,49 +268,6 @@ def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     choices = {"model": model, "bits": bits}
     _quantized(images, output, True, True, choices)
     _validated(output, str(reference_images("test")), json_path, {})
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _show_error(error: EdgeViTError) -> None:
-    from rich.text import Text
-
-    console = _console()
-    console.print(Text(f"error {error.code}: {error.what}", style="bold red"), soft_wrap=True)
-    for name, text in error.parts().items():
-        if name != "what":
-            console.print(Text(f"  {name}: {text}"), soft_wrap=True)
-
-
-def _write_json(path: str | None, content: dict[str, Any]) -> None:
-    if path is None:
-        return
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if path == "-":
-        click.echo(text, nl=False)
-        return
-    _replace(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentError_(
-            "EV206",
-            "The JSON file can't be written.",
-            where=str(path),
-            why=str(error),
-            try_next="Choose a folder that exists and has room.",
-        ) from error
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
 
     bits = report["bits"]
     title = f"{report['model']}  {_widths(bits)}  {report['num_images']} images"
-    table = _table(title, "", "fp32", "engine", "change", numbers=("fp32", "engine"))
+    table = new_table(title, "", "fp32", "engine", "change", numbers=("fp32", "engine"))
     for row in [*_accuracy_rows(report), *_latency_rows(report), *_cost_rows(report)]:
-        table.add_row(*(_text(cell) for cell in row))
-    lines = [_text(line) for line in _notes(report)]
+        table.add_row(*(plain_text(cell) for cell in row))
+    lines = [plain_text(line) for line in _notes(report)]
     if report["verdict"]:
-        verdict = _text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
+        verdict = plain_text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
         lines.append(verdict.append(f"  {report['verdict_reason']}", style="not bold default"))
     return Group(table, *lines)
 
@@ -63,7 +63,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         sizes = manifest["size_bytes"].items()
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
-    return Group(*(_text(line) for line in lines), layers_table(manifest["layers"]))
+    return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
 
 
 def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -72,7 +72,7 @@ def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
     Bits are those of the left and the right operand (activation x weight for a linear layer). A
     layer left in float shows the reason in place of its grid.
     """
-    table = _table("Layers", "module", "kind", "bits", "grid", "carrier", "kernel")
+    table = new_table("Layers", "module", "kind", "bits", "grid", "carrier", "kernel")
     for layer in layers:
         left = layer.get("left_bits", layer.get("act_bits"))
         right = layer.get("right_bits", layer.get("weight_bits"))
@@ -80,7 +80,7 @@ def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
         grid = layer.get("grid", layer.get("reason"))
         name = layer.get("module", layer.get("name"))
         cells = (name, layer.get("kind"), bits, grid, layer.get("carrier"), layer.get("kernel"))
-        table.add_row(*(_text(_shown(cell)) for cell in cells))
+        table.add_row(*(plain_text(_shown(cell)) for cell in cells))
     return table
 
 
@@ -89,21 +89,23 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:
     rows = list(models)
     used = [key for key in _MODEL_COLUMNS if any(row.get(key) is not None for row in rows)]
     headings = [_MODEL_COLUMNS[key][0] for key in used]
-    table = _table("Models", *headings, numbers=("parameters", "GFLOPs"))
+    table = new_table("Models", *headings, numbers=("parameters", "GFLOPs"))
     for row in rows:
         known = {key: row[key] for key in used if row.get(key) is not None}
         cells = {key: _MODEL_COLUMNS[key][1](value) for key, value in known.items()}
-        table.add_row(*(_text(cells.get(key, _NOTHING)) for key in used))
+        table.add_row(*(plain_text(cells.get(key, _NOTHING)) for key in used))
     return table
 
 
 def methods_table(methods: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return calibration methods: name, summary, source, num_images, cost and needs of each."""
-    table = _table("Methods", "method", "what, paper", "images", "cost, needs", numbers=("images",))
+    table = new_table(
+        "Methods", "method", "what, paper", "images", "cost, needs", numbers=("images",)
+    )
     for row in methods:
         needs = f"\nneeds {row['needs']}" if row["needs"] else ""
         what, cost = f"{row['summary']}\n{row['source']}", f"{row['cost']}{needs}"
-        table.add_row(*map(_text, (row["name"], what, str(row["num_images"]), cost)))
+        table.add_row(*map(plain_text, (row["name"], what, str(row["num_images"]), cost)))
     return table
 
 
@@ -161,12 +163,13 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
 
 
-def _table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:
+def new_table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; `numbers` are the headings of columns aligned to the right."""
     from rich import box
     from rich.table import Table
 
     table = Table(
-        title=_text(title),
+        title=plain_text(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -179,7 +182,8 @@ def _table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _text(content: str, style: str = "") -> Text:
+def plain_text(content: str, style: str = "") -> Text:
+    """Return text that is never read as markup."""
     from rich.text import Text
 
     return Text(content, style=style)

@@ -1,0 +1,171 @@
+"""The verb `sensitivity`: what each layer of a model costs when it is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.artefact import tensor_of
+from edgevit.calibration.progress import Progress, silent
+from edgevit.data import ImageSet, Preprocessing
+from edgevit.quantizers.spec import check_bits
+from edgevit.subject import Subject, check_num_calib, loaded_model, subject_of
+from edgevit.validating import labelled
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgevit.calibration.sensitivity import Effect, Noise
+    from edgevit.quantizers.simulation import QuantizedGraph
+    from edgevit.quantizers.spec import Placement
+    from edgevit.targets.base import Target
+
+NUM_IMAGES = 200
+_BATCH = 100
+Row = dict[str, Any]
+
+
+def sensitivity(
+    model: str | nn.Module,
+    images: str | Path | ImageSet,
+    *,
+    bits: int = 6,
+    weight_bits: int | None = None,
+    act_bits: int | None = None,
+    data: str | Path | ImageSet | None = None,
+    num: int | None = NUM_IMAGES,
+    target: str = "cpu",
+    method: str | None = None,
+    num_calib: int = 32,
+    seed: int = 0,
+    float_layers: tuple[str, ...] = (),
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Return one row per layer in execution order (see docs/sensitivity.md for the columns).
+
+    Args:
+        model, images, target, seed, float_layers, pretrained, weights, preprocessing, progress:
+            As for `quantize`.
+        bits, weight_bits, act_bits: Widths of every layer.
+        data: Labelled images; without them the columns of accuracy are None.
+        num: Use only this many of them, drawn class-balanced; None for all.
+        method: Calibrate with this method; None for grids that suit each layer on its own, without
+            what methods do to make one layer repair the errors of others.
+        num_calib: Number of calibration images.
+
+    Raises:
+        EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
+    """
+    from edgevit.targets.registry import target_named
+
+    chosen = target_named(target)
+    w_bits = check_bits(bits if weight_bits is None else weight_bits, "--weight-bits")
+    a_bits = check_bits(bits if act_bits is None else act_bits, "--act-bits")
+    check_num_calib(num_calib)
+    loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
+    judged = None
+    if data is not None:
+        judged = labelled(data, loaded.classes, loaded.num_classes, num, seed)
+    subject = subject_of(loaded, images, num_calib, seed, chosen, progress)
+    widths = {"weight_bits": w_bits, "act_bits": a_bits}
+    quantized = _quantized(subject, chosen, method, widths, float_layers, seed, progress)
+    return _rows(subject, quantized, judged, seed, progress)
+
+
+def _quantized(
+    subject: Subject,
+    target: Target,
+    method: str | None,
+    widths: dict[str, int],
+    float_layers: tuple[str, ...],
+    seed: int,
+    progress: Progress,
+) -> QuantizedGraph:
+    """Calibrate with a method, or give each layer the grids that suit it on its own."""
+    from edgevit.calibration.candidates import LayerBits, candidates
+    from edgevit.calibration.methods import method_named
+    from edgevit.calibration.run import Run, calibrate
+
+    graph, images = subject.prepared, subject.images
+
+    def place(layer_bits: LayerBits) -> Placement:
+        return target.place(
+            graph,
+            weight_bits=widths["weight_bits"],
+            act_bits=widths["act_bits"],
+            float_layers=float_layers,
+            layer_bits=layer_bits,
+        )
+
+    if method is not None:
+        chosen = method_named(method)
+        return calibrate(graph, place({}), images, chosen, seed=seed, progress=progress)
+    run = Run(graph=graph.clone(), placement=place({}), images=images, seed=seed, progress=progress)
+    pair = widths["weight_bits"], widths["act_bits"]
+    found = candidates(run, place, pair)
+    return found.quantized({gemm.name: pair for gemm in found.gemms})
+
+
+def _rows(
+    subject: Subject,
+    quantized: QuantizedGraph,
+    judged: ImageSet | None,
+    seed: int,
+    progress: Progress,
+) -> list[Row]:
+    from edgevit.calibration.observe import images_per_batch
+    from edgevit.calibration.run import MEMORY_BYTES
+    from edgevit.calibration.sensitivity import layer_noise, whole_effects
+
+    batch_size = images_per_batch(quantized.graph, subject.images[:1], MEMORY_BYTES // 3)
+    noise = layer_noise(
+        quantized, subject.images, batch_size=batch_size, seed=seed, progress=progress
+    )
+    effects: dict[str, tuple[Effect, Effect]] = {}
+    if judged is not None:
+        images, preprocessing = judged, subject.loaded.preprocessing
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for pixels, labels, _ in images.batches(preprocessing, min(_BATCH, 4 * batch_size)):
+                yield tensor_of(preprocessing.normalize(pixels)), tensor_of(labels)
+
+        effects = whole_effects(quantized, batches, progress)
+    rows = []
+    for gemm in quantized.graph.gemms:
+        if gemm.name in quantized.layers:
+            row = _head(quantized, gemm.name)
+            rows.append({**row, **_measured(noise[gemm.name], gemm.name, effects)})
+    return rows
+
+
+def _head(quantized: QuantizedGraph, name: str) -> Row:
+    """Return what is known of a layer before anything is measured."""
+    gemm, options = quantized.graph.gemm(name), quantized.placement.options
+    weight = None if gemm.weight is None else quantized.graph.constant(gemm.weight)
+    return {
+        "module": gemm.module,
+        "kind": gemm.kind,
+        "parameters": 0 if weight is None else weight.numel(),
+        "left_role": gemm.left.role.value,
+        "right_role": gemm.right.role.value,
+        "left_bits": options[gemm.left.name][0].bits,
+        "right_bits": options[gemm.right.name][0].bits,
+    }
+
+
+def _measured(noise: Noise, name: str, effects: dict[str, tuple[Effect, Effect]]) -> Row:
+    row: Row = {
+        "left_sqnr_db": noise.sqnr_db(0),
+        "right_sqnr_db": noise.sqnr_db(1),
+        "fisher_error": noise.fisher,
+    }
+    only, rest = effects.get(name, (None, None))
+    ends = {end: effects[end][0] if effects else None for end in ("float32", "quantized")}
+    for key, effect in {"only": only, "all_but": rest, **ends}.items():
+        row[f"top1_{key}"] = None if effect is None else effect.top1
+        row[f"kl_{key}"] = None if effect is None else effect.kl
+    return row
