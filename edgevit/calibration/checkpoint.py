@@ -50,7 +50,7 @@ class Checkpoint:
         """Keep the layers of one part.
 
         Raises:
-            EnvironmentError_: The file can't be written (EV213).
+            EnvironmentError_: The file can't be written (EV216).
         """
         tensors = {}
         for gemm in gemms:
@@ -65,7 +65,7 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise EnvironmentError_(
-                "EV213",
+                "EV216",
                 "A trained part can't be kept.",
                 where=str(path),
                 why=str(error),
@@ -76,7 +76,7 @@ class Checkpoint:
         """Put the layers of one part back into `quantized`; return whether there were any.
 
         Raises:
-            UsageError: The file belongs to another run, or is damaged (EV214).
+            UsageError: The file belongs to another run, or is damaged (EV217).
         """
         path = self._path(name)
         if not path.exists():
@@ -100,7 +100,7 @@ class Checkpoint:
 
 def _refused(path: Path, why: str) -> UsageError:
     return UsageError(
-        "EV214",
+        "EV217",
         "A part of a calibration can't be taken up again.",
         where=str(path),
         why=why,

@@ -57,7 +57,7 @@ def _equalize_scores(graph: Graph, gemm: Gemm, ranges: Ranges, balanced: bool) -
         factors = [(tops[1] / tops[0]).sqrt(), (tops[0] / tops[1]).sqrt()]
     undo = torch.ones(())
     for (site, source), factor in zip(sources, factors, strict=True):
-        _scale_rows(graph, source[0], source[1], factor)
+        scale_rows(graph, source[0], source[1], factor)
         ranges[site.name] = ranges[site.name].rescaled(torch.zeros(()), 1 / factor)
         undo = undo / factor
     if sources and not balanced:
@@ -70,7 +70,7 @@ def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
     if source is None or readers is None or len(ranges[gemm.right.name].low) != len(source[1]):
         return []
     factor = _factors(ranges, gemm.right)  # [H]
-    _scale_rows(graph, source[0], source[1], factor)
+    scale_rows(graph, source[0], source[1], factor)
     ranges[gemm.right.name] = ranges[gemm.right.name].rescaled(torch.zeros(()), 1 / factor)
     reader = next(g for g in graph.gemms if g.name == readers[0])
     columns = torch.ones(graph.constant(str(reader.weight)).shape[1])  # [in]
@@ -82,10 +82,11 @@ def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
     return [gemm.right.name]
 
 
-def _scale_rows(graph: Graph, linear: str, channels: Tensor, factor: Tensor) -> None:
-    """Multiply the output rows `channels` [H, D] of a linear by `factor` [H]."""
+def scale_rows(graph: Graph, linear: str, channels: Tensor, factor: Tensor) -> None:
+    """Multiply the output rows `channels` [H, D] of a linear by `factor` [H] or [H, D]."""
     gemm = next(g for g in graph.gemms if g.name == linear)
     rows = torch.ones(graph.constant(str(gemm.weight)).shape[0])  # [out]
-    rows[channels.reshape(-1)] = factor[:, None].expand(channels.shape).reshape(-1)
+    each = factor if factor.ndim == 2 else factor[:, None].expand(channels.shape)  # [H, D]
+    rows[channels.reshape(-1)] = each.reshape(-1)
     graph.set_constant(str(gemm.weight), graph.constant(str(gemm.weight)) * rows[:, None])
     graph.set_constant(str(gemm.bias), graph.constant(str(gemm.bias)) * rows)

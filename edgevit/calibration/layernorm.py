@@ -62,11 +62,11 @@ def _choose(
     shift = (seen.typical_high + seen.typical_low) / 2  # [C]
     spread = width / width.log().mean().exp()  # [C], geometric mean 1
     factors = [spread**exponent for exponent in EXPONENTS]
-    noises = [_noise(seen, weight, width, shift, f, weight_bits, act_bits) for f in factors]
+    noises = [rounding_noise(seen, weight, width, shift, f, weight_bits, act_bits) for f in factors]
     return shift, factors[noises.index(min(noises))]
 
 
-def _noise(
+def rounding_noise(
     seen: ChannelRange,
     weight: Tensor,
     width: Tensor,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgevit.calibration import activation_search, weight_search
 from edgevit.calibration.bias import correct_biases
+from edgevit.calibration.channels import equalize_channels
 from edgevit.calibration.fisher import Statistics
 from edgevit.calibration.heads import equalize_heads
 from edgevit.calibration.histogram import Histogram
@@ -39,6 +40,7 @@ class Choices:
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
+        equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
         correct_biases: Move mean errors into the biases.
     """
@@ -49,6 +51,7 @@ class Choices:
     symmetric_activations: bool = False
     twin: bool = False
     fold_layernorms: bool = False
+    equalize_channels: bool = False
     equalize_heads: bool = True
     correct_biases: bool = False
 
@@ -79,6 +82,9 @@ def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
 def rewritten(run: Run, choices: Choices) -> Ranges:
     """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites."""
     ranges, placement = run.observe(), run.placement
+    if choices.equalize_channels:
+        equalize_channels(run, ranges)
+        ranges = run.observe()
     if choices.fold_layernorms:
         bits = {"weight_bits": placement.weight_bits, "act_bits": placement.act_bits}
         fold_layernorms(run.graph, ranges, sites=run.sites, **bits)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgevit.calibration.bias import correct_biases
-from edgevit.calibration.fisher import sampled_loss, collect
+from edgevit.calibration.fisher import collect, sampled_loss
 from edgevit.calibration.heads import equalize_heads
 from edgevit.calibration.layernorm import fold_layernorms
 from edgevit.calibration.methods import METHODS, method_named

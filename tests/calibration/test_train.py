@@ -133,10 +133,10 @@ def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
     keep.save("blocks.0", quantized, (name,))
     assert keep.load("blocks.0", quantized)
     assert not keep.load("blocks.1", quantized)
-    with pytest.raises(UsageError, match="EV214"):
+    with pytest.raises(UsageError, match="EV217"):
         replace(keep, digest="0" * 64).load("blocks.0", quantized)
     (tmp_path / "blocks.0.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(UsageError, match="EV214"):
+    with pytest.raises(UsageError, match="EV217"):
         keep.load("blocks.0", quantized)
     changed = new_run(vit, images * 2)
     assert fingerprint(changed, "") != digest != fingerprint(run, "other")
