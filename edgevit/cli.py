@@ -93,6 +93,7 @@ def methods(json_path: str | None) -> None:
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Module path to leave in float.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@click.option("--checkpoint", metavar="DIR", help="Where edgevit-train keeps and finds its work.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")

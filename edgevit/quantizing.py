@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgevit.artefact import Artefact, logits_of
 from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_widths
 from edgevit.calibration.progress import Progress, silent
-from edgevit.data import ImageSet, Preprocessing
+from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.quantizers.spec import check_bits
 from edgevit.recipe import DEFAULT_METHOD, Recipe
 from edgevit.subject import Subject, check_num_calib, loaded_model, subject_of
@@ -21,6 +21,7 @@ from edgevit.subject import Subject, check_num_calib, loaded_model, subject_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgevit.calibration.methods.method import Method
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Target
 
@@ -46,6 +47,7 @@ def quantize(
     pretrained: bool = True,
     weights: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> Artefact:
     """Quantize a vision transformer after training for one target.
@@ -65,13 +67,15 @@ def quantize(
         target: Device the bundle is for.
         method: Calibration method.
         num_calib: Number of calibration images, drawn class-balanced; the method's own number
-            if left out.
+            if left out, or all if there are fewer (noted in the report).
         seed: Seed of everything drawn at random.
         float_layers: Module paths (shell patterns) that stay in float.
         layer_bits: Module path of a product -> its own (weight bits, activation bits).
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
         preprocessing: For a module of your own.
+        checkpoint: Folder in which `edgevit-train` keeps the blocks it has trained; the same call
+            goes on from there.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -89,6 +93,9 @@ def quantize(
     )
     limits.check()
     chosen_method, chosen_target = method_named(method), target_named(target)
+    chosen_target.check_deployable()
+    images = images if isinstance(images, ImageSet) else open_images(images)
+    num, notes = _num_calib(num_calib, chosen_method, images)
     bits = common_bits(limits, bits)
     recipe = Recipe(
         model=str(model),
@@ -96,7 +103,7 @@ def quantize(
         act_bits=check_bits(bits if act_bits is None else act_bits, "--act-bits"),
         method=method,
         target=target,
-        num_calib=check_num_calib(chosen_method.num_images if num_calib is None else num_calib),
+        num_calib=num,
         seed=seed,
         float_layers=float_layers,
         layer_bits={} if layer_bits is None else dict(layer_bits),
@@ -104,11 +111,28 @@ def quantize(
     loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
     recipe = replace(recipe, model=loaded.name)
     subject = subject_of(loaded, images, recipe.num_calib, seed, chosen_target, progress)
-    return _made(subject, recipe, limits, chosen_target, progress)
+    artefact = _made(subject, recipe, limits, chosen_target, checkpoint, progress)
+    artefact.quantized.notes += notes
+    return artefact
+
+
+def _num_calib(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
+    """Return how many images to calibrate on, and a note if there are fewer than the method's."""
+    if asked is not None:
+        return check_num_calib(asked), []
+    if len(images) >= method.num_images:
+        return method.num_images, []
+    note = f"{len(images)} calibration images instead of {method.num_images}: there are no more"
+    return len(images), [note]
 
 
 def _made(
-    subject: Subject, recipe: Recipe, limits: Limits, target: Target, progress: Progress
+    subject: Subject,
+    recipe: Recipe,
+    limits: Limits,
+    target: Target,
+    checkpoint: str | Path | None,
+    progress: Progress,
 ) -> Artefact:
     """Choose widths if there is a budget, calibrate, and lower."""
     from edgevit.calibration.methods import method_named
@@ -126,6 +150,7 @@ def _made(
         method_named(recipe.method),
         seed=recipe.seed,
         progress=progress,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     quantized.notes += notes
     artefact = _artefact(subject, quantized, recipe, target, progress)

@@ -6,7 +6,7 @@ import edgevit
 from edgevit import api
 from edgevit.artefact import engine_bytes
 from edgevit.calibration.methods import METHODS
-from edgevit.errors import UsageError
+from edgevit.errors import EdgeViTError, UsageError
 from edgevit.recipe import Recipe
 from edgevit.zoo import reference_images
 
@@ -90,3 +90,16 @@ def test_budgets_that_can_not_be_met_or_meant():
     ):
         with pytest.raises(UsageError, match=code):
             quick(**wrong)
+
+
+def test_fewer_images_than_the_method_wants_are_noted_not_refused(tmp_path):
+    from edgevit.data import open_images
+
+    few = open_images(reference_images("calibration")).subset(10, 0)
+    artefact = api.quantize("vit_cifar10", few, method="minmax", bits=8)
+    assert artefact.recipe.num_calib == 10
+    assert any("10 calibration images instead of 32" in note for note in artefact.quantized.notes)
+    with pytest.raises(EdgeViTError, match="EV103"):
+        api.quantize("vit_cifar10", few, method="minmax", bits=8, num_calib=11)
+    with pytest.raises(EdgeViTError, match="EV308"):
+        api.quantize("vit_cifar10", few, method="minmax", target="simulation")

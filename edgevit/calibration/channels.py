@@ -39,7 +39,7 @@ def equalize_channels(run: Run, ranges: Ranges) -> list[str]:
 
 @torch.no_grad()
 def output_tops(run: Run) -> dict[str, Tensor]:
-    """Return linear -> float32 [out]: largest magnitude of each output channel, mean over images."""
+    """Return linear -> float32 [out]: typical largest magnitude per output channel."""
     sums: dict[str, Tensor] = {}
     for batch in batches(run.images, run.batch_size):
         count = len(batch)

@@ -61,6 +61,9 @@ class Target(Protocol):
             UsageError: Widths or layers that can't be (EV201, EV211, EV212).
         """
 
+    def check_deployable(self) -> None:
+        """Raise `UnsupportedError` if nothing can be deployed to this target."""
+
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Return the quantized graph in this target's form, its kernels checked."""
 

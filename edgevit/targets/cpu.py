@@ -62,6 +62,9 @@ class CpuTarget:
         placement.notes += _twin_notes(graph, widths)
         return placement
 
+    def check_deployable(self) -> None:
+        """Do nothing: this machine is such a device."""
+
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Write the model and make sure that every quantized product gets an integer kernel."""
         writer = QuantizedWriter(layers=quantized.integer_layers)

@@ -62,6 +62,14 @@ class SimulationTarget:
         }
         return replace(placement, target=self.name, options=options, notes=[])
 
+    def check_deployable(self) -> None:
+        """Refuse before any work: there is no device.
+
+        Raises:
+            UnsupportedError: Always (EV308).
+        """
+        raise _no_device()
+
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Refuse: there is no device.
 

@@ -4,8 +4,8 @@ Part by part in execution order, with the input that the quantized parts before 
 codes, biases and activation steps are trained on unlabelled images to give back the float32
 output of the part. This is the block-wise training of BRECQ (Li et al., arXiv 2102.05426) with
 straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong et al., arXiv
-2311.10126). The local loss weights every element by its Fisher information; where it can be
-afforded, the float32 rest of the network judges the part's output as well.
+2311.10126). The local loss weights every element by its Fisher information; where the time can be
+afforded, the features that the float32 rest of the network makes of the output count as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgevit.calibration.observe import batches
 from edgevit.calibration.run import Run
 from edgevit.calibration.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
-from edgevit.graph.model import Graph
+from edgevit.graph.model import Graph, Role
 from edgevit.graph.parts import Part, parts_of
 from edgevit.quantizers.simulation import QuantizedGraph
 
@@ -41,14 +41,15 @@ class Training:
         batch_size: Images per step.
         code_rate: Learning rate of weight codes, in codes.
         other_rate: Learning rate of log-steps and of biases in their units.
-        suffix: Weight of the loss behind the rest of the network; 0 leaves it out.
+        suffix: Weight of the error of the features that the float32 rest of the network makes of
+            the part's output; 0 leaves it out.
     """
 
-    iterations: int = 400
+    iterations: int = 500
     batch_size: int = 32
-    code_rate: float = 3e-3
-    other_rate: float = 1e-3
-    suffix: float = 1.0
+    code_rate: float = 1e-2
+    other_rate: float = 3e-3
+    suffix: float = 0.0
 
 
 def train(run: Run, training: Training) -> QuantizedGraph:
@@ -60,7 +61,11 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     quantized, targets = calibrate_with_targets(fast)
     graph, parts = run.graph, parts_of(run.graph)
     importance = _importance(run, parts)
-    logits = _run_all(graph, graph_start(graph), None, run.images, run.batch_size, None)
+    behind = features_of(graph) if training.suffix else None
+    features = None
+    if behind is not None:
+        start = graph_start(graph)
+        features = _run_all(graph, start, behind, run.images, run.batch_size, None)
     exact = rounded = run.images
     for done, part in enumerate(parts, 1):
         wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
@@ -70,7 +75,8 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             inputs=rounded,
             wanted=wanted,
             importance=importance.get(part.stop or "", torch.ones(())),
-            logits=logits,
+            behind=behind,
+            features=features,
         )
         if kept is None or not kept.load(part.name, quantized):
             learner = trainable_part(quantized, gemms, targets)
@@ -82,6 +88,12 @@ def train(run: Run, training: Training) -> QuantizedGraph:
         rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, quantized.compute)
         run.progress("training", done, len(parts))
     return quantized
+
+
+def features_of(graph: Graph) -> str | None:
+    """Return the fx name of what the head reads, None without a single head."""
+    heads = [gemm for gemm in graph.gemms if gemm.left.role is Role.HEAD_IN]
+    return heads[0].left.producer if len(heads) == 1 else None
 
 
 def graph_start(graph: Graph) -> str:
@@ -99,14 +111,16 @@ class Lesson:
         inputs: Output of the quantized parts before it, float32 [N, ...].
         wanted: Its float32 output, [N, ...].
         importance: Fisher weight of each element of the output, mean 1, without the first axis.
-        logits: float32 [N, classes] of the float32 network.
+        behind: fx name of the features that the head reads, None to leave them out.
+        features: The float32 network's features, [N, ...].
     """
 
     part: Part
     inputs: Tensor
     wanted: Tensor
     importance: Tensor
-    logits: Tensor
+    behind: str | None
+    features: Tensor | None
 
 
 def _train_part(
@@ -128,42 +142,32 @@ def _train_part(
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
-    norms = _losses(graph, learner.compute, lesson, held, training.suffix > 0)
+    norms = _losses(graph, learner.compute, lesson, held)
     before = _total(norms, norms, training)
     for _ in range(training.iterations):
         chosen = seen[torch.randint(len(seen), (training.batch_size,), generator=generator)]
         with torch.enable_grad():
-            losses = _losses(graph, learner.compute, lesson, chosen, training.suffix > 0)
+            losses = _losses(graph, learner.compute, lesson, chosen)
             optimizer.zero_grad()
             _total(losses, norms, training).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    after = _total(
-        _losses(graph, learner.compute, lesson, held, training.suffix > 0), norms, training
-    )
+    after = _total(_losses(graph, learner.compute, lesson, held), norms, training)
     if after.item() < before.item():
         learner.bake()
 
 
 def _losses(
-    graph: Graph, compute: Product, lesson: Lesson, chosen: Tensor, suffix: bool
+    graph: Graph, compute: Product, lesson: Lesson, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the local loss and the loss at the logits (0 if not asked for)."""
+    """Return the local loss and the loss at the features (0 if not asked for)."""
     part = lesson.part
     output = run_part(graph, part.start, lesson.inputs[chosen], part.stop, gemm=compute)
     local = ((output - lesson.wanted[chosen]).square() * lesson.importance).mean()
-    if part.stop is None:
-        return local, _divergence(output, lesson.logits[chosen])
-    if not suffix:
+    if part.stop is None or lesson.behind is None or lesson.features is None:
         return local, torch.zeros(())
-    logits = run_part(graph, part.stop, output, None)
-    return local, _divergence(logits, lesson.logits[chosen])
-
-
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean KL divergence from the float32 prediction."""
-    log_p, log_q = wanted.log_softmax(1), logits.log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    features = run_part(graph, part.stop, output, lesson.behind)
+    return local, (features - lesson.features[chosen]).square().mean()
 
 
 def _total(
