@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -54,6 +55,15 @@ class Limits:
         """
         from edgevit.calibration.mixed import CRITERIA
 
+        for name, value in (("--avg-bits", self.avg_bits), ("--max-size-mb", self.max_size_mb)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(
+                    "EV218",
+                    f"{value} is not a limit.",
+                    where=name,
+                    why="A limit is a finite number.",
+                    try_next=f"{name} 5",
+                )
         if self.allocation not in CRITERIA:
             raise UsageError(
                 "EV213",

@@ -14,7 +14,14 @@ import click
 
 from edgevit import __version__
 from edgevit.errors import EdgeViTError, UsageError
-from edgevit.terminal import console, replace_file, show_error, write_json
+from edgevit.terminal import (
+    check_new_folder,
+    check_writable,
+    console,
+    replace_file,
+    show_error,
+    write_json,
+)
 
 INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
@@ -29,6 +36,13 @@ class _Group(click.Group):
         except EdgeViTError as error:
             show_error(error)
             sys.exit(error.exit_status)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(INTERRUPTED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -110,6 +124,7 @@ def quantize(
     from edgevit.report.table import inspect_table
 
     refuse_existing(Path(output), overwrite)
+    check_writable(json_path)
     images = calib if calib is not None else _own_calibration_images(choices["model"])
     bundle = _quantized(images, output, overwrite, reference, choices)
     manifest = _inspected(bundle)
@@ -132,6 +147,7 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
             why="It is there already.",
             try_next="Choose another --output, or --overwrite to replace a bundle.",
         )
+    check_new_folder(output)
 
 
 def _own_calibration_images(model: str) -> str:
@@ -195,6 +211,7 @@ def _validated(bundle: str, data: Any, json_path: str | None, choices: dict[str,
     from edgevit.report.progress import shown_progress
     from edgevit.report.table import validation_table
 
+    check_writable(json_path)
     max_drop, max_latency = choices.get("max_drop"), choices.get("max_latency_ms")
     with shown_progress(console()) as progress:
         report = api.validate(bundle, data, progress=progress, **choices)
@@ -242,6 +259,7 @@ def sensitivity(
     from edgevit.report.sensitivity import csv_from_rows, sensitivity_table
     from edgevit.report.sensitivity_plot import check_plot, write_plot
 
+    check_writable(output, plot)
     if plot is not None:
         check_plot(plot)
     images = calib if calib is not None else _own_calibration_images(model)
@@ -265,6 +283,9 @@ def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
     from edgevit.zoo import reference_images
 
+    is_bundle = (Path(output) / "manifest.json").is_file()
+    refuse_existing(Path(output), is_bundle)  # an earlier demo's bundle may be replaced
+    check_writable(json_path)
     images = _own_calibration_images(model)
     choices = {"model": model, "bits": bits}
     _quantized(images, output, True, True, choices)

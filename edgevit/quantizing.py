@@ -16,7 +16,7 @@ from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.quantizers.spec import check_bits
 from edgevit.recipe import DEFAULT_METHOD, Recipe
-from edgevit.subject import Subject, check_num_calib, loaded_model, subject_of
+from edgevit.subject import Subject, check_num_calib, check_seed, loaded_model, subject_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,6 +92,7 @@ def quantize(
         fixed_acts=act_bits is not None,
     )
     limits.check()
+    check_seed(seed)
     chosen_method, chosen_target = method_named(method), target_named(target)
     chosen_target.check_deployable()
     images = images if isinstance(images, ImageSet) else open_images(images)

@@ -88,6 +88,23 @@ def loaded_model(
     return loaded
 
 
+def check_seed(seed: int) -> int:
+    """Return `seed` if a generator can be seeded with it.
+
+    Raises:
+        UsageError: It is negative or above 2^63 - 1 (EV220).
+    """
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(
+            "EV220",
+            f"{seed} is not a seed.",
+            where="--seed",
+            why="A seed is a whole number from 0 to 2^63 - 1.",
+            try_next="--seed 0",
+        )
+    return seed
+
+
 def check_num_calib(num: int) -> int:
     """Return `num` if it is a number of images.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,48 @@ def write_json(path: str | None, content: dict[str, Any]) -> None:
         click.echo(text, nl=False)
         return
     replace_file(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def check_writable(*paths: str | None) -> None:
+    """Refuse files that can't be written before the work starts instead of after it.
+
+    Args:
+        paths: Files to write later; None and ``-`` are fine.
+
+    Raises:
+        EnvironmentError_: A folder is missing or closed (EV206).
+    """
+    for path in paths:
+        if path is None or path == "-":
+            continue
+        folder = Path(path).absolute().parent
+        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise EnvironmentError_(
+                "EV206",
+                "A file can't be written.",
+                where=path,
+                why="It is a folder itself, or its folder does not exist or is closed to you.",
+                try_next="Choose a folder that exists and that you may write to.",
+            )
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a folder that can't be made, before the work starts.
+
+    Raises:
+        EnvironmentError_: Something above it is a file, or closed (EV206).
+    """
+    above = path.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise EnvironmentError_(
+            "EV206",
+            "A folder can't be made.",
+            where=str(path),
+            why=f"{above} is a file or closed to you.",
+            try_next="Choose a place that you may write to.",
+        )
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

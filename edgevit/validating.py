@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def validate(
     images = labelled(
         data, _class_names(opened), opened.manifest["model"]["num_classes"], num, seed
     )
+    check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     if batch < 1:
         raise UsageError("EV207", f"A batch of {batch} images can't be run.", where="--batch")
     engine = _Engine(threads=threads, provider=provider)
@@ -173,6 +175,23 @@ def _latency(
     progress("latency", 1, 1)
     used = threads if threads is not None else os.cpu_count()
     return dict(samples), {"threads": used, "batch": batch, "rounds": rounds, "warmup": 10}
+
+
+def check_limits(*, max_drop: float | None, max_latency_ms: float | None) -> None:
+    """Refuse limits that can't be compared with, before anything is measured.
+
+    Raises:
+        UsageError: A limit is not a finite number (EV218).
+    """
+    for name, limit in (("--max-drop", max_drop), ("--max-latency-ms", max_latency_ms)):
+        if limit is not None and not math.isfinite(limit):
+            raise UsageError(
+                "EV218",
+                f"{limit} is not a limit.",
+                where=name,
+                why="A limit is a finite number.",
+                try_next=f"{name} 1",
+            )
 
 
 def check_gates(

@@ -297,3 +297,43 @@ def test_methods_are_listed_with_paper_images_cost_and_needs():
     shown = " ".join(result.stderr.split())
     assert "2111.12293" in shown
     assert "images" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "status"),
+    [
+        (["--avg-bits", "nan"], "EV218", 2),
+        (["--max-size-mb", "inf"], "EV218", 2),
+        (["--seed", "-1"], "EV220", 2),
+        (["--seed", str(1 << 63)], "EV220", 2),
+        (["--float-layer", "nope"], "EV219", 2),
+        (["--json", "no/such/folder.json"], "EV206", 3),
+        (["--output", "/dev/null/bundle"], "EV206", 3),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(options, code, status, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["quantize", "--model", "vit_cifar10", "-o", "out", *options]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == status, result.output
+    assert code in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_that_is_not_a_number_is_refused(tmp_path):
+    from edgevit.errors import UsageError
+    from edgevit.validating import check_limits
+
+    with pytest.raises(UsageError, match="EV218"):
+        check_limits(max_drop=None, max_latency_ms=float("nan"))
+    check_limits(max_drop=1.0, max_latency_ms=None)
+
+
+def test_interrupted_work_exits_with_130(monkeypatch):
+    from edgevit import api
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "inspect", stop)
+    assert CliRunner().invoke(main, ["inspect", "anything"]).exit_code == 130

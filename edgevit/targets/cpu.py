@@ -23,7 +23,7 @@ from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter, QuantizedWriter
 from edgevit.targets.split_linear import with_split_linears
-from edgevit.targets.widths import NO_LAYER_BITS, LayerBits, widths_of
+from edgevit.targets.widths import NO_LAYER_BITS, LayerBits, refuse_unmatched, widths_of
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
@@ -51,6 +51,7 @@ class CpuTarget:
     ) -> Placement:
         """Offer grids for every product that is not asked to stay in float."""
         widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
+        refuse_unmatched(graph, float_layers)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
         for gemm in graph.gemms:
             reason = _left_in_float(gemm, float_layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from edgevit.errors import UsageError
@@ -37,6 +38,25 @@ def widths_of(
     widths = {gemm.name: layer_bits.get(gemm.module, common) for gemm in graph.gemms}
     _refuse_split_tensors(graph, widths)
     return widths
+
+
+def refuse_unmatched(graph: Graph, float_layers: tuple[str, ...]) -> None:
+    """Refuse a pattern of layers to leave in float that matches none.
+
+    Raises:
+        UsageError: There is one (EV219).
+    """
+    known = [gemm.module for gemm in graph.gemms]
+    for pattern in float_layers:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            near = get_close_matches(pattern, known, n=1) or known[:1]
+            raise UsageError(
+                "EV219",
+                f"No layer is called {pattern!r}.",
+                where="--float-layer",
+                why=f"It matches none of the {len(known)} products of the model.",
+                try_next=f"--float-layer {near[0]}",
+            )
 
 
 def _refuse_unknown(layer_bits: LayerBits, known: list[str]) -> None:
