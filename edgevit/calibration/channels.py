@@ -22,13 +22,12 @@ from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.simulation import float_product
 
 
-def equalize_channels(run: Run, ranges: Ranges) -> list[str]:
+def equalize_channels(run: Run) -> list[str]:
     """Rescale the channels of q, k and v; return the sites changed.
 
-    Changes the run's graph (the function it computes stays the same); the ranges of what it
-    changed have to be observed again.
+    Changes the run's graph (the function it computes stays the same).
     """
-    tops, changed = output_tops(run), []
+    ranges, tops, changed = run.observe(), output_tops(run), []
     for gemm in run.graph.gemms:
         if gemm.kind == "qk" and {gemm.left.name, gemm.right.name} <= run.sites:
             changed += _balance_scores(run.graph, gemm, tops)

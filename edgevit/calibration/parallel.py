@@ -5,7 +5,7 @@ Stages: ranges -> exact rewrites (LayerNorms, heads) -> statistics -> grids -> b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,6 +25,7 @@ from edgevit.quantizers.simulation import Grid, IntegerMatmul, QuantizedGraph, i
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
 
+PILOT_IMAGES = 8  # enough to see which channels are wide
 FREE_HEADS_BITS = 8
 """From this width on q and k heads are balanced, which costs nothing at run time."""
 
@@ -81,10 +82,9 @@ def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
 
 def rewritten(run: Run, choices: Choices) -> Ranges:
     """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites."""
-    ranges, placement = run.observe(), run.placement
     if choices.equalize_channels:
-        equalize_channels(run, ranges)
-        ranges = run.observe()
+        equalize_channels(replace(run, images=run.images[:PILOT_IMAGES]))
+    ranges, placement = run.observe(), run.placement
     if choices.fold_layernorms:
         bits = {"weight_bits": placement.weight_bits, "act_bits": placement.act_bits}
         fold_layernorms(run.graph, ranges, sites=run.sites, **bits)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgevit.calibration.rounding import damped_gram
+from edgevit.calibration.rounding import cholesky
 
-SHARES = (0.01, 0.1, 1.0, 10.0)
+SHARES = (0.01, 0.1, 1.0)
 """Regularisation as a share of the mean of diag(A^T A)."""
 
 
@@ -61,8 +61,8 @@ def refitted(weight: Tensor, halves: tuple[Moments, Moments]) -> Tensor:
 
 def _change(seen: Moments, share: float) -> Tensor:
     """Return dW = R^T A (A^T A + share)^-1, [out, in]."""
-    factor = torch.linalg.cholesky(damped_gram(seen.gram, share))
-    return torch.cholesky_solve(seen.cross.double().T, factor).T.float()
+    factor = cholesky(seen.gram, share)
+    return torch.cholesky_solve(seen.cross.T.to(factor.dtype), factor).T.float()
 
 
 def _gain(halves: tuple[Moments, ...], share: float) -> float:

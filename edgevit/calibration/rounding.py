@@ -21,7 +21,7 @@ def gptq_codes(weight: Tensor, grid: UniformGrid, gram: Tensor) -> Tensor:
     """Return the int32 codes [out, in] of a float32 weight [out, in].
 
     Args:
-        grid: Per-output-channel grid; its scales are not changed.
+        grid: Per-output-channel symmetric grid; its scales are not changed.
         gram: float32 [in, in], X^T X of the layer's inputs.
     """
     order = gram.diagonal().argsort(descending=True)
@@ -41,29 +41,43 @@ def _round_block(
     rest: Tensor, codes: Tensor, grid: UniformGrid, upper: Tensor, start: int, stop: int
 ) -> Tensor:
     """Round columns start to stop in place; return their errors over U_ii, [out, block]."""
-    errors = torch.empty(len(rest), stop - start)
-    for column in range(start, stop):
-        value = rest[:, column]  # [out]
-        codes[:, column] = grid.codes(value)
-        error = (value - grid.dequantize(codes[:, column])) / upper[column, column]
-        rest[:, column + 1 : stop] -= torch.outer(error, upper[column, column + 1 : stop])
-        errors[:, column - start] = error
-    return errors
+    block = rest[:, start:stop].T.contiguous()  # [block, out], a row per column of the weight
+    factor, spec = upper[start:stop, start:stop], grid.spec
+    errors, found = torch.empty_like(block), torch.empty_like(block)
+    for row, value in enumerate(block):  # value [out]
+        code = torch.round(value / grid.scale).clamp_(spec.qmin, spec.qmax)  # as grid.codes
+        error = (value - code * grid.scale).div_(factor[row, row])
+        block[row + 1 :].addr_(factor[row, row + 1 :], error, alpha=-1)
+        errors[row], found[row] = error, code
+    codes[:, start:stop] = found.T.to(torch.int32)
+    return errors.T
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:
     """Return the upper triangular U with U^T U = (H + damping)^-1, [in, in]."""
-    damped = damped_gram(gram, DAMPING)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    upper: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
+    inverse = torch.cholesky_inverse(cholesky(gram, DAMPING))
+    factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    if int(failed):
+        inverse = torch.cholesky_inverse(cholesky(gram.double(), DAMPING))
+        factor = torch.linalg.cholesky(inverse, upper=True)
+    upper: Tensor = factor.float()
     return upper
 
 
-def damped_gram(gram: Tensor, share: float) -> Tensor:
-    """Return float64 gram + share * mean(diag) * I; a dead input still gets a positive diagonal."""
-    damped = gram.double()
-    mean = float(damped.diagonal().mean())
-    return damped + torch.eye(len(gram), dtype=torch.float64) * (share * mean + 1e-12)
+def cholesky(gram: Tensor, share: float) -> Tensor:
+    """Return the lower Cholesky factor of gram + share * mean(diag) * I.
+
+    In the precision of `gram`, or in float64 if that does not do; a dead input still gets a
+    positive diagonal.
+    """
+    mean = float(gram.diagonal().mean())
+    damped = gram.clone()
+    damped.diagonal().add_(share * mean if mean > 0 else 1.0)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if int(failed):
+        factor = torch.linalg.cholesky(damped.double())
+    lower: Tensor = factor
+    return lower
 
 
 def rounding_loss(weight: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
