@@ -115,7 +115,7 @@ def test_fisher_weights_equal_a_literal_computation(vit, images):
     assert torch.allclose(found.grams[gemm.name], gram, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "edgevit-train"])  # own tests
 def test_every_method_quantizes_every_product_and_8_bits_are_close(graph, images, method):
     quantized = calibrate(graph, place(graph, 8, method), images, method_named(method))
     assert set(quantized.layers) == {gemm.name for gemm in graph.gemms}
