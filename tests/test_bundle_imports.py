@@ -14,6 +14,8 @@ MODULES = [
     "edgevit.runner.selfcheck",
     "edgevit.runner.session",
     "edgevit.report.eer",
+    "edgevit.report.sensitivity",
+    "edgevit.report.sensitivity_plot",
     "edgevit.report.statistics",
     "edgevit.report.table",
     "edgevit.report.validation",
