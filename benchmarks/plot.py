@@ -21,9 +21,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLUE, GREY, LIGHT = "#2b6cb0", "#4a5568", "#a0aec0"
 
 
-def rows(name: str) -> list[dict[str, str]]:
+def rows(name: str, *key: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV; of rows with equal key columns the last."""
     with (RESULTS / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
+    if not key:
+        return found
+    last = {tuple(row[column] for column in key): row for row in found}
+    return [last[at] for at in sorted(last, key=lambda at: (at[0], [-int(v) for v in at[1:]]))]
 
 
 def accuracy(axis: plt.Axes) -> None:
@@ -50,7 +55,7 @@ def accuracy(axis: plt.Axes) -> None:
 
 def size(axis: plt.Axes) -> None:
     """Bundle size in percent of the fp32 file."""
-    found = rows("size")
+    found = rows("size", "model", "bits")
     names = [f"{row['model']}\n{row['bits']} bit" for row in found]
     bars = axis.bar(names, [float(row["percent"]) for row in found], color=BLUE)
     axis.bar_label(bars, fmt="%.0f", fontsize=7)
@@ -60,7 +65,7 @@ def size(axis: plt.Axes) -> None:
 
 def latency(axis: plt.Axes) -> None:
     """Median latency of both engines."""
-    found = rows("latency")
+    found = rows("latency", "model", "bits")
     names = [f"{row['model']}\n{row['bits']} bit" for row in found]
     places = range(len(found))
     for offset, (key, colour) in enumerate((("fp32_p50_ms", LIGHT), ("engine_p50_ms", BLUE))):

@@ -57,20 +57,22 @@ def collect(
     seed: int,
     weighted: bool,
     progress: Progress,
+    grams: bool = True,
 ) -> Statistics:
     """Stream the images once and return the statistics.
 
     Args:
         images: float32 [N, 3, H, W].
         weighted: Weight by Fisher information (needs a backward pass), else count evenly.
+        grams: Make the Gram matrices too, which cost about as much as the forward pass.
     """
     generator = torch.Generator().manual_seed(seed)
     statistics = Statistics(histograms=_empty_histograms(graph, ranges))
     done = 0
     for batch in batches(images, batch_size):
         products = _forward_backward(graph, batch, ranges, generator, weighted)
-        for product in products:
-            _add(graph, statistics, product)
+        while products:  # freed one by one, and all of them before the next batch
+            _add(graph, statistics, products.pop(), grams)
         done += len(batch)
         progress("statistics", done, len(images))
     return statistics
@@ -119,12 +121,15 @@ def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _add(graph: Graph, statistics: Statistics, product: _Product) -> None:
+def _add(graph: Graph, statistics: Statistics, product: _Product, grams: bool) -> None:
     gemm = product.gemm
     gradient = product.output.grad
     importance = None if gradient is None else gradient.square()
     if product.right is None:
-        _add_linear(graph, statistics, gemm, product.left, product.output, importance)
+        tokens = _add_linear(graph, statistics, gemm, product.left, product.output, importance)
+        if grams:
+            x = product.left.reshape(-1, product.left.shape[-1])  # [T, in]
+            _accumulate(statistics.grams, gemm.name, (x * tokens[:, None]).T @ x)  # [in, in]
         return
     left_weight = right_weight = None
     if importance is not None:
@@ -141,7 +146,8 @@ def _add_linear(
     x: Tensor,
     output: Tensor,
     importance: Tensor | None,
-) -> None:
+) -> Tensor:
+    """Add what one linear saw; return the importance of each token, [T]."""
     x = x.reshape(-1, x.shape[-1])  # [T, in]
     if importance is None:
         weights, tokens = None, torch.ones(len(x))
@@ -151,9 +157,9 @@ def _add_linear(
         tokens, rows = squares.sum(1), squares.sum(0)  # [T], [out]
         weights = squares @ graph.constant(str(gemm.weight)).square()  # [T, in]
     statistics.histograms[gemm.left.name].add(x, weights)
-    _accumulate(statistics.grams, gemm.name, (x * tokens[:, None]).T @ x)  # [in, in]
     _accumulate(statistics.rows, gemm.name, rows)
     statistics.importance.setdefault(gemm.name, []).append(tokens)
+    return tokens
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -65,11 +65,12 @@ class Run:
         """Return the range of every operand of every product in float32 (one forward pass)."""
         return observe_ranges(self.graph, self.images, self.batch_size, self.progress)
 
-    def statistics(self, ranges: Ranges, *, weighted: bool) -> Statistics:
+    def statistics(self, ranges: Ranges, *, weighted: bool, grams: bool = True) -> Statistics:
         """Return histograms and Gram matrices of the sites in `ranges`.
 
         Args:
             weighted: Weight by Fisher information (needs a backward pass), else count evenly.
+            grams: Make the Gram matrices.
         """
         return collect(
             self.graph,
@@ -79,6 +80,7 @@ class Run:
             seed=self.seed,
             weighted=weighted,
             progress=self.progress,
+            grams=grams,
         )
 
     def quantized(self) -> QuantizedGraph:

@@ -62,7 +62,7 @@ class ImageSet:
         return len(self.items)
 
     def subset(self, num: int, seed: int) -> ImageSet:
-        """Draw images, as even over the classes as possible.
+        """Draw images, as even over the classes as possible, the first few of them as well.
 
         The choice depends on the names and the seed alone: images of a class, and the classes
         that give one more, are ranked by SHA-256 of seed and name.
@@ -84,8 +84,7 @@ class ImageSet:
         order = sorted(by_class, key=lambda name: _rank(seed, name))
         rounds = range(max(len(items) for items in by_class.values()))
         drawn = [by_class[name][r] for r in rounds for name in order if r < len(by_class[name])]
-        chosen = tuple(sorted(drawn[:num], key=lambda item: item.name))
-        return replace(self, items=chosen, skipped={})
+        return replace(self, items=tuple(drawn[:num]), skipped={})
 
     def batches(self, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
         """Yield the images in order; only the last batch may be smaller.

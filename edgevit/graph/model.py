@@ -82,6 +82,10 @@ class Graph:
         self.gemms = find_gemms(self.module)
 
     def clone(self) -> Graph:
-        """Return a copy that shares nothing with this graph."""
+        """Return a copy that can be rewritten without changing this graph.
+
+        Constants are shared until `set_constant` replaces them; nobody changes them in place.
+        """
+        shared = {id(buffer): buffer for buffer in self.module.buffers()}
         with torch.no_grad():
-            return Graph(module=copy.deepcopy(self.module), input_size=self.input_size)
+            return Graph(module=copy.deepcopy(self.module, shared), input_size=self.input_size)

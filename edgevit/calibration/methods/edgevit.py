@@ -45,8 +45,7 @@ def calibrate(run: Run) -> QuantizedGraph:
 def calibrate_with_targets(run: Run) -> tuple[QuantizedGraph, dict[str, Tensor]]:
     """Return the quantized graph, and gemm name -> the refitted weight that was rounded."""
     ranges = rewritten(run, CHOICES)
-    statistics = run.statistics(ranges, weighted=True)
-    statistics.grams.clear()
+    statistics = run.statistics(ranges, weighted=True, grams=False)
     quantized = run.quantized()
     leader = leaders(run.graph)
     chosen: dict[str, Grid] = {}
