@@ -37,7 +37,7 @@ class AttentionLimits:
 
 FP16_ATTENTION = AttentionLimits(head_sizes=tuple(range(16, 257, 8)))
 INT8_ATTENTION = AttentionLimits(head_sizes=(16, 32, 64), max_sequence=512)
-FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(16, 257, 16)))
+FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)))
 
 
 @dataclass(frozen=True)
