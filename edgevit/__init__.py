@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.api import Artefact, inspect, load, quantize, sensitivity, validate
+    from edgevit.api import Artefact, check, inspect, load, quantize, sensitivity, validate
     from edgevit.errors import EdgeViTError
     from edgevit.recipe import Recipe
 
@@ -19,6 +19,7 @@ __all__ = [
     "Artefact",
     "EdgeViTError",
     "Recipe",
+    "check",
     "inspect",
     "load",
     "quantize",

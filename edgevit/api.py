@@ -11,11 +11,22 @@ from typing import Any
 
 from edgevit.artefact import Artefact
 from edgevit.bundle import Bundle, open_bundle
+from edgevit.checking import check, refuse_errors
 from edgevit.layerwise import sensitivity
 from edgevit.quantizing import quantize
 from edgevit.validating import check_gates, validate
 
-__all__ = ["Artefact", "check_gates", "inspect", "load", "quantize", "sensitivity", "validate"]
+__all__ = [
+    "Artefact",
+    "check",
+    "check_gates",
+    "inspect",
+    "load",
+    "quantize",
+    "refuse_errors",
+    "sensitivity",
+    "validate",
+]
 
 
 def load(path: str | Path) -> Bundle:

@@ -292,5 +292,27 @@ def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     _validated(output, str(reference_images("test")), json_path, {})
 
 
+@main.command()
+@click.argument("model")
+@click.option("--target", metavar="DEVICE", help="TensorRT device; a bundle's own if left out.")
+@click.option("--tensorrt", metavar="RANGE", help="Releases to serve: 10.3, or 10.3-11.4.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
+    help="What a file's engine is meant to have; a bundle knows.",
+)
+@click.option("--json", "json_path", metavar="FILE", help="Write all findings as JSON.")
+def check(model: str, json_path: str | None, **choices: Any) -> None:
+    """Check an ONNX file or a bundle against the rules of a TensorRT device."""
+    from edgevit import api
+    from edgevit.report.conformance import conformance_table
+
+    check_writable(json_path)
+    report = api.check(model, **choices)
+    write_json(json_path, report)
+    console().print(conformance_table(report))
+    api.refuse_errors(report)
+
+
 if __name__ == "__main__":
     main()

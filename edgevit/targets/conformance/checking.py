@@ -11,10 +11,12 @@ import onnx
 
 from edgevit.targets.conformance import (  # noqa: F401 - importing them enters their rules
     rules_attention,
+    rules_codes,
     rules_device,
     rules_file,
-    rules_grids,
+    rules_operators,
     rules_placement,
+    rules_scales,
 )
 from edgevit.targets.conformance.rule import RULES, Facts, Fault, Level, NotRun, Rule, Subject
 from edgevit.targets.conformance.view import GraphView

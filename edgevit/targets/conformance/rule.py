@@ -51,12 +51,14 @@ class Facts:
         largest: Tensor of the graph -> largest absolute value seen in calibration.
         clipped: Tensor of the graph -> share of its values (0-1) its grid cut off in calibration.
         parity: Comparison with the simulation; None if there is nothing to compare with.
+        no_parity: Why there is none.
     """
 
     asked: str = ""
     largest: Mapping[str, float] = field(default_factory=dict)
     clipped: Mapping[str, float] = field(default_factory=dict)
     parity: Parity | None = None
+    no_parity: str = "only a bundle says what its logits should be"
 
 
 @dataclass(frozen=True, kw_only=True)

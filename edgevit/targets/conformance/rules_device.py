@@ -105,14 +105,15 @@ def products_fit_kernels(subject: Subject) -> Iterator[Fault]:
 
 def _sizes(view: GraphView, product: Product) -> dict[str, int]:
     """Return M, K and N as far as they are known; an open batch counts as 1."""
-    node = product.node
+    node, batch = product.node, view.batch_symbols
     left, right = view.shape(node.input[0]), view.shape(node.input[1])
     found: dict[str, int] = {}
     if left is not None and len(left) > 1:
         rows, inner = (left[:-1], left[-1])
         if node.op_type == "Gemm" and attribute(node, "transA", 0):
             rows, inner = left[1:], left[0]
-        found["M"] = prod(n if isinstance(n, int) else 1 for n in rows)
+        if all(isinstance(n, int) or n in batch for n in rows):
+            found["M"] = prod(n if isinstance(n, int) else 1 for n in rows)
         found |= {"K": inner} if isinstance(inner, int) else {}
     if right is not None and len(right) > 1:
         swapped = node.op_type == "Gemm" and attribute(node, "transB", 0)

@@ -1,11 +1,7 @@
-"""Rules about the file as a whole: operator sets, operators, shapes, types, leftovers (1-2, 29-34).
-
-Rule numbers are stable; 41 was added for operators of other makers.
-"""
+"""Rules about the file as a whole: operator set, shapes, leftovers, parity (1, 30-31, 33-35)."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -21,7 +17,6 @@ from edgevit.targets.conformance.view import (
     FP4,
     FP8,
     INT4,
-    INT8,
     INT64,
     UINT4,
     GraphView,
@@ -31,11 +26,7 @@ from edgevit.targets.conformance.view import (
 _NEWEST_OPSETS = (("10.9", 20), ("10.13", 22))  # before this TensorRT, at most this opset
 _NEWEST_OPSET = 24
 _OLDEST_OPSET, _LAYER_NORM_OPSET = 9, 17
-_OWN_INTEGER_OPERATOR = re.compile(r"^QLinear|Integer|^DynamicQuantize")
-_MICROSOFT_INTEGER_OPERATOR = re.compile(r"^Q[A-Z]|Quantize|Integer|NBits|Bnb4")
 _SHAPE_OPERATORS = ("Shape", "Size", "Range", "NonZero", "If", "Loop", "Scan")
-_SINCE = {"Attention": "10.14", "RMSNormalization": "10.15", "RotaryEmbedding": "10.15"}
-_PLUGINS = ("", "ai.onnx", "trt", "trt.plugins")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -83,44 +74,6 @@ def _opset_of_quantizers(view: GraphView) -> int:
 
 
 @rule(
-    2,
-    Level.ERROR,
-    "quantization is written as Q/DQ pairs, not as integer operators",
-    source="onnx-tensorrt operators.md (not supported); TensorRT developer guide, explicit "
-    "quantization",
-    remedy="Quantize in the QDQ format (quantize_static(quant_format=QuantFormat.QDQ)), with the "
-    "operators of the default domain.",
-)
-def no_integer_operators(subject: Subject) -> Iterator[Fault]:
-    """Look for QLinear*, *Integer, DynamicQuantizeLinear and ONNX Runtime's own integer ops."""
-    for node in subject.view.nodes:
-        own = node.domain in ("", "ai.onnx") and _OWN_INTEGER_OPERATOR.search(node.op_type)
-        foreign = node.domain == "com.microsoft"
-        if own or (foreign and _MICROSOFT_INTEGER_OPERATOR.search(node.op_type)):
-            name = f"{node.domain}.{node.op_type}".lstrip(".")
-            yield Fault(subject.view.label(node), f"operator {name} has no TensorRT layer")
-
-
-@rule(
-    29,
-    Level.ERROR,
-    "the low precision asked for is in the graph",
-    source="TensorRT 11 has strong typing only; roboflow/rf-detr issue 1453: FP32 engine, 4.6 "
-    "times slower",
-    remedy="Write the precision into the graph: FP16 tensors, Q/DQ pairs. TensorRT 11 has no flag "
-    "for it.",
-)
-def precision_is_in_the_graph(subject: Subject) -> Iterator[Fault]:
-    """Look for any FP16, BF16, INT8 or FP8 tensor if TensorRT 11 is to be served."""
-    low = {FLOAT16, BFLOAT16, INT8, FP8, INT4, FP4}
-    if not subject.serves("11.0") or low & _all_types(subject.view):
-        return
-    message = "all tensors are FP32: TensorRT 11 builds an FP32 engine without a word"
-    asked = subject.facts.asked not in ("", "fp32")
-    yield Fault("graph", message, Level.ERROR if asked else Level.WARNING)
-
-
-@rule(
     30,
     Level.WARNING,
     "only the batch is symbolic, and no shapes are computed",
@@ -130,7 +83,8 @@ def precision_is_in_the_graph(subject: Subject) -> Iterator[Fault]:
 )
 def only_the_batch_is_dynamic(subject: Subject) -> Iterator[Fault]:
     """Look at the ends of the graph and for operators that compute shapes."""
-    view, symbols = subject.view, set()
+    view = subject.view
+    symbols: set[str] = set()
     ends = [v for v in view.graph.input if v.name not in view.initializers]
     for value in (*ends, *view.graph.output):
         shape = view.shape(value.name)
@@ -175,25 +129,6 @@ def file_is_sound(subject: Subject) -> Iterator[Fault]:
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         yield Fault(twice[0], f"{len(twice)} names are given to several nodes", Level.WARNING)
-
-
-@rule(
-    32,
-    Level.WARNING,
-    "operators exist in every TensorRT and opset to be served",
-    source="TensorRT changelog: Attention since 10.14, RMSNormalization and RotaryEmbedding since "
-    "10.15; ONNX: Gelu since opset 20",
-    remedy="Write attention as MatMul, Softmax, MatMul and the others in primitive operators, or "
-    "serve newer releases only (--tensorrt).",
-)
-def operators_are_old_enough(subject: Subject) -> Iterator[Fault]:
-    """Look for operators that came after the oldest TensorRT to be served."""
-    for node in subject.view.nodes:
-        since = _SINCE.get(node.op_type)
-        if node.domain in ("", "ai.onnx") and since and subject.serves_older_than(since):
-            yield Fault(subject.view.label(node), f"{node.op_type} came with TensorRT {since}")
-        if node.op_type == "Gelu" and node.domain == "" and subject.view.opset < 20:
-            yield Fault(subject.view.label(node), "Gelu came with opset 20")
 
 
 @rule(
@@ -244,7 +179,7 @@ def _names_read(graph: onnx.GraphProto) -> set[str]:
     Level.ERROR,
     "there is no float64, and no INT64 constant beyond 32 bits",
     source="TensorRT narrows INT64 constants and has no float64 layers",
-    remedy="Export in float32 or float16; clamp large integer constants (ends of a Slice are fine).",
+    remedy="Export in float32 or float16; clamp large integers (ends of a Slice are fine).",
 )
 def no_wide_types(subject: Subject) -> Iterator[Fault]:
     """Look for float64 anywhere and for large integers, ends of a Slice excepted."""
@@ -282,35 +217,9 @@ def graph_matches_simulation(subject: Subject) -> Iterator[Fault]:
     """Judge the comparison with the simulation."""
     parity = subject.facts.parity
     if parity is None:
-        raise NotRun("only a bundle says what its logits should be")
+        raise NotRun(subject.facts.no_parity)
     if parity.cosine < 0.999:
         yield Fault("graph", f"cosine of the logits is {parity.cosine:.4f}, below 0.999")
     if parity.agreement_percent < 99.5:
         text = f"top-1 agrees on {parity.agreement_percent:.1f} % of {parity.num_images} images"
         yield Fault("graph", f"{text}, below 99.5 %")
-
-
-@rule(
-    41,
-    Level.WARNING,
-    "all operators are ONNX's own",
-    source="onnx-tensorrt parses other domains only through plugins",
-    remedy="Export without ONNX Runtime's optimisations (optimized_model_filepath, the "
-    "transformer optimizer), or bring a plugin of that name.",
-)
-def no_foreign_operators(subject: Subject) -> Iterator[Fault]:
-    """Look for operators of other makers that are no integer operators (rule 2)."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for node in subject.view.nodes:
-        integer = node.domain == "com.microsoft" and _MICROSOFT_INTEGER_OPERATOR.search(
-            node.op_type
-        )
-        if node.domain not in _PLUGINS and not integer:
-            found[f"{node.domain}.{node.op_type}"].append(subject.view.label(node))
-    for name, nodes in found.items():
-        yield Fault(nodes[0], f"{len(nodes)} node(s) {name}, which TensorRT does not know")
-
-
-def _all_types(view: GraphView) -> set[int]:
-    made = {view.elem_type(name) for node in view.nodes for name in node.output if name}
-    return made | {tensor.data_type for tensor in view.constants.values()}

@@ -1,4 +1,4 @@
-"""Rules about where Q and DQ stand: pairs, products, and what is between them (11-15, 17-19, 24)."""
+"""Rules about where Q and DQ stand: pairs, products, what is between (11-15, 17-19, 24)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from edgevit.targets.conformance.attention import moving_product
 from edgevit.targets.conformance.operands import (
     GELUS,
     NORMS,
     POINTWISE_OPS,
     PRODUCTS,
-    Product,
     Quantizer,
     made_by_product,
     products,
@@ -37,8 +35,6 @@ from edgevit.targets.conformance.view import (
 _FLOATS = (FLOAT, FLOAT16, BFLOAT16)
 _WEIGHT_ONLY = (INT4, UINT4, FP4)
 _SAFE_IN_FP16 = 512.0
-_KEEPS_SCALE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-_KEEPS_PLACE = _KEEPS_SCALE | {"Cast", "Transpose", "Add", "Mul", "Div"}
 
 
 @rule(
@@ -132,8 +128,6 @@ def products_are_quantized_whole(subject: Subject) -> Iterator[Fault]:
             continue
         one, other = (left, right) if left.dequantizer else (right, left)
         if product.has_weight and one.code_type in _WEIGHT_ONLY:
-            continue
-        if not product.has_weight and not moving_product(subject.view, product.node):
             continue
         if not product.has_weight:
             continue  # attention: rule 20
@@ -287,8 +281,3 @@ def _readers(view: GraphView, node: onnx.NodeProto, ops: set[str]) -> list[onnx.
     """Return the nodes of `ops` that read a node's output, also through Cast, Q and DQ."""
     through = {"Cast", "QuantizeLinear", "DequantizeLinear"}
     return [reader for reader, _ in view.ahead(node.output[0], through) if reader.op_type in ops]
-
-
-def whole_products(view: GraphView) -> Iterator[Product]:
-    """Yield the products whose operands are both dequantized codes."""
-    return (product for product in products(view) if product.quantized)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference
 
+from edgevit.errors import UsageError
+
 Array = npt.NDArray[Any]
 Shape = tuple[int | str | None, ...]
 """Of a tensor: a number, a symbol such as "batch", or None where nothing is known."""
@@ -55,6 +57,8 @@ class GraphView:
         self.constants = {**self.initializers, **_constant_nodes(self.nodes)}
         self.outputs = {value.name for value in self.graph.output}
         self.inference_error, self._types, self._shapes = _inferred(self.model)
+        first = [self.shape(value.name) or () for value in self.graph.input]
+        self.batch_symbols = {shape[0] for shape in first if shape and isinstance(shape[0], str)}
         self._values: dict[str, Array] = {}
         self._rooted: dict[str, bool] = {}
         counts = Counter(node.name for node in self.nodes)
@@ -174,7 +178,16 @@ def _constant_nodes(nodes: tuple[onnx.NodeProto, ...]) -> dict[str, onnx.TensorP
 
 
 def _array(tensor: onnx.TensorProto, base_dir: str) -> Array:
-    array = np.asarray(numpy_helper.to_array(tensor, base_dir))
+    try:
+        array = np.asarray(numpy_helper.to_array(tensor, base_dir))
+    except Exception as error:  # the bindings raise several unrelated classes
+        raise UsageError(
+            "EV345",
+            "The values of a tensor can't be read.",
+            where=tensor.name,
+            why=str(error).strip()[:300],
+            try_next="Put the file with external data beside the model, under its own name.",
+        ) from error
     return array if array.dtype.kind in "fiub?" and array.dtype.isbuiltin else np.float32(array)
 
 

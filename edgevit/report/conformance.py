@@ -1,0 +1,56 @@
+"""The table of `edgevit check`: one row per broken rule and level, its remedy below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgevit.report.table import new_table, plain_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {"E": "bold red", "W": "yellow", "P": "cyan"}
+_WORDS = {"E": "errors", "W": "warnings", "P": "advice"}
+
+
+def conformance_table(report: Mapping[str, Any]) -> RenderableType:
+    """Return a table of a report made by `edgevit.checking.check`."""
+    from rich.console import Group
+
+    return Group(*(part for graph in report["graphs"] for part in _parts(graph, report)))
+
+
+def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    counts = ", ".join(f"{graph['counts'][key]} {word}" for key, word in _WORDS.items())
+    oldest, newest = report["tensorrt"]
+    title = f"{graph['name']} for {report['target']}, TensorRT {oldest} to {newest}: {counts}"
+    groups = _groups(graph["findings"])
+    if groups:
+        table = new_table(title, "rule", "", "places", "first place and what is wrong there")
+        for (number, level), findings in groups.items():
+            first = findings[0]
+            what = f"{first['node']}: {first['message']}"
+            cells = (str(number), level, str(len(findings)), what)
+            table.add_row(*(plain_text(cell, _style(cell)) for cell in cells))
+        yield table
+    else:
+        yield plain_text(title)
+    remedies = {number: found[0]["remedy"] for (number, _), found in groups.items()}
+    for number, remedy in remedies.items():
+        yield plain_text(f"rule {number}: {remedy}")
+    for row in graph["rules"]:
+        if row["state"] == "not run":
+            yield plain_text(f"rule {row['rule']} not looked at: {row['reason']}")
+
+
+def _style(cell: str) -> str:
+    return _STYLES.get(cell, "")
+
+
+def _groups(findings: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], list[Any]]:
+    """Return findings by rule and level, errors first."""
+    found: dict[tuple[int, str], list[Any]] = {}
+    for finding in findings:
+        found.setdefault((finding["rule"], finding["level"]), []).append(finding)
+    return dict(sorted(found.items(), key=lambda item: ("EWP".index(item[0][1]), item[0][0])))
