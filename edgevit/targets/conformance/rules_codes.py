@@ -120,10 +120,10 @@ def few_values_are_cut_off(subject: Subject) -> Iterator[Fault]:
     view = subject.view
     for found in quantizers(view):
         codes = None if found.quantizes else view.value(found.source)
-        if codes is not None and found.code_type == INT8:
+        if codes is not None and codes.ndim > 1 and found.code_type == INT8:
             yield from _cut_codes(subject, found, codes)
         values, (scale, _) = view.value(found.source), grid_values(view, found)
-        if found.quantizes and values is not None and scale is not None:
+        if found.quantizes and scale is not None and values is not None and values.ndim > 1:
             yield from _cut_weights(subject, found, values, scale)
     for name, share in subject.facts.clipped.items():
         if share > _SATURATED_SHARE:

@@ -195,11 +195,12 @@ def _inferred(model: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Sh
     """Return the error if any, and name -> element type and shape of all tensors known."""
     light, error = _without_weights(model), ""
     try:
-        light = shape_inference.infer_shapes(light, check_type=True, data_prop=True)
+        known = shape_inference.infer_shapes(light, check_type=True, data_prop=True)
     except Exception as failure:  # the bindings raise several unrelated classes
         error = str(failure).strip()
+        known = shape_inference.infer_shapes(light)  # what can be known despite the error
     types, shapes = {}, {}
-    graph = light.graph
+    graph = known.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         types[value.name] = kind.elem_type
