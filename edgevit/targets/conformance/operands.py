@@ -30,6 +30,8 @@ LAYOUT_OPS = frozenset(
 )
 SCALING_OPS = frozenset({"Mul", "Div"})
 OPERAND_OPS = LAYOUT_OPS | SCALING_OPS
+STANDARD = ("", "ai.onnx")
+"""Names of ONNX's own operator set."""
 POINTWISE_OPS = frozenset({"Cast", "Reshape", "Transpose", "Mul", "Div", "Add", "Identity"})
 
 
@@ -110,7 +112,7 @@ def quantizers(view: GraphView) -> Iterator[Quantizer]:
 
 def quantizer_of(view: GraphView, node: onnx.NodeProto | None) -> Quantizer | None:
     """Return what a Q or DQ node says, None for any other node."""
-    if node is None or node.op_type not in (QUANTIZE, DEQUANTIZE) or node.domain not in _STANDARD:
+    if node is None or node.op_type not in (QUANTIZE, DEQUANTIZE) or node.domain not in STANDARD:
         return None
     zero_point = node.input[2] if len(node.input) > 2 else ""
     quantizes = node.op_type == QUANTIZE
@@ -130,9 +132,6 @@ def quantizer_of(view: GraphView, node: onnx.NodeProto | None) -> Quantizer | No
         block_size=attribute(node, "block_size", 0),
         code_type=kind,
     )
-
-
-_STANDARD = ("", "ai.onnx")
 
 
 def scale_size(view: GraphView, quantizer: Quantizer) -> int | None:
@@ -169,7 +168,7 @@ def operand_of(view: GraphView, name: str) -> Operand:
 def products(view: GraphView) -> Iterator[Product]:
     """Yield all convolutions and matrix products."""
     for node in view.nodes:
-        if node.op_type in PRODUCTS and node.domain in _STANDARD and len(node.input) > 1:
+        if node.op_type in PRODUCTS and node.domain in STANDARD and len(node.input) > 1:
             yield Product(
                 node=node,
                 operands=(operand_of(view, node.input[0]), operand_of(view, node.input[1])),

@@ -119,7 +119,7 @@ def _computed_shapes(view: GraphView) -> Iterator[Fault]:
 )
 def file_is_sound(subject: Subject) -> Iterator[Fault]:
     """Report what the checker and shape inference say, and names that are missing or twice."""
-    error = subject.load_error or subject.view.inference_error
+    error = subject.load_error or subject.view.disorder or subject.view.inference_error
     if error:
         yield Fault("graph", error.splitlines()[0][:300])
     counts = Counter(node.name for node in subject.view.nodes)

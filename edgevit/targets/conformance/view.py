@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, inliner, numpy_helper, shape_inference
+from onnx import external_data_helper, helper, inliner, numpy_helper, shape_inference
 
 from edgevit.errors import UsageError
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | str | None, ...]
 """Of a tensor: a number, a symbol such as "batch", or None where nothing is known."""
-_LIGHT_BYTES = 1024
+_LIGHT_VALUES = 128
 FLOAT = onnx.TensorProto.FLOAT
 FLOAT16 = onnx.TensorProto.FLOAT16
 BFLOAT16 = onnx.TensorProto.BFLOAT16
@@ -37,6 +38,8 @@ TYPE_NAMES = {number: name.lower() for name, number in onnx.TensorProto.DataType
 
 class GraphView:
     """A graph as the rules see it.
+
+    With `disorder` (a tensor made twice, or read before it is made) no walk through it is safe.
 
     Args:
         model: The model; functions of its own are inlined.
@@ -55,8 +58,10 @@ class GraphView:
                 self.consumers[name].append(node)
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.constants = {**self.initializers, **_constant_nodes(self.nodes)}
+        self.disorder = _disorder(self.graph)
         self.outputs = {value.name for value in self.graph.output}
-        self.inference_error, self._types, self._shapes = _inferred(self.model)
+        light = _without_weights(self.model, base_dir)
+        self.inference_error, self._types, self._shapes = _inferred(light)
         first = [self.shape(value.name) or () for value in self.graph.input]
         self.batch_symbols = {shape[0] for shape in first if shape and isinstance(shape[0], str)}
         self._values: dict[str, Array] = {}
@@ -191,14 +196,16 @@ def _array(tensor: onnx.TensorProto, base_dir: str) -> Array:
     return array if array.dtype.kind in "fiub?" and array.dtype.isbuiltin else np.float32(array)
 
 
-def _inferred(model: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Shape]]:
+def _inferred(light: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Shape]]:
     """Return the error if any, and name -> element type and shape of all tensors known."""
-    light, error = _without_weights(model), ""
+    error = ""
     try:
-        known = shape_inference.infer_shapes(light, check_type=True, data_prop=True)
+        known = shape_inference.infer_shapes(
+            light, check_type=True, strict_mode=True, data_prop=True
+        )
     except Exception as failure:  # the bindings raise several unrelated classes
         error = str(failure).strip()
-        known = shape_inference.infer_shapes(light)  # what can be known despite the error
+        known = _despite_errors(light)
     types, shapes = {}, {}
     graph = known.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -209,13 +216,35 @@ def _inferred(model: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Sh
     return error, types, shapes
 
 
+def _despite_errors(light: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with what can be inferred of it, the model itself if that is nothing."""
+    try:
+        return shape_inference.infer_shapes(light)
+    except Exception:  # as above; the first error is the one that is reported
+        return light
+
+
+def _disorder(graph: onnx.GraphProto) -> str:
+    """Return the first tensor that is made twice or read before it is made, "" if there is none."""
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for name in filter(None, node.input):
+            if name not in made:
+                return f"{name} is read before it is made"
+        for name in filter(None, node.output):
+            if name in made:
+                return f"{name} is made twice"
+            made.add(name)
+    return ""
+
+
 def _size(dim: Any) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
     return dim.dim_param or None
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def _without_weights(model: onnx.ModelProto, base_dir: str) -> onnx.ModelProto:
     """Return a copy in which large constants have a type and a shape but no values."""
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
@@ -223,9 +252,14 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light.graph.name = graph.name
     for part in ("node", "input", "output", "value_info"):
         getattr(light.graph, part).extend(getattr(graph, part))
-    for tensor in graph.initializer:
-        kept = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
-        kept.dims.extend(tensor.dims)
-        if tensor.ByteSize() <= _LIGHT_BYTES:
-            kept.CopyFrom(tensor)
+    light.graph.initializer.extend(_light(tensor, base_dir) for tensor in graph.initializer)
     return light
+
+
+def _light(tensor: onnx.TensorProto, base_dir: str) -> onnx.TensorProto:
+    """Return a tensor with its values only if they are few; they may decide on shapes."""
+    if prod(tensor.dims) > _LIGHT_VALUES:
+        return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    if external_data_helper.uses_external_data(tensor) and tensor.data_type in (INT32, INT64):
+        return numpy_helper.from_array(_array(tensor, base_dir), tensor.name)
+    return tensor

@@ -48,6 +48,8 @@ class Transformer:
 
     def rounded(self, x, name, scale=0.05):
         """Q and DQ of an activation."""
+        if not self.codes:
+            return x
         grid = self.grid(name, scale)
         return self.add(
             "DequantizeLinear",
@@ -58,6 +60,8 @@ class Transformer:
 
     def weight(self, name, rows, columns):
         """A stored weight [rows, columns] behind its DQ; per channel in INT8."""
+        if not self.codes:
+            return self.random_constant(f"{name}.float", rows, columns)
         codes = np.clip(np.rint(40 * self.random.normal(size=(rows, columns))), -120, 120)
         self.constant(f"{name}.codes", codes, np.int8)
         if self.codes == "int8":
