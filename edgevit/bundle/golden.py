@@ -13,12 +13,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_GOLDEN_BYTES = 256 << 20
 _NAMES = ("images", "logits_simulated", "logits_fp32", "names")

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes
 from edgevit.bundle.manifest import (
@@ -36,12 +34,15 @@ from edgevit.bundle.protobuf import initializer_names, initializer_prefix
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
 from edgevit.errors import BundleError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 SizeKind = Literal["bundle", "engine", "reference", "total"]
 _CHUNK_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Bundle:
     """A verified bundle; files are read, and verified again, when they are asked for.
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.bundle.protobuf import ONNX_DATA_TYPES
 from edgevit.errors import BundleError, UsageError
-from edgevit.quantizers.packing import Buffer, pack, packed_size_bytes, unpack
+from edgevit.quantizers.packing import pack, packed_size_bytes, unpack
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.quantizers.packing import Buffer
 
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
 _ENCODINGS = ("packed", "raw", "zlib")
@@ -23,7 +27,7 @@ _MAX_NAME_CHARACTERS, _MAX_RANK = 512, 16
 _WORTHWHILE = 0.95  # zlib has to save 5 %
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TensorEntry:
     """Where one tensor lies in a tensor file and how it is encoded.
 

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from edgevit import __version__
 from edgevit.bundle.golden import golden_bytes
@@ -36,7 +34,11 @@ from edgevit.bundle.opening import check_skeleton
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
 
-Tensors = Mapping[str, npt.NDArray[Any]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Tensors = Mapping[str, npt.NDArray[Any]]
+
 _PREFIX_BYTES = 1024  # generous bound for the protobuf around one tensor
 
 

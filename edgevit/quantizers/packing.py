@@ -6,14 +6,17 @@ fill exactly k bytes, which is why packing works on words of 64 bits that hold e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import BundleError, UsageError
 
-Buffer = bytes | bytearray | memoryview
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Buffer = bytes | bytearray | memoryview
+
 _CODES_PER_WORD = 8
 
 

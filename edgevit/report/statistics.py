@@ -13,21 +13,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.floating[Any]]
+
 Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
-Samples = npt.NDArray[np.floating[Any]]
 _BISECTIONS = 100
 _MOST_IMAGES = 10**8
 _RESAMPLED_AT_ONCE = 1 << 22
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Interval:
     """An estimate with its confidence interval, all in the same unit."""
 

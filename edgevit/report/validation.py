@@ -33,7 +33,7 @@ _NAMED_SKIPS = 20
 _ENGINES = ("fp32", "engine")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Measurements:
     """Everything that was measured for one bundle.
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DataError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Any]
+    Normalize = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
 TOP_K = 5
 LOGITS_BUDGET_BYTES = 256 << 20
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Any]
-Normalize = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 
 class Runnable(Protocol):
@@ -29,7 +32,7 @@ class Runnable(Protocol):
         """Return the logits."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Predictions:
     """What one engine said about N images.
 

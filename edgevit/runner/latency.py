@@ -11,17 +11,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import UsageError
-from edgevit.runner.accuracy import Runnable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.runner.accuracy import Runnable
 
 _NANOSECONDS_PER_MS = 1e6
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LatencySamples:
     """Latencies of one engine, one per round.
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DeviceError
-from edgevit.runner.accuracy import Normalize, Runnable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.runner.accuracy import Normalize, Runnable
 
 _BATCH = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SelfCheck:
     """How close the engine is to the simulation on the golden images.
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.bundle import Bundle
 from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
 
-Images = npt.NDArray[np.float32]
-Logits = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Images = npt.NDArray[np.float32]
+    Logits = npt.NDArray[np.float32]
+
 _CPU = "CPUExecutionProvider"
 # Threads of an idle session would spin for a while and slow down the session measured next.
 _DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
@@ -119,7 +122,7 @@ class EngineSession:
     def _check_images(self, images: Images) -> None:
         expected = [size if isinstance(size, int) else None for size in self._input.shape]
         fits = images.ndim == len(expected) and len(images) > 0 and images.dtype == np.float32
-        if not fits or any(e not in (None, n) for e, n in zip(expected, images.shape, strict=True)):
+        if not fits or any(e not in (None, n) for e, n in zip(expected, images.shape)):
             raise UsageError(
                 "EV706",
                 "The images do not fit the model's input.",
