@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.bundle import Bundle, open_bundle, write_bundle
+from edgevit.bundle import Bundle, VariantModel, open_bundle, write_bundle
 from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
 from edgevit.recipe import Recipe
@@ -29,6 +29,14 @@ _VERSIONS = ("torch", "timm", "onnx", "onnxruntime", "numpy", "pillow")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A further form of a quantized model."""
+
+    quantized: QuantizedGraph
+    lowered: Lowered
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artefact:
     """A quantized model in memory: simulate it, or save it as a bundle.
 
@@ -40,6 +48,8 @@ class Artefact:
         recipe: The choices made, resolved.
         calibration: Number, names and SHA-256 of the calibration images.
         golden: Images with their simulated and float32 logits.
+        engine: What runs it on its target: "onnxruntime" or "tensorrt".
+        variants: Further forms of the model by name, each with its simulation and engine's form.
     """
 
     quantized: QuantizedGraph
@@ -49,10 +59,17 @@ class Artefact:
     recipe: Recipe
     calibration: dict[str, Any]
     golden: dict[str, npt.NDArray[Any]]
+    engine: str = "onnxruntime"
+    variants: dict[str, Variant] = field(default_factory=dict)
 
-    def simulate(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Return logits [B, classes] of pixels uint8 [B, H, W, 3], as the engine computes them."""
-        return logits_of(self.quantized.forward, self.model.preprocessing, pixels)
+    def simulate(self, pixels: Pixels, variant: str | None = None) -> npt.NDArray[np.float32]:
+        """Return logits [B, classes] of pixels uint8 [B, H, W, 3], as the engine computes them.
+
+        Args:
+            variant: One of `variants`; the main form if left out.
+        """
+        quantized = self.quantized if variant is None else self.variants[variant].quantized
+        return logits_of(quantized.forward, self.model.preprocessing, pixels)
 
     def save(
         self, path: str | Path, *, overwrite: bool = False, include_reference: bool = True
@@ -77,6 +94,7 @@ class Artefact:
             golden=self.golden,
             manifest=self._manifest(),
             recipe_toml=self.recipe.to_toml(),
+            variants={name: _stored(one.lowered) for name, one in self.variants.items()},
             overwrite=overwrite,
         )
         return open_bundle(path)
@@ -101,6 +119,8 @@ class Artefact:
             "engine": {
                 "provider": "CPUExecutionProvider",
                 "session_config": self.lowered.session_config,
+                "name": self.engine,
+                "optimize": self.engine != "tensorrt",
             },
             "calibration": self.calibration,
             "versions": _versions(),
@@ -108,6 +128,15 @@ class Artefact:
             "bits": _bits(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
+
+
+def _stored(lowered: Lowered) -> VariantModel:
+    return VariantModel(
+        onnx=lowered.onnx,
+        tensors=lowered.tensors,
+        packed_bits=lowered.packed_bits,
+        layers=lowered.layers,
+    )
 
 
 def engine_bytes(lowered: Lowered) -> int:
@@ -159,16 +188,21 @@ def _versions() -> dict[str, str]:
 
 
 def _bits(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the widths asked for and the means over what was done; float counts as 32 bits."""
+    """Return the widths asked for and the means over what was done; float counts as it is."""
     weights = [row for row in layers if row["parameters"]]
     total = sum(row["parameters"] for row in weights)
-    stored = sum(row["parameters"] * (row.get("weight_bits") or 32) for row in weights)
-    acts = [row.get("left_bits", 32) for row in layers]
+    stored = sum(row["parameters"] * (row.get("weight_bits") or _float(row)) for row in weights)
+    acts = [row.get("left_bits", _float(row)) for row in layers]
     return {
         "weights": recipe.weight_bits,
         "activations": recipe.act_bits,
         "weight_mean": stored / max(total, 1),
         "act_mean": sum(acts) / max(len(acts), 1),
-        "float_products": sum(row["kernel"] == "float32" for row in layers),
+        "float_products": sum(row["kernel"].startswith("float") for row in layers),
         "products": len(layers),
     }
+
+
+def _float(row: dict[str, Any]) -> int:
+    """Return the width in which a product that is not quantized runs."""
+    return int(row.get("float_bits", 32))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.artefact import Artefact, logits_of
+from edgevit.artefact import Artefact, Variant, logits_of
 from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_widths
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
@@ -163,6 +163,7 @@ def _artefact(
     subject: Subject, quantized: QuantizedGraph, recipe: Recipe, target: Target, progress: Progress
 ) -> Artefact:
     """Lower the quantized graph, and run the golden images through simulation and float32."""
+    variants = _variants(subject, quantized, recipe, target, progress)
     progress("lower and check kernels", 0, 1)
     lowered, reference = target.lower(quantized), target.reference(subject.prepared)
     progress("lower and check kernels", 1, 1)
@@ -173,6 +174,9 @@ def _artefact(
         "logits_fp32": logits_of(subject.graph.forward, preprocessing, pixels),
         "names": np.array(subject.calibration["names"][:NUM_GOLDEN]),
     }
+    for name, variant in variants.items():
+        simulated = logits_of(variant.quantized.forward, preprocessing, pixels)
+        golden[f"logits_simulated_{name}"] = simulated
     return Artefact(
         quantized=quantized,
         lowered=lowered,
@@ -181,4 +185,26 @@ def _artefact(
         recipe=recipe,
         calibration={**subject.calibration, "method": recipe.method, "seed": recipe.seed},
         golden=golden,
+        engine=target.engine,
+        variants=variants,
     )
+
+
+def _variants(
+    subject: Subject, quantized: QuantizedGraph, recipe: Recipe, target: Target, progress: Progress
+) -> dict[str, Variant]:
+    """Return the other forms of the model that the target wants measured on the device."""
+    from edgevit.calibration.run import Run
+    from edgevit.calibration.variants import variant_of
+
+    placements = target.variants(quantized.graph, quantized.placement)
+    found = {}
+    for done, (name, placement) in enumerate(placements.items()):
+        progress("variants", done, len(placements))
+        run = Run(
+            graph=quantized.graph, placement=placement, images=subject.images, seed=recipe.seed
+        )
+        made = variant_of(quantized, placement, run)
+        found[name] = Variant(quantized=made, lowered=target.lower(made))
+        progress("variants", done + 1, len(placements))
+    return found

@@ -21,7 +21,11 @@ GOLDEN, RECIPE = "golden.npz", "recipe.toml"
 REFERENCE_GRAPH, REFERENCE_WEIGHTS = "reference.onnx", "reference.bin"
 REQUIRED_FILES = {GRAPH, WEIGHTS, GOLDEN, RECIPE}
 REFERENCE_FILES = {REFERENCE_GRAPH, REFERENCE_WEIGHTS}
-BUNDLE_FILES = {MANIFEST} | REQUIRED_FILES | REFERENCE_FILES
+MAIN_VARIANT = "int8"
+VARIANT_WEIGHTS = "variants.bin"
+VARIANT_GRAPHS = {name: f"{name}.onnx" for name in ("fp16", "int8_attention", "fp8")}
+VARIANT_FILES = {VARIANT_WEIGHTS, *VARIANT_GRAPHS.values()}
+BUNDLE_FILES = {MANIFEST} | REQUIRED_FILES | REFERENCE_FILES | VARIANT_FILES
 _SEAL = "manifest_sha256"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "edgevit_version": str,
@@ -156,6 +160,10 @@ def _check_engine(engine: Any) -> None:
         raise bad_manifest("engine.session_config is not a table of strings")
     if not isinstance(engine.get("provider", ""), str):
         raise bad_manifest("engine.provider is not a string")
+    if not isinstance(engine.get("name", ""), str):
+        raise bad_manifest("engine.name is not a string")
+    if not isinstance(engine.get("optimize", True), bool):
+        raise bad_manifest("engine.optimize is neither true nor false")
 
 
 def _check_files(files: dict[str, Any]) -> None:
@@ -178,3 +186,5 @@ def _check_files(files: dict[str, Any]) -> None:
     missing = REQUIRED_FILES - set(files)
     if missing or len(REFERENCE_FILES & set(files)) == 1:
         raise bad_manifest("files is incomplete", ", ".join(sorted(missing)) or "reference")
+    if VARIANT_FILES & set(files) and VARIANT_WEIGHTS not in files:
+        raise bad_manifest("files is incomplete", VARIANT_WEIGHTS)

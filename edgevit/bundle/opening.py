@@ -10,28 +10,31 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 
 from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes
 from edgevit.bundle.manifest import (
     GOLDEN,
     GRAPH,
+    MAIN_VARIANT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     RECIPE,
     REFERENCE_FILES,
     REFERENCE_GRAPH,
     REFERENCE_WEIGHTS,
+    VARIANT_WEIGHTS,
     WEIGHTS,
     bad_manifest,
     parse_manifest,
 )
 from edgevit.bundle.protobuf import initializer_names, initializer_prefix
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
+from edgevit.bundle.variants import check_variants, variant_of
 from edgevit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
 SizeKind = Literal["bundle", "engine", "reference", "total"]
 _CHUNK_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 16 << 20
+
+
+_Reading = Tuple[str, List[Tuple[TensorEntry, List[str]]]]
+"""A tensor file, its entries in order, and the initializers each of them becomes."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,14 @@ class Bundle:
         manifest: The whole manifest.
         tensors: Entries of ``weights.bin``.
         reference_tensors: Entries of ``reference.bin``; empty when there is no reference.
+        variant_tensors: Entries of ``variants.bin``; empty when there is one form only.
     """
 
     path: Path
     manifest: dict[str, Any]
     tensors: tuple[TensorEntry, ...]
     reference_tensors: tuple[TensorEntry, ...]
+    variant_tensors: tuple[TensorEntry, ...] = ()
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -80,17 +89,57 @@ class Bundle:
         return str(self.manifest.get("engine", {}).get("provider", "CPUExecutionProvider"))
 
     @property
+    def engine_name(self) -> str:
+        """What runs it on its target: "onnxruntime" or "tensorrt"."""
+        return str(self.manifest.get("engine", {}).get("name", "onnxruntime"))
+
+    @property
+    def optimizes(self) -> bool:
+        """Whether ONNX Runtime may rewrite the graph; False where that would change numbers."""
+        return bool(self.manifest.get("engine", {}).get("optimize", True))
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The forms in which the model is there; the first is the main one."""
+        return (MAIN_VARIANT, *self.manifest.get("variants", {}))
+
+    def layers(self, variant: str | None = None) -> list[dict[str, Any]]:
+        """Return one row per product of a variant, the main one if left out.
+
+        Raises:
+            UsageError: There is no such variant (EV416).
+        """
+        if variant in (None, MAIN_VARIANT):
+            return list(self.manifest["layers"])
+        return list(variant_of(self.manifest, str(variant))["layers"])
+
+    @property
     def has_reference(self) -> bool:
         """Whether the fp32 model is in the bundle."""
         return REFERENCE_GRAPH in self.manifest["files"]
 
-    def engine_onnx(self) -> bytes:
+    def engine_onnx(self, variant: str | None = None) -> bytes:
         """Return the quantized model as a serialized ONNX ModelProto.
+
+        Args:
+            variant: One of `variants`; the main one if left out.
 
         Raises:
             BundleError: A file changed since opening, or its data is damaged (EV405, EV408).
+            UsageError: There is no such variant (EV416).
         """
-        return self._model(GRAPH, WEIGHTS, self.tensors)
+        if variant in (None, MAIN_VARIANT):
+            return self._model(GRAPH, _same_names((WEIGHTS, self.tensors)))
+        found = variant_of(self.manifest, str(variant))
+        read_as: dict[str, list[str]] = {}
+        for initializer, stored in found["tensors"].items():
+            read_as.setdefault(stored, []).append(initializer)
+        sources = ((WEIGHTS, self.tensors), (VARIANT_WEIGHTS, self.variant_tensors))
+        files = [
+            (name, [(entry, read_as.get(entry.name, [])) for entry in entries])
+            for name, entries in sources
+        ]
+        return self._model(found["graph"], files)
 
     def reference_onnx(self) -> bytes | None:
         """Return the fp32 model as a serialized ONNX ModelProto, or None if there is none.
@@ -100,18 +149,26 @@ class Bundle:
         """
         if not self.has_reference:
             return None
-        return self._model(REFERENCE_GRAPH, REFERENCE_WEIGHTS, self.reference_tensors)
+        files = _same_names((REFERENCE_WEIGHTS, self.reference_tensors))
+        return self._model(REFERENCE_GRAPH, files)
 
-    def golden(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the golden arrays.
+    def golden(self, variant: str | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return the golden arrays, ``logits_simulated`` being those of a variant.
 
         ``images`` uint8 [n, H, W, 3] and ``logits_simulated`` float32 [n, classes] are always
         there, ``logits_fp32`` float32 [n, classes] and ``names`` str [n] where they were written.
 
         Raises:
             BundleError: The archive is damaged (EV405, EV410).
+            UsageError: There is no such variant (EV416).
         """
-        return golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+        arrays = golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+        if variant in (None, MAIN_VARIANT):
+            return arrays
+        key = variant_of(self.manifest, str(variant))["golden"]
+        if key not in arrays:
+            raise bad_manifest(f"{GOLDEN} lacks {key}")
+        return {**arrays, "logits_simulated": arrays[key]}
 
     def recipe_toml(self) -> str:
         """Return the recipe the bundle was made with, as TOML."""
@@ -124,7 +181,8 @@ class Bundle:
         """Return a size on disk.
 
         Args:
-            kind: "bundle" all files but the reference, "engine" graph and weights only,
+            kind: "bundle" all files but the reference, "engine" graph and weights of the main
+                variant only,
                 "reference" the fp32 model (0 without one), "total" the whole folder.
         """
         sizes = {name: int(item["size_bytes"]) for name, item in self.manifest["files"].items()}
@@ -137,25 +195,31 @@ class Bundle:
         }[kind]
         return sum(size for name, size in sizes.items() if name in wanted)
 
-    def _model(self, graph: str, weights: str, entries: tuple[TensorEntry, ...]) -> bytes:
+    def _model(self, graph: str, files: list[_Reading]) -> bytes:
+        """Return a skeleton with tensors put back: of each file the entries and their names."""
         model = io.BytesIO()  # grows in place; getvalue() hands its buffer over without a copy
         model.write(self._read(graph, MAX_MODEL_BYTES))
+        for weights, entries in files:
+            self._put_back(model, weights, entries)
+        return model.getvalue()
+
+    def _put_back(
+        self, model: BinaryIO, weights: str, entries: list[tuple[TensorEntry, list[str]]]
+    ) -> None:
         digest = hashlib.sha256()
         with _member(self.path, weights) as stream:
-            for entry in entries:
+            for entry, names in entries:
                 data = stream.read(entry.size_bytes)
                 digest.update(data)
                 if len(data) != entry.size_bytes:
                     raise _damaged(weights, "it became shorter while it was read")
-                raw = decode(entry, data)
-                prefix = initializer_prefix(
-                    entry.name, entry.dtype, entry.shape, entry.decoded_bytes
-                )
-                model.write(prefix)
-                model.write(raw)
+                raw = decode(entry, data) if names else b""
+                for name in names:
+                    prefix = initializer_prefix(name, entry.dtype, entry.shape, entry.decoded_bytes)
+                    model.write(prefix)
+                    model.write(raw)
         if digest.hexdigest() != self.manifest["files"][weights]["sha256"]:
             raise _damaged(weights, "it changed after the bundle was opened")
-        return model.getvalue()
 
     def _read(self, name: str, limit_bytes: int) -> bytes:
         record = self.manifest["files"][name]
@@ -194,21 +258,40 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         _verify(folder, name, record)
     tensors = _entries(manifest, "tensors", WEIGHTS)
     reference = _entries(manifest, "reference_tensors", REFERENCE_WEIGHTS)
-    bundle = Bundle(path=folder, manifest=manifest, tensors=tensors, reference_tensors=reference)
-    check_skeleton(bundle._read(GRAPH, MAX_MODEL_BYTES), tensors, GRAPH)
+    variant = _entries(manifest, "variant_tensors", VARIANT_WEIGHTS)
+    check_variants(manifest, tensors, variant)
+    bundle = Bundle(
+        path=folder,
+        manifest=manifest,
+        tensors=tensors,
+        reference_tensors=reference,
+        variant_tensors=variant,
+    )
+    check_skeleton(bundle._read(GRAPH, MAX_MODEL_BYTES), (e.name for e in tensors), GRAPH)
+    for table in manifest.get("variants", {}).values():
+        skeleton = bundle._read(table["graph"], MAX_MODEL_BYTES)
+        check_skeleton(skeleton, table["tensors"], table["graph"])
     if bundle.has_reference:
         skeleton = bundle._read(REFERENCE_GRAPH, MAX_MODEL_BYTES)
-        check_skeleton(skeleton, reference, REFERENCE_GRAPH)
+        check_skeleton(skeleton, (e.name for e in reference), REFERENCE_GRAPH)
     return bundle
 
 
-def check_skeleton(skeleton: bytes, entries: tuple[TensorEntry, ...], where: str) -> None:
+def _same_names(source: tuple[str, tuple[TensorEntry, ...]]) -> list[_Reading]:
+    name, entries = source
+    return [(name, [(entry, [entry.name]) for entry in entries])]
+
+
+def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> None:
     """Refuse an ONNX skeleton that is malformed, has external data or repeats a tensor.
 
+    Args:
+        names: The initializers that are kept outside the skeleton.
+
     Raises:
-        BundleError: EV409, or EV407 when an entry's name is already an initializer.
+        BundleError: EV409, or EV407 when one of the names is already an initializer.
     """
-    twice = initializer_names(skeleton, where) & {entry.name for entry in entries}
+    twice = initializer_names(skeleton, where) & set(names)
     if twice:
         raise BundleError(
             "EV407", "A tensor is stored twice.", where=where, why=f"{min(twice)[:80]!r}"
@@ -217,7 +300,7 @@ def check_skeleton(skeleton: bytes, entries: tuple[TensorEntry, ...], where: str
 
 def _entries(manifest: dict[str, Any], key: str, file_name: str) -> tuple[TensorEntry, ...]:
     file_bytes = manifest["files"].get(file_name, {"size_bytes": 0})["size_bytes"]
-    return parse_entries(manifest[key], file_bytes, key)
+    return parse_entries(manifest.get(key, []), file_bytes, key)
 
 
 def _verify(folder: Path, name: str, record: dict[str, Any]) -> None:

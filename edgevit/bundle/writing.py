@@ -27,11 +27,14 @@ from edgevit.bundle.manifest import (
     REFERENCE_GRAPH,
     REFERENCE_WEIGHTS,
     SCHEMA_VERSION,
+    VARIANT_GRAPHS,
+    VARIANT_WEIGHTS,
     WEIGHTS,
     dump_manifest,
 )
 from edgevit.bundle.opening import check_skeleton
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
+from edgevit.bundle.variants import TensorStore, VariantModel, golden_key
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ def write_bundle(
     golden: Tensors,
     manifest: Mapping[str, Any],
     recipe_toml: str,
+    variants: Mapping[str, VariantModel] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a bundle; nothing is left behind when it fails or is interrupted.
@@ -63,10 +67,12 @@ def write_bundle(
         packed_bits: Width of the codes of int8/uint8 tensors; fewer than 8 bits are packed.
         reference: The fp32 model in the same form, or None.
         golden: ``images`` uint8 [n, H, W, 3], ``logits_simulated`` float32 [n, classes] and
-            optionally ``logits_fp32`` float32 [n, classes] and ``names`` str [n].
+            optionally ``logits_fp32`` float32 [n, classes], ``names`` str [n], and for each
+            variant ``logits_simulated_<variant>``.
         manifest: All keys but schema_version, tensors, reference_tensors and files, which are
             made here; edgevit_version and created are filled in where missing.
         recipe_toml: The recipe as TOML.
+        variants: Further forms of the model by name; tensors of equal content are stored once.
         overwrite: Replace an existing bundle; a folder that is none is never replaced.
 
     Raises:
@@ -90,6 +96,10 @@ def write_bundle(
                 names = (REFERENCE_GRAPH, REFERENCE_WEIGHTS)
                 entries = files.add_model(names, *reference, {}, compress=False)
                 complete["reference_tensors"] = entries
+            if variants:
+                store = TensorStore()
+                store.note_main(tensors, packed_bits)
+                complete.update(files.add_variants(store, variants))
             files.add(GOLDEN, golden_npz)
             files.add(RECIPE, recipe_toml.encode())
             complete["files"] = dict(files.records)
@@ -122,6 +132,35 @@ class _Files:
         """Write a skeleton and its tensors; return the entry table."""
         graph_name, weights_name = names
         _check_size(graph_name, skeleton, tensors)
+        table = self.add_tensors(weights_name, tensors, packed_bits, compress=compress)
+        check_skeleton(skeleton, tensors, graph_name)
+        self.add(graph_name, skeleton)
+        return table
+
+    def add_variants(
+        self, store: TensorStore, variants: Mapping[str, VariantModel]
+    ) -> dict[str, Any]:
+        """Write the graphs and further tensors of all variants; return their manifest keys."""
+        table: dict[str, Any] = {}
+        for name, model in variants.items():
+            _check_size(VARIANT_GRAPHS[name], model.onnx, model.tensors)
+            table[name] = {
+                "graph": VARIANT_GRAPHS[name],
+                "golden": golden_key(name),
+                "tensors": store.add(name, model),
+                "layers": model.layers,
+            }
+            check_skeleton(model.onnx, model.tensors, VARIANT_GRAPHS[name])
+            self.add(VARIANT_GRAPHS[name], model.onnx)
+        # Halves of weights hardly compress, and a board would wait for them.
+        bits = store.packed_bits
+        entries = self.add_tensors(VARIANT_WEIGHTS, store.tensors, bits, compress=False)
+        return {"variants": table, "variant_tensors": entries}
+
+    def add_tensors(
+        self, file_name: str, tensors: Tensors, packed_bits: Mapping[str, int], *, compress: bool
+    ) -> list[dict[str, Any]]:
+        """Write a tensor file; return the entry table."""
         unknown = set(packed_bits) - set(tensors)
         if unknown:
             raise UsageError("EV413", "No such tensor to pack.", where=min(unknown))
@@ -138,14 +177,9 @@ class _Files:
                 offset += entry.size_bytes
                 yield data
 
-        self._stream(weights_name, encoded())
+        self._stream(file_name, encoded())
         table = [entry.to_dict() for entry in entries]
-        check_skeleton(
-            skeleton,
-            parse_entries(table, self.records[weights_name]["size_bytes"], weights_name),
-            graph_name,
-        )
-        self.add(graph_name, skeleton)
+        parse_entries(table, self.records[file_name]["size_bytes"], file_name)
         return table
 
     def _stream(self, name: str, chunks: Iterator[bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from edgevit.calibration.fisher import Statistics, collect
+from edgevit.calibration.half_body import with_half_body
 from edgevit.calibration.observe import Ranges, images_per_batch, observe_ranges
 from edgevit.calibration.progress import Progress, silent
 from edgevit.graph.model import Graph
@@ -103,7 +104,10 @@ def calibrate(
     progress: Progress = silent,
     checkpoint: Path | None = None,
 ) -> QuantizedGraph:
-    """Return the quantized graph; `graph` itself is left as it was. Arguments as in `Run`."""
+    """Return the quantized graph; `graph` itself is left as it was. Arguments as in `Run`.
+
+    Where the target's body is float16, scales and constants of the result are float16 numbers.
+    """
     run = Run(
         graph=graph.clone(),
         placement=placement,
@@ -113,4 +117,7 @@ def calibrate(
         progress=progress,
         checkpoint=checkpoint,
     )
-    return method.calibrate(run)
+    quantized = method.calibrate(run)
+    if placement.float_type == "float16":
+        quantized = with_half_body(quantized, run.images, run.batch_size, progress)
+    return quantized

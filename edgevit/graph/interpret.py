@@ -18,10 +18,17 @@ from edgevit.graph.shapes import args_of, target_of
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
 Observer = Callable[[str, Tensor], None]
+Keeper = Callable[[str, Tensor], Tensor]
+"""What is kept of an output: (fx name, output) -> the tensor later operators read."""
 
 
 def run_graph(
-    graph: Graph, image: Tensor, *, gemm: Product | None = None, observe: Observer | None = None
+    graph: Graph,
+    image: Tensor,
+    *,
+    gemm: Product | None = None,
+    observe: Observer | None = None,
+    keep: Keeper | None = None,
 ) -> Tensor:
     """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
 
@@ -31,9 +38,10 @@ def run_graph(
         gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
             callee reads weight and bias itself by `graph.constant(gemm.weight)`.
         observe: Sees the fx name and output of the image and of every operator.
+        keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
-    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe)
+    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe, keep=keep)
 
 
 def run_part(
@@ -44,13 +52,14 @@ def run_part(
     *,
     gemm: Product | None = None,
     observe: Observer | None = None,
+    keep: Keeper | None = None,
 ) -> Tensor:
     """Return what node `stop` computes when node `start` has given `value`.
 
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
-        gemm, observe: As for `run_graph`.
+        gemm, observe, keep: As for `run_graph`.
 
     Raises:
         KeyError: A node in between needs another tensor from before `start`.
@@ -75,7 +84,7 @@ def run_part(
         else:
             args, kwargs = map_arg((args_of(node), node.kwargs), values.__getitem__)
             result = target_of(node)(*args, **kwargs)
-        values[node] = result
+        values[node] = result = result if keep is None else keep(node.name, result)
         if observe is not None:
             observe(node.name, result)
         if node.name == stop:

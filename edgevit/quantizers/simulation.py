@@ -2,7 +2,8 @@
 
 `QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
 int32 sums and the same float32 results as the engine does; everything between the products runs
-in float32 on both sides. Only products with a logarithmic grid, which no engine here runs, are
+in float32 on both sides, or is rounded to float16 where the target's body is float16. Products
+with a logarithmic grid, which no engine here runs, and with 8-bit floating point numbers are
 float32 products of dequantized values.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
+from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.log import LogGrid
 from edgevit.quantizers.spec import GridSpec, Placement
@@ -100,7 +102,7 @@ class SimulatedMatmul:
 
 
 IntegerLayer = IntegerLinear | IntegerMatmul
-Layer = IntegerLayer | SimulatedMatmul
+Layer = IntegerLayer | SimulatedMatmul | Float8Linear | Float8Matmul
 
 
 def matmul_layer(left: Grid | LogGrid, right: Grid | LogGrid) -> IntegerMatmul | SimulatedMatmul:
@@ -139,17 +141,22 @@ class QuantizedGraph:
         placement: What the target offered and what stays in float.
         layers: Gemm name -> the quantized layer; absent gemms run in float32.
         notes: Counted warnings of calibration.
+        float32_nodes: With a float16 body: fx nodes whose output stays in float32 because it was
+            seen outside float16's safe range.
+        float32_norms: LayerNorms that a float16 body computes in float32.
     """
 
     graph: Graph
     placement: Placement
     layers: dict[str, Layer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    float32_nodes: frozenset[str] = frozenset()
+    float32_norms: frozenset[str] = frozenset()
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""
         layer = self.layers.get(gemm.name)
-        if isinstance(layer, IntegerLinear):
+        if isinstance(layer, (IntegerLinear, Float8Linear)):
             return layer(left)
         if layer is not None and right is not None:
             return layer(left, right)
@@ -160,7 +167,8 @@ class QuantizedGraph:
         """Gemm name -> the layer, all of them in integers that an engine runs.
 
         Raises:
-            UnsupportedError: A layer has a logarithmic grid or asymmetric weights (EV307).
+            UnsupportedError: A layer has a logarithmic grid, asymmetric weights or 8-bit floating
+                point numbers (EV307).
         """
         for name, layer in self.layers.items():
             if isinstance(layer, IntegerLinear):
@@ -180,7 +188,15 @@ class QuantizedGraph:
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
-        return run_graph(self.graph, image, gemm=self.compute)
+        if self.placement.float_type == "float32":
+            return run_graph(self.graph, image, gemm=self.compute)
+        return run_graph(self.graph, image, gemm=self.compute, keep=self.kept)
+
+    def kept(self, name: str, value: Tensor) -> Tensor:
+        """Return what a float16 body keeps of a float32 output of the fx node `name`."""
+        if name in self.float32_nodes:
+            return value
+        return value.to(torch.float16).to(torch.float32)
 
 
 def float_product(graph: Graph, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:

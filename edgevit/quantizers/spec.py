@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from edgevit.errors import UnsupportedError, UsageError
 
-Kind = Literal["uniform", "twin-softmax", "twin-gelu", "log2", "log-sqrt2"]
+Kind = Literal["uniform", "twin-softmax", "twin-gelu", "log2", "log-sqrt2", "e4m3"]
+FloatType = Literal["float32", "float16"]
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
 
@@ -39,13 +40,16 @@ class GridSpec:
     """One kind of number grid, before calibration gives it a scale.
 
     Args:
-        kind: "uniform", one of the two twin uniform grids of PTQ4ViT, or a logarithmic grid.
+        kind: "uniform", one of the two twin uniform grids of PTQ4ViT, a logarithmic grid, or the
+            8-bit floating point numbers E4M3 times a scale.
         bits: Width k of a code; the grid has at most 2^k levels.
         signed: Codes in [-2^(k-1), 2^(k-1)-1] (carried in s8), else in [0, 2^k-1] (in u8).
         symmetric: The zero point is fixed: 0 if signed, 2^(k-1) if not.
         zero_at_bottom: The zero point is fixed at 0 although codes are unsigned (softmax).
         granularity: One scale per tensor or per channel along axis 0.
         max_ratio_log2: Twin grids: the largest m of the step ratio 2^m the target can carry.
+        narrow: Signed codes leave out -2^(k-1), so that both signs reach equally far.
+        fixed_top: The scale is not calibrated: the largest code stands for this value.
     """
 
     kind: Kind = "uniform"
@@ -55,6 +59,8 @@ class GridSpec:
     zero_at_bottom: bool = False
     granularity: Granularity = "tensor"
     max_ratio_log2: int = 0
+    narrow: bool = False
+    fixed_top: float | None = None
 
     def __post_init__(self) -> None:
         check_bits(self.bits, "GridSpec.bits")
@@ -62,16 +68,20 @@ class GridSpec:
     @property
     def qmin(self) -> int:
         """Smallest code."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
+        if not self.signed:
+            return 0
+        return -(1 << (self.bits - 1)) + int(self.narrow)
 
     @property
     def qmax(self) -> int:
         """Largest code."""
-        return self.qmin + (1 << self.bits) - 1
+        return (1 << (self.bits - int(self.signed))) - 1
 
     @property
     def carrier(self) -> str:
-        """The 8-bit integer type that holds a code at run time."""
+        """The 8-bit type that holds a code at run time."""
+        if self.kind == "e4m3":
+            return "f8"
         return "s8" if self.signed else "u8"
 
     @property
@@ -104,6 +114,8 @@ class Placement:
         options: Site name -> the grids the target runs exactly there, preferred first.
         skipped: Site name -> why it stays in float.
         notes: Counted warnings that go into the report.
+        float_type: Type of everything between the products. With "float16" scales are float16
+            numbers too, and what would leave its range stays in float32.
     """
 
     target: str
@@ -112,6 +124,7 @@ class Placement:
     options: dict[str, tuple[GridSpec, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    float_type: FloatType = "float32"
 
     def offers(self, site: str, kind: Kind) -> GridSpec | None:
         """Return the first grid of this kind offered for the site, or None."""

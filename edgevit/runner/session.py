@@ -136,6 +136,7 @@ def session_from_bundle(
     *,
     threads: int | None = None,
     provider: str | None = None,
+    variant: str | None = None,
 ) -> EngineSession:
     """Return a session for a bundle's quantized engine or its fp32 reference.
 
@@ -144,12 +145,13 @@ def session_from_bundle(
         kind: "engine" or "fp32".
         threads: As in `EngineSession`.
         provider: Another provider than the one the bundle was made for.
+        variant: One of the bundle's variants; the main one if left out.
 
     Raises:
         BundleError: The fp32 engine is asked for but not in the bundle (EV404).
         EdgeViTError: As `EngineSession`.
     """
-    onnx = bundle.engine_onnx() if kind == "engine" else bundle.reference_onnx()
+    onnx = bundle.engine_onnx(variant) if kind == "engine" else bundle.reference_onnx()
     if onnx is None:
         raise BundleError(
             "EV404",
@@ -160,7 +162,11 @@ def session_from_bundle(
         )
     config = bundle.session_config if kind == "engine" else {}
     return EngineSession(
-        onnx, provider=provider or bundle.provider, threads=threads, session_config=config
+        onnx,
+        provider=provider or bundle.provider,
+        threads=threads,
+        session_config=config,
+        optimize=kind == "fp32" or bundle.optimizes,
     )
 
 

@@ -38,6 +38,8 @@ class Target(Protocol):
     description: str
     widths: tuple[int, ...]
     """Widths of codes it runs, in bits."""
+    engine: str
+    """What runs its bundles: "onnxruntime", or "tensorrt" where there is one."""
 
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph in the form this target prefers, computing the same function."""
@@ -60,6 +62,9 @@ class Target(Protocol):
         Raises:
             UsageError: Widths or layers that can't be (EV201, EV211, EV212).
         """
+
+    def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
+        """Return further forms of the model for the device to measure: name -> its placement."""
 
     def check_deployable(self) -> None:
         """Raise `UnsupportedError` if nothing can be deployed to this target."""

@@ -34,6 +34,7 @@ class CpuTarget:
 
     name = "cpu"
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
+    engine = "onnxruntime"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
 
     def prepare(self, graph: Graph) -> Graph:
@@ -62,6 +63,10 @@ class CpuTarget:
                     placement.options[site.name] = _options(gemm, site.role, *widths[gemm.name])
         placement.notes += _twin_notes(graph, widths)
         return placement
+
+    def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
+        """Return none: there is one form."""
+        return {}
 
     def check_deployable(self) -> None:
         """Do nothing: this machine is such a device."""

@@ -22,6 +22,8 @@ from edgevit.targets.row_gather import with_gathered_rows
 from edgevit.targets.shapes import Shapes, shapes_of
 
 aten = torch.ops.aten
+LAST = (1 << 31) - 1
+"""An end no axis reaches; TensorRT refuses larger numbers."""
 
 
 class ProductWriter(Protocol):
@@ -238,7 +240,7 @@ def _permute(context: Lowering, node: fx.Node) -> None:
 
 def _slice(context: Lowering, node: fx.Node) -> None:
     x, dim, start, end, step = arguments(node, input=None, dim=0, start=None, end=None, step=1)
-    bounds = [0 if start is None else start, (1 << 62) if end is None else end, dim, step]
+    bounds = [0 if start is None else start, LAST if end is None else min(end, LAST), dim, step]
     names = [context.integers("index", [value]) for value in bounds]
     context.builder.add("Slice", [context.operand(x), *names], node.name)
 

@@ -32,12 +32,14 @@ class OnnxBuilder:
         inside: Small constants by name.
         tensors: Large constants by name.
         packed_bits: Name of a large integer constant -> width of its codes.
+        float8_zeros: Names of zeros in float8_e4m3fn, a type that numpy does not have.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     inside: dict[str, Array] = field(default_factory=dict)
     tensors: dict[str, Array] = field(default_factory=dict)
     packed_bits: dict[str, int] = field(default_factory=dict)
+    float8_zeros: list[str] = field(default_factory=list)
     _known: dict[bytes, str] = field(default_factory=dict)
 
     def add(
@@ -75,6 +77,11 @@ class OnnxBuilder:
             self.packed_bits[name] = bits
         return name
 
+    def float8_zero(self) -> str:
+        """Return the name of a zero in float8_e4m3fn; there is one of them."""
+        self.float8_zeros = ["zero_float8.constant"]
+        return self.float8_zeros[0]
+
     def prune(self, result: str) -> None:
         """Drop nodes and constants that do not lead to `result`."""
         needed, kept = {result}, []
@@ -86,18 +93,22 @@ class OnnxBuilder:
         self.inside = {name: value for name, value in self.inside.items() if name in needed}
         self.tensors = {name: value for name, value in self.tensors.items() if name in needed}
         self.packed_bits = {n: bits for n, bits in self.packed_bits.items() if n in needed}
+        self.float8_zeros = [name for name in self.float8_zeros if name in needed]
 
     def model(
         self, *, image_shape: list[int | str], logits_shape: list[int | str], producer: str
     ) -> bytes:
         """Return the serialized skeleton: input "image", output "logits", both float32."""
         float32 = onnx.TensorProto.FLOAT
+        inside = [numpy_helper.from_array(value, name) for name, value in self.inside.items()]
+        float8 = onnx.TensorProto.FLOAT8E4M3FN
+        inside += [helper.make_tensor(name, float8, [], [0.0]) for name in self.float8_zeros]
         graph = helper.make_graph(
             self.nodes,
             "edgevit",
             [helper.make_tensor_value_info("image", float32, image_shape)],
             [helper.make_tensor_value_info("logits", float32, logits_shape)],
-            [numpy_helper.from_array(value, name) for name, value in self.inside.items()],
+            inside,
         )
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == MICROSOFT for node in self.nodes):

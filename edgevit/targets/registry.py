@@ -8,8 +8,13 @@ from edgevit.errors import UsageError
 from edgevit.targets.base import Target
 from edgevit.targets.cpu import CpuTarget
 from edgevit.targets.simulation import SimulationTarget
+from edgevit.targets.tensorrt.target import TENSORRT_TARGETS
 
-TARGETS: dict[str, Target] = {"cpu": CpuTarget(), "simulation": SimulationTarget()}
+TARGETS: dict[str, Target] = {
+    "cpu": CpuTarget(),
+    **TENSORRT_TARGETS,
+    "simulation": SimulationTarget(),
+}
 
 
 def target_named(name: str) -> Target:

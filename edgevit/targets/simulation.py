@@ -30,6 +30,7 @@ class SimulationTarget:
 
     name = "simulation"
     widths = CpuTarget.widths
+    engine = "torch"
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 
     def __init__(self) -> None:
@@ -61,6 +62,10 @@ class SimulationTarget:
             name: _extended(roles[name], offered) for name, offered in placement.options.items()
         }
         return replace(placement, target=self.name, options=options, notes=[])
+
+    def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
+        """Return none: there is one form."""
+        return {}
 
     def check_deployable(self) -> None:
         """Refuse before any work: there is no device.

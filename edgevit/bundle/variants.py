@@ -1,0 +1,138 @@
+"""Further variants of a bundle's model: graphs of their own over tensors that are stored once.
+
+A device with several fast precisions gets the model in each of them and measures. Variants share
+most of their tensors with the main graph or with each other; a variant's table says under which
+name each of its initializers is stored, in the main tensor file or in that of the variants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
+
+from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS, bad_manifest
+from edgevit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.bundle.tensors import TensorEntry
+
+Arrays = Mapping[str, "npt.NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class VariantModel:
+    """One variant to be written.
+
+    Args:
+        onnx: Serialized ModelProto without the tensors.
+        tensors: Its large initializers by name.
+        packed_bits: Width of the codes of 8-bit integer tensors.
+        layers: One row per product, as in the manifest's own ``layers``.
+    """
+
+    onnx: bytes
+    tensors: Arrays
+    packed_bits: Mapping[str, int]
+    layers: List[Dict[str, Any]]
+
+
+@dataclass
+class TensorStore:
+    """Gathers the tensors of all variants, each content once.
+
+    Args:
+        tensors: What the variants' file has to hold, by the name it is stored under.
+        packed_bits: Width of the codes of 8-bit integer tensors, by that name.
+    """
+
+    tensors: Dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    packed_bits: Dict[str, int] = field(default_factory=dict)
+    _known: Dict[bytes, str] = field(default_factory=dict)
+
+    def note_main(self, tensors: Arrays, packed_bits: Mapping[str, int]) -> None:
+        """Note what the main file holds already."""
+        for name, array in tensors.items():
+            self._known.setdefault(_digest(array, packed_bits.get(name)), name)
+
+    def add(self, variant: str, model: VariantModel) -> dict[str, str]:
+        """Add a variant's tensors; return initializer -> the name it is stored under."""
+        table = {}
+        for name, array in model.tensors.items():
+            bits = model.packed_bits.get(name)
+            stored = self._known.setdefault(_digest(array, bits), f"{variant}/{name}")
+            if stored == f"{variant}/{name}":
+                self.tensors[stored] = array
+                if bits is not None:
+                    self.packed_bits[stored] = bits
+            table[name] = stored
+        return table
+
+
+def _digest(array: npt.NDArray[Any], bits: int | None) -> bytes:
+    digest = hashlib.sha256(f"{array.dtype}{array.shape}{bits}".encode())
+    digest.update(array.tobytes())
+    return digest.digest()
+
+
+def check_variants(
+    manifest: Mapping[str, Any],
+    tensors: Tuple[TensorEntry, ...],
+    variant_tensors: Tuple[TensorEntry, ...],
+) -> None:
+    """Refuse a manifest whose variants are malformed or name tensors that are not there.
+
+    Raises:
+        BundleError: EV402.
+    """
+    stored = [entry.name for entry in (*tensors, *variant_tensors)]
+    if len(set(stored)) != len(stored):
+        raise bad_manifest("variant_tensors repeats a name of tensors")
+    for name, variant in _table(manifest).items():
+        where = f"variants.{name[:80]}"
+        if name not in VARIANT_GRAPHS or not isinstance(variant, dict):
+            raise bad_manifest(f"{where} is unknown or not a table")
+        if variant.get("graph") != VARIANT_GRAPHS[name]:
+            raise bad_manifest(f"{where}.graph is not {VARIANT_GRAPHS[name]}")
+        if VARIANT_GRAPHS[name] not in manifest["files"]:
+            raise bad_manifest(f"files lacks {VARIANT_GRAPHS[name]}")
+        if not isinstance(variant.get("layers"), list):
+            raise bad_manifest(f"{where}.layers is not a list")
+        if variant.get("golden") != golden_key(name):
+            raise bad_manifest(f"{where}.golden is not {golden_key(name)}")
+        names = variant.get("tensors")
+        if not isinstance(names, dict) or not set(map(str, names.values())) <= set(stored):
+            raise bad_manifest(f"{where}.tensors names a tensor that is not stored")
+
+
+def _table(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    table = manifest.get("variants", {})
+    if not isinstance(table, dict):
+        raise bad_manifest("variants is not a table")
+    return table
+
+
+def golden_key(variant: str) -> str:
+    """Return the name of the golden logits of a variant."""
+    return f"logits_simulated_{variant}"
+
+
+def variant_of(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a variant's part of the manifest.
+
+    Raises:
+        UsageError: The bundle has no such variant (EV416).
+    """
+    found = manifest.get("variants", {}).get(name)
+    if found is None:
+        known = ", ".join((MAIN_VARIANT, *manifest.get("variants", {})))
+        raise UsageError(
+            "EV416",
+            f"The bundle has no variant {name[:80]!r}.",
+            where="variant",
+            why=f"It has {known}.",
+            try_next="Quantize for a target that has it; `edgevit inspect` lists them.",
+        )
+    return dict(found)

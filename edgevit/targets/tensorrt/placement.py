@@ -1,0 +1,151 @@
+"""What a TensorRT device may quantize: which products, on which grids, in which variants.
+
+Rules (NVIDIA, TensorRT documentation, "Working with quantized types"; TensorRT issues 2981, 3714
+and 4167 for attention): scales are symmetric, per tensor for activations and per output channel for
+weights. A product is quantized where integer kernels exist and pay: linears inside blocks, of 16
+channels and more. The patch embedding (three channels), what stands between blocks and the head
+(one row per image) stay in float16, and so does attention in the main variant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from edgevit.graph.attention import Attention, find_attention
+from edgevit.graph.blocks import blocks_of
+from edgevit.graph.model import Gemm, Graph, Site
+from edgevit.graph.operators import LAYOUT
+from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.sites import Role
+from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.targets.profiles import AttentionLimits, DeviceProfile
+from edgevit.targets.widths import LayerBits, refuse_unmatched, widths_of
+
+MAIN = "int8"
+SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is used
+ASKED = "asked for in the recipe"
+ATTENTION = "attention is float16 here; the variant int8_attention quantizes it where that pays"
+_FIXED_FLOAT = {
+    Role.PATCH_IN: "the patch embedding stays in float16: three input channels",
+    Role.HEAD_IN: "the head stays in float16: one row per image",
+}
+
+
+def main_placement(
+    profile: DeviceProfile,
+    graph: Graph,
+    *,
+    weight_bits: int,
+    act_bits: int,
+    float_layers: tuple[str, ...],
+    layer_bits: LayerBits,
+) -> Placement:
+    """Return the placement of the main variant: linears of the blocks in INT8.
+
+    Raises:
+        UsageError: Widths or layers that can't be (EV201, EV211, EV212, EV219).
+    """
+    widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
+    refuse_unmatched(graph, float_layers)
+    placement = Placement(
+        target=profile.name, weight_bits=weight_bits, act_bits=act_bits, float_type="float16"
+    )
+    inside = {name for block in blocks_of(graph) for name in block.gemms}
+    for gemm in graph.gemms:
+        reason = _left_in_float(graph, gemm, inside, float_layers)
+        for site in (gemm.left, gemm.right):
+            if reason:
+                placement.skipped[site.name] = reason
+            else:
+                placement.options[site.name] = (_int8(site, *widths[gemm.name]),)
+    return placement
+
+
+def variant_placements(
+    profile: DeviceProfile, graph: Graph, main: Placement
+) -> dict[str, Placement]:
+    """Return the further variants by name: "fp16", and where they run "int8_attention", "fp8"."""
+    linears = [site for site in graph.sites if site.name in main.options]
+    found = {"fp16": _with(main, {}, "the variant fp16 quantizes nothing")}
+    attention = _attention_sites(graph, main, profile.int8_attention)
+    if attention:
+        extra = {site.name: (_int8_attention(site, main.act_bits),) for site in attention}
+        found["int8_attention"] = _with(main, {**main.options, **extra}, "")
+    if profile.runs("fp8") and profile.fp8_attention is not None and linears:
+        sites = linears + _attention_sites(graph, main, profile.fp8_attention)
+        found["fp8"] = _with(main, {site.name: (_float8(site),) for site in sites}, "")
+    return found
+
+
+def _with(main: Placement, options: dict[str, tuple[GridSpec, ...]], reason: str) -> Placement:
+    """Return the main placement with other options; the sites no longer in it get the reason."""
+    skipped = dict.fromkeys(set(main.options) - set(options), reason)
+    kept = {name: why for name, why in main.skipped.items() if name not in options}
+    return replace(main, options=options, skipped={**kept, **skipped}, notes=[])
+
+
+def _left_in_float(
+    graph: Graph, gemm: Gemm, inside: set[str], float_layers: tuple[str, ...]
+) -> str:
+    """Return why a product stays in float16, or an empty string."""
+    if any(fnmatchcase(gemm.module, pattern) for pattern in float_layers):
+        return ASKED
+    if gemm.kind in {"qk", "pv"}:
+        return ATTENTION
+    if gemm.weight is None:
+        return "a product of two activations outside attention"
+    if gemm.left.role in _FIXED_FLOAT:
+        return _FIXED_FLOAT[gemm.left.role]
+    if inside and gemm.name not in inside:
+        return "it stands between blocks and stays in float16"
+    if min(graph.constant(gemm.weight).shape) < SMALLEST_GEMM:
+        return f"it has fewer than {SMALLEST_GEMM} channels and stays in float16"
+    return ""
+
+
+def _int8(site: Site, weight_bits: int, act_bits: int) -> GridSpec:
+    if site.role is Role.WEIGHT:
+        return GridSpec(
+            bits=weight_bits, signed=True, symmetric=True, granularity="channel", narrow=True
+        )
+    return GridSpec(bits=act_bits, signed=True, symmetric=True)
+
+
+def _int8_attention(site: Site, act_bits: int) -> GridSpec:
+    """Return a site's grid; probabilities use half of a signed grid, from 0 to 1."""
+    top = 1.0 if site.role is Role.SOFTMAX_OUT else None
+    return GridSpec(bits=act_bits, signed=True, symmetric=True, fixed_top=top)
+
+
+def _float8(site: Site) -> GridSpec:
+    top = 1.0 if site.role is Role.SOFTMAX_OUT else None
+    return GridSpec(kind="e4m3", bits=8, signed=True, symmetric=True, fixed_top=top)
+
+
+def _attention_sites(graph: Graph, main: Placement, limits: AttentionLimits) -> list[Site]:
+    """Return the operands of every attention that may be quantized and would be one kernel."""
+    gemms = {gemm.name: gemm for gemm in graph.gemms}
+    found: list[Site] = []
+    for attention in find_attention(graph.module):
+        pair = [gemms[node.name] for node in (attention.scores, attention.output)]
+        sites = [site for gemm in pair for site in (gemm.left, gemm.right)]
+        free = all(main.skipped.get(site.name) == ATTENTION for site in sites)
+        if free and _is_plain(attention) and _fits(attention, limits):
+            found += sites
+    return found
+
+
+def _is_plain(attention: Attention) -> bool:
+    """Whether scores go straight into the softmax: a bias or mask in between is not fused."""
+    node: Any = args_of(attention.softmax)[0]
+    while node.target in LAYOUT:
+        node = args_of(node)[0]
+    return node is attention.scores
+
+
+def _fits(attention: Attention, limits: AttentionLimits) -> bool:
+    left: Any = args_of(attention.scores)[0]
+    head_size, sequence = shape_of(left)[-1], max(shape_of(attention.scores)[-2:])
+    return limits.allows(head_size=head_size, sequence=sequence)

@@ -1,0 +1,180 @@
+"""How products are written for TensorRT: float operands behind a Q/DQ pair, then a plain MatMul.
+
+The engine's builder recognises ``QuantizeLinear -> DequantizeLinear -> MatMul`` with a weight that
+is dequantized as well, and runs it in integers: ``acc * (s_x * s_w) + bias``. What it needs for
+that is kept here (NVIDIA, TensorRT documentation, "Working with quantized types"): every scale a
+constant, every zero point an int8 zero, the axis of per-channel scales spelled out and that of the
+output channels, the weight stored as int8 in the layout it is used in, and nothing at all between
+DQ and MatMul. One tensor that several products read is rounded once. Codes of fewer than 8 bits are
+float values clipped before the Q: clipping codes would break the pattern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import fx
+
+from edgevit.graph.model import Gemm
+from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
+from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, Layer
+from edgevit.targets.lowering import Lowering, array_of
+from edgevit.targets.onnx_builder import OnnxBuilder
+
+OUTPUT_AXIS = 1  # of a weight [in, out]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taps:
+    """ONNX tensors around one quantized product, in the order of its operands.
+
+    Args:
+        inputs: Float activations before they are rounded.
+        codes: The same as the engine's 8-bit numbers.
+        output: The float product with its bias.
+    """
+
+    inputs: tuple[str, ...]
+    codes: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """An operand behind its Q/DQ pair: names of float source, codes and dequantized values."""
+
+    source: str
+    codes: str
+    values: str
+
+
+@dataclass(kw_only=True)
+class QdqWriter:
+    """Writes quantized products behind Q/DQ pairs, the others plainly.
+
+    Args:
+        layers: Gemm name -> its quantized layer.
+        wide: fx nodes whose output stays in float32; everything around such a product does.
+        taps: Filled while writing: gemm name -> the tensors around it.
+        float32_names: Filled while writing: further tensors that stay in float32.
+    """
+
+    layers: dict[str, Layer]
+    wide: frozenset[str] = frozenset()
+    taps: dict[str, Taps] = field(default_factory=dict)
+    float32_names: set[str] = field(default_factory=set)
+    _written: dict[tuple[str, str, bool], Rounded] = field(default_factory=dict)
+
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
+        """Emit one product."""
+        layer = self.layers.get(gemm.name)
+        if isinstance(layer, (IntegerLinear, Float8Linear)):
+            self._linear(context, layer, operands[0], output)
+        elif isinstance(layer, (IntegerMatmul, Float8Matmul)):
+            a = self._rounded(context, operands[0], layer.left, output)
+            b = self._rounded(context, operands[1], layer.right, output)
+            context.builder.add("MatMul", [a.values, b.values], output)
+            self._tap([a, b], output)
+        else:
+            write_float(context, gemm, operands, output)
+
+    def _linear(
+        self, context: Lowering, layer: IntegerLinear | Float8Linear, x: fx.Node, output: str
+    ) -> None:
+        builder = context.builder
+        rounded = self._rounded(context, x, layer.grid, output)
+        weight = self._name(f"{output}_weight", output)
+        if isinstance(layer, IntegerLinear):
+            write_int8_weight(builder, layer, weight)
+        else:
+            self._name(f"{weight}_codes", output)
+            write_float8_weight(builder, layer, weight)
+        product = self._name(f"{output}_product", output)
+        builder.add("MatMul", [rounded.values, weight], product)
+        bias = builder.constant(f"{output}_bias", array_of(layer.bias))
+        builder.add("Add", [product, bias], output)
+        self._tap([rounded], output)
+
+    def _rounded(
+        self, context: Lowering, operand: fx.Node, grid: Grid | Float8Grid, output: str
+    ) -> Rounded:
+        """Round an operand in the type of the product it goes into; once per tensor and grid."""
+        wide = output in self.wide
+        key = (operand.name, repr(grid.to_dict()), wide)
+        if key not in self._written:
+            count = sum(k[0] == operand.name for k in self._written)
+            stem = f"{operand.name}_q{count}"
+            if wide:
+                names = ("clipped", "codes", "values")
+                self.float32_names.update(f"{stem}_{name}" for name in names)
+            self._written[key] = write_qdq(context.builder, context.operand(operand), grid, stem)
+        return self._written[key]
+
+    def _name(self, name: str, output: str) -> str:
+        """Return the name, noted as float32 if the product it belongs to is."""
+        if output in self.wide:
+            self.float32_names.add(name)
+        return name
+
+    def _tap(self, rounded: list[Rounded], output: str) -> None:
+        self.taps[output] = Taps(
+            inputs=tuple(one.source for one in rounded),
+            codes=tuple(one.codes for one in rounded),
+            output=output,
+        )
+
+
+def write_float(context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
+    """Emit an unquantized product: x [..., in] times the weight transposed to [in, out]."""
+    builder = context.builder
+    if gemm.weight is None:
+        builder.add("MatMul", [context.operand(x) for x in operands], output)
+        return
+    weight = array_of(context.graph.constant(gemm.weight).T)  # [in, out]
+    inputs = [context.operand(operands[0]), builder.constant(f"{gemm.weight}_t", weight)]
+    if gemm.bias is None:
+        builder.add("MatMul", inputs, output)
+        return
+    product = builder.add("MatMul", inputs, f"{output}_product")
+    bias = builder.constant(gemm.bias, array_of(context.graph.constant(gemm.bias)))
+    builder.add("Add", [product, bias], output)
+
+
+def write_qdq(builder: OnnxBuilder, x: str, grid: Grid | Float8Grid, stem: str) -> Rounded:
+    """Emit (Clip ->) Q -> DQ on the float tensor x."""
+    scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
+    value = x
+    if isinstance(grid, Float8Grid):
+        zero = builder.float8_zero()
+    else:
+        zero = builder.constant("zero_int8", np.int8(0))
+        if grid.spec.bits < 8:
+            ends = (grid.spec.qmin * grid.unit.item(), grid.spec.qmax * grid.unit.item())
+            low, high = (builder.constant(f"limit_{end!r}", np.float32(end)) for end in ends)
+            value = builder.add("Clip", [x, low, high], f"{stem}_clipped")
+    codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
+    values = builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_values")
+    return Rounded(source=x, codes=codes, values=values)
+
+
+def write_int8_weight(builder: OnnxBuilder, layer: IntegerLinear, name: str) -> None:
+    """Emit int8 codes [in, out] -> DQ with a scale per output channel."""
+    bits = layer.weight_grid.spec.bits
+    codes = builder.constant(f"{name}_codes", array_of(layer.weight_codes.T), bits=bits)
+    scale = builder.constant(f"{name}_scale", array_of(layer.weight_grid.scale))  # [out]
+    zero = builder.constant(f"{name}_zero", np.zeros(len(layer.weight_grid.scale), np.int8))
+    builder.add("DequantizeLinear", [codes, scale, zero], name, axis=OUTPUT_AXIS)
+
+
+def write_float8_weight(builder: OnnxBuilder, layer: Float8Linear, name: str) -> None:
+    """Emit the float weight [in, out] -> Q -> DQ with one scale.
+
+    The engine rounds it when it builds. Kept in float the weight is the one of the float16
+    variant, which a bundle stores once for both.
+    """
+    weight = builder.constant(f"{name}_float", array_of(layer.weight.T))  # [in, out]
+    scale = builder.constant(f"{name}_scale", np.float32(layer.weight_grid.unit.item()))
+    zero = builder.float8_zero()
+    codes = builder.add("QuantizeLinear", [weight, scale, zero], f"{name}_codes")
+    builder.add("DequantizeLinear", [codes, scale, zero], name)

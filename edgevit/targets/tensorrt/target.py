@@ -1,0 +1,138 @@
+"""The TensorRT targets: one class, one capability table each (see `edgevit.targets.profiles`).
+
+One file serves TensorRT 10.3 to 11.4: opset 20, strongly typed, explicit Q/DQ. What such a graph
+computes is checked here with ONNX Runtime on the CPU; which kernels TensorRT picks is known only
+after the engine was built on the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgevit import __version__
+from edgevit.graph.model import Gemm, Graph
+from edgevit.quantizers.float8 import Float8Linear
+from edgevit.quantizers.simulation import IntegerLinear, Layer, QuantizedGraph
+from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
+from edgevit.targets.base import Lowered
+from edgevit.targets.lowering import lower_graph
+from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.targets.products import FloatWriter
+from edgevit.targets.profiles import PROFILES, DeviceProfile
+from edgevit.targets.tensorrt.half_body import to_half_body
+from edgevit.targets.tensorrt.placement import main_placement, variant_placements
+from edgevit.targets.tensorrt.products import QdqWriter
+from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
+
+
+class TensorRTTarget:
+    """A device that runs TensorRT engines.
+
+    Args:
+        profile: Its capability table.
+    """
+
+    widths = tuple(range(MIN_BITS, MAX_BITS + 1))
+    engine = "tensorrt"
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+        self.name, self.description = profile.name, profile.description
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph as it is: q, k and v of one projection stay one product."""
+        return graph
+
+    def place(
+        self,
+        graph: Graph,
+        *,
+        weight_bits: int,
+        act_bits: int,
+        float_layers: tuple[str, ...] = (),
+        layer_bits: LayerBits = NO_LAYER_BITS,
+    ) -> Placement:
+        """Offer symmetric grids for the linears of the blocks; the rest is float16."""
+        return main_placement(
+            self.profile,
+            graph,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            float_layers=float_layers,
+            layer_bits=layer_bits,
+        )
+
+    def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
+        """Return the other forms of the model that the device should measure."""
+        return variant_placements(self.profile, graph, placement)
+
+    def check_deployable(self) -> None:
+        """Do nothing: the file can be written anywhere."""
+
+    def lower(self, quantized: QuantizedGraph) -> Lowered:
+        """Write the strongly typed model."""
+        builder, writer = written(quantized)
+        return Lowered(
+            onnx=_model(quantized.graph, builder),
+            tensors=builder.tensors,
+            packed_bits=builder.packed_bits,
+            layers=[_row(quantized, gemm, writer) for gemm in quantized.graph.gemms],
+        )
+
+    def reference(self, graph: Graph) -> Lowered:
+        """Write the float32 model."""
+        builder = lower_graph(graph, FloatWriter())
+        return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+
+
+TENSORRT_TARGETS = {name: TensorRTTarget(profile) for name, profile in PROFILES.items()}
+
+
+def written(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
+    """Return the finished model under construction, and its writer with the taps of products."""
+    writer = QdqWriter(layers=quantized.layers, wide=quantized.float32_nodes)
+    builder = lower_graph(quantized.graph, writer)
+    wide = quantized.float32_nodes | writer.float32_names
+    to_half_body(builder, wide=wide, norms=quantized.float32_norms)
+    return builder, writer
+
+
+def _model(graph: Graph, builder: OnnxBuilder) -> bytes:
+    return builder.model(
+        image_shape=["batch", *graph.input_size],
+        logits_shape=["batch", "classes"],
+        producer=f"edgevit {__version__}",
+    )
+
+
+def _row(quantized: QuantizedGraph, gemm: Gemm, writer: QdqWriter) -> dict[str, Any]:
+    """Return what the report says of one product; TensorRT picks kernels on the device."""
+    count = 0 if gemm.weight is None else quantized.graph.constant(gemm.weight).numel()
+    row: dict[str, Any] = {
+        "name": gemm.name,
+        "module": gemm.module,
+        "kind": gemm.kind,
+        "parameters": count,
+    }
+    layer = quantized.layers.get(gemm.name)
+    if layer is None:
+        kind = "float32" if gemm.name in quantized.float32_nodes else "float16"
+        reason = quantized.placement.skipped.get(gemm.left.name, "")
+        return {**row, "kernel": kind, "float_bits": int(kind[-2:]), "reason": reason}
+    left, right = _grids(layer)
+    return {
+        **row,
+        "left_bits": left.spec.bits,
+        "right_bits": right.spec.bits,
+        "weight_bits": right.spec.bits if gemm.weight is not None else None,
+        "grid": left.spec.label(),
+        "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
+        "kernel": "Q/DQ",
+        "tensor": writer.taps[gemm.name].output,
+    }
+
+
+def _grids(layer: Layer) -> tuple[Any, Any]:
+    if isinstance(layer, (IntegerLinear, Float8Linear)):
+        return layer.grid, layer.weight_grid
+    return layer.left, layer.right
