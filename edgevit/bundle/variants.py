@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Mapping
 
 from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS, bad_manifest
 from edgevit.errors import UsageError
@@ -36,7 +36,7 @@ class VariantModel:
     onnx: bytes
     tensors: Arrays
     packed_bits: Mapping[str, int]
-    layers: List[Dict[str, Any]]
+    layers: list[dict[str, Any]]
 
 
 @dataclass
@@ -48,9 +48,9 @@ class TensorStore:
         packed_bits: Width of the codes of 8-bit integer tensors, by that name.
     """
 
-    tensors: Dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    packed_bits: Dict[str, int] = field(default_factory=dict)
-    _known: Dict[bytes, str] = field(default_factory=dict)
+    tensors: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    packed_bits: dict[str, int] = field(default_factory=dict)
+    _known: dict[bytes, str] = field(default_factory=dict)
 
     def note_main(self, tensors: Arrays, packed_bits: Mapping[str, int]) -> None:
         """Note what the main file holds already."""
@@ -79,8 +79,8 @@ def _digest(array: npt.NDArray[Any], bits: int | None) -> bytes:
 
 def check_variants(
     manifest: Mapping[str, Any],
-    tensors: Tuple[TensorEntry, ...],
-    variant_tensors: Tuple[TensorEntry, ...],
+    tensors: tuple[TensorEntry, ...],
+    variant_tensors: tuple[TensorEntry, ...],
 ) -> None:
     """Refuse a manifest whose variants are malformed or name tensors that are not there.
 

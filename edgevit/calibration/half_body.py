@@ -18,10 +18,10 @@ from edgevit.calibration.progress import Progress
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import LAYOUT, aten
-from edgevit.quantizers.half import LARGEST, half_layer, round_constants
-from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.half import half_layer, round_constants
+from edgevit.quantizers.simulation import HALF_MAX, QuantizedGraph
 
-SAFE = LARGEST / 4
+SAFE = HALF_MAX / 4
 """Larger values than the calibration images' will come: four times as large is still a number."""
 NORM_SAFE = 512.0
 """Largest input of a LayerNorm in float16; NVIDIA's AutoCast draws the line at the same value."""

@@ -57,12 +57,12 @@ class ChannelGrid:
 
         Source: RepQ-ViT, section 3.2, with r1 = factor and s * r2 = -shift.
         """
-        scale = self.scale.mean()
-        zero = self.zero_point.mean().round().clamp(spec.qmin, spec.qmax)
+        scale, zeros = self.scale.mean(), self.zero_point + spec.qmin  # its codes start at qmin
+        zero = zeros.mean().round().clamp(spec.qmin, spec.qmax)
         if spec.fixed_zero_point is not None:
             zero = torch.full_like(zero, spec.fixed_zero_point)
         grid = UniformGrid(spec=spec, scale=scale, zero_point=zero.to(torch.int32))
-        return grid, self.scale * (zero - self.zero_point), self.scale / scale
+        return grid, self.scale * (zero - zeros), self.scale / scale
 
 
 def tensor_grid(spec: GridSpec, x: Tensor) -> UniformGrid | LogGrid:

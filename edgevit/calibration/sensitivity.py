@@ -20,6 +20,7 @@ from edgevit.calibration.observe import batches
 from edgevit.calibration.progress import Progress
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
+from edgevit.quantizers.float8 import Float8Linear
 from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph, float_product
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -103,7 +104,7 @@ def _add(
         weight = quantized.graph.constant(str(gemm.weight))
         value = layer.weight_grid.dequantize(layer.weight_codes)
         rounded = [(left, layer.grid.fake_quantize(left)), (weight, value)]
-    elif right is not None:
+    elif right is not None and not isinstance(layer, Float8Linear):
         rounded = [
             (left, layer.left.fake_quantize(left)),
             (right, layer.right.fake_quantize(right)),

@@ -14,6 +14,7 @@ from torch import Tensor
 from edgevit.graph.model import Graph
 from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
 from edgevit.quantizers.simulation import (
+    HALF_MAX,
     Grid,
     IntegerLinear,
     IntegerMatmul,
@@ -24,14 +25,13 @@ from edgevit.quantizers.simulation import (
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
-LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 loses digits, and a scale of few digits is no step to count in."""
 
 
 def to_half(x: Tensor) -> Tensor:
     """Return float32 x rounded to float16 numbers; what is beyond them becomes the largest one."""
-    return x.clamp(-LARGEST, LARGEST).to(torch.float16).to(torch.float32)
+    return x.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
 
 
 def half_scale(scale: Tensor) -> Tensor:

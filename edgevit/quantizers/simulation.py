@@ -26,6 +26,7 @@ from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
 Grid = UniformGrid | TwinGrid
+HALF_MAX = 65504.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,8 @@ class QuantizedGraph:
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""
         layer = self.layers.get(gemm.name)
+        if layer is not None and gemm.left.producer in self.float32_nodes:
+            left = left.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
         if isinstance(layer, (IntegerLinear, Float8Linear)):
             return layer(left)
         if layer is not None and right is not None:

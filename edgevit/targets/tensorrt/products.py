@@ -32,11 +32,13 @@ class Taps:
     Args:
         inputs: Float activations before they are rounded.
         codes: The same as the engine's 8-bit numbers.
+        values: What those stand for, in float.
         output: The float product with its bias.
     """
 
     inputs: tuple[str, ...]
     codes: tuple[str, ...]
+    values: tuple[str, ...]
     output: str
 
 
@@ -88,7 +90,6 @@ class QdqWriter:
         if isinstance(layer, IntegerLinear):
             write_int8_weight(builder, layer, weight)
         else:
-            self._name(f"{weight}_codes", output)
             write_float8_weight(builder, layer, weight)
         product = self._name(f"{output}_product", output)
         builder.add("MatMul", [rounded.values, weight], product)
@@ -99,15 +100,17 @@ class QdqWriter:
     def _rounded(
         self, context: Lowering, operand: fx.Node, grid: Grid | Float8Grid, output: str
     ) -> Rounded:
-        """Round an operand in the type of the product it goes into; once per tensor and grid."""
+        """Round an operand, once per tensor and grid, to values in the type of its product.
+
+        It is rounded from float16 even where the product is in float32: codes do not depend on it.
+        """
         wide = output in self.wide
         key = (operand.name, repr(grid.to_dict()), wide)
         if key not in self._written:
             count = sum(k[0] == operand.name for k in self._written)
             stem = f"{operand.name}_q{count}"
             if wide:
-                names = ("clipped", "codes", "values")
-                self.float32_names.update(f"{stem}_{name}" for name in names)
+                self.float32_names.add(f"{stem}_values")
             self._written[key] = write_qdq(context.builder, context.operand(operand), grid, stem)
         return self._written[key]
 
@@ -121,6 +124,7 @@ class QdqWriter:
         self.taps[output] = Taps(
             inputs=tuple(one.source for one in rounded),
             codes=tuple(one.codes for one in rounded),
+            values=tuple(one.values for one in rounded),
             output=output,
         )
 
