@@ -1,0 +1,38 @@
+"""TensorRT on the device: build, cache, run, inspect, and choose among a bundle's variants.
+
+What ran on hardware and what did not is said in docs/tensorrt-session.md.
+"""
+
+from __future__ import annotations
+
+from edgevit.runner.tensorrt.opening import (
+    BuiltEngine,
+    EngineChoice,
+    available_tool,
+    built_engine,
+    choose_engine,
+    engine_for,
+    layer_table,
+)
+from edgevit.runner.tensorrt.policy import Decision, Gate, Parity, ParityLimits, Trial, decide
+from edgevit.runner.tensorrt.session import TensorRTSession
+from edgevit.runner.tensorrt.trials import TrialPlan, try_variants
+
+__all__ = [
+    "BuiltEngine",
+    "Decision",
+    "EngineChoice",
+    "Gate",
+    "Parity",
+    "ParityLimits",
+    "TensorRTSession",
+    "Trial",
+    "TrialPlan",
+    "available_tool",
+    "built_engine",
+    "choose_engine",
+    "decide",
+    "engine_for",
+    "layer_table",
+    "try_variants",
+]

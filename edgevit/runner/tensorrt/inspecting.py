@@ -1,0 +1,200 @@
+"""Reads what TensorRT tells of an engine: the inspector's JSON and per-layer times.
+
+Spellings changed over the versions: "Bindings" became "I/O Tensors", data types are "Half" or
+"Row major linear FP16 format", an engine built without detailed verbosity lists only names, and
+Myelin, TensorRT's fuser, names its layers after the operations in them
+("__myl_AddCastMean_myl0_8") and after ONNX nodes with "." replaced by "_".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgevit.errors import DeviceError
+
+_PRECISIONS = (  # tried in this order: "FP8" must not be taken for "FP16" and so on
+    ("fp8", r"fp8|e4m3"),
+    ("fp4", r"fp4|e2m1"),
+    ("int8", r"int8"),
+    ("bf16", r"bf16|bfloat16"),
+    ("fp16", r"fp16|half"),
+    ("fp32", r"fp32|float|tf32"),
+    ("int64", r"int64"),
+    ("int32", r"int32"),
+    ("bool", r"bool"),
+)
+_TACTIC_PRECISIONS = (
+    ("fp8", r"e4m3|fp8"),
+    ("int8", r"i8i8|int8|imma|s8s8"),
+    ("bf16", r"bf16"),
+    ("fp16", r"f16f16|h16816|h884|fp16"),
+    ("fp32", r"f32f32|sgemm|tf32"),
+)
+_NARROWEST_FIRST = ("fp4", "int8", "fp8", "fp16", "bf16", "fp32")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
+_MYELIN = re.compile(r"__myl_((?:[A-Z][a-z0-9]*)+)")
+_MOVING = {"Cast", "Move", "Resh", "Tran", "Conc", "Repl", "Slic", "Copy", "Quan", "Dequ"}
+_ATTENTION = re.compile(r"_mha|fmha|mha_", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that enters or leaves a layer.
+
+    Args:
+        name: Its name in the engine.
+        precision: Such as "int8", "fp16"; empty if it is not told.
+        shape: Its size; empty if it is not told.
+    """
+
+    name: str
+    precision: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One kernel (or group of them) of an engine.
+
+    Args:
+        name: Its name, the same as in a profile.
+        kind: TensorRT's layer type such as "gemm", "kgen", "Reformat"; empty if not told.
+        inputs: What enters it; weights are often left out.
+        outputs: What leaves it.
+        tactic: Name of the chosen kernel.
+        onnx_nodes: Names of the ONNX nodes that became part of it.
+    """
+
+    name: str
+    kind: str = ""
+    inputs: tuple[Operand, ...] = ()
+    outputs: tuple[Operand, ...] = ()
+    tactic: str = ""
+    onnx_nodes: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """The precision it computes in: its kernel's, else its narrowest input's."""
+        told = _first_match(_TACTIC_PRECISIONS, _HASH.sub("", self.tactic))
+        if told:
+            return told
+        found = {operand.precision for operand in self.inputs}
+        return next((name for name in _NARROWEST_FIRST if name in found), "")
+
+    @property
+    def only_moves(self) -> bool:
+        """Whether it computes nothing: reformats, casts, (de)quantizes or rearranges."""
+        if self.kind.lower() in ("reformat", "shuffle", "noop") or "CopyNode" in self.name:
+            return True
+        found = _MYELIN.search(self.name)
+        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
+        return bool(parts) and all(part[:4] in _MOVING for part in parts)
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether it is a fused attention kernel (both products and the softmax in one)."""
+        return bool(_ATTENTION.search(self.name) or _ATTENTION.search(self.tactic))
+
+
+def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
+    """Return the layers of an engine.
+
+    Args:
+        text: What `TensorRTSession.inspect` or trtexec's --exportLayerInfo gives.
+
+    Raises:
+        DeviceError: It is not such a text (EV765).
+    """
+    try:
+        content = json.loads(text)
+        layers = content.get("Layers", content.get("layers"))
+        return tuple(_layer(layer) for layer in layers)
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise _unreadable("the engine inspector's JSON", error) from error
+
+
+def ends_from_inspector(text: str) -> tuple[str, ...]:
+    """Return the names of an engine's inputs and outputs; empty if they are not told.
+
+    Raises:
+        DeviceError: It is not the inspector's text (EV765).
+    """
+    try:
+        content = json.loads(text)
+        ends = content.get("I/O Tensors", content.get("Bindings", []))
+        return tuple(end if isinstance(end, str) else str(end.get("Name")) for end in ends)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _unreadable("the engine inspector's JSON", error) from error
+
+
+def times_from_profile(text: str) -> dict[str, float]:
+    """Return layer name -> median (or mean) milliseconds of trtexec's --exportProfile.
+
+    Raises:
+        DeviceError: It is not such a text (EV765).
+    """
+    try:
+        rows = [row for row in json.loads(text) if "name" in row]
+        return {row["name"]: float(row.get("medianMs", row["averageMs"])) for row in rows}
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise _unreadable("a profile's JSON", error) from error
+
+
+def precision_from_format(text: str) -> str:
+    """Return "int8" for "Four wide channel vectorized row major Int8 format", "" if unknown."""
+    return _first_match(_PRECISIONS, text)
+
+
+def attention_kernels(layers: Iterable[EngineLayer]) -> int:
+    """Return how many fused attention kernels there are."""
+    return sum(layer.is_attention for layer in layers)
+
+
+def _layer(content: Any) -> EngineLayer:
+    if isinstance(content, str):  # built without detailed verbosity
+        return EngineLayer(content, onnx_nodes=_nodes_from_name(content))
+    metadata = str(content.get("Metadata", ""))
+    nodes = tuple(dict.fromkeys(_ONNX_NODE.findall(metadata)))
+    name = str(content["Name"])
+    return EngineLayer(
+        name=name,
+        kind=str(content.get("LayerType", "")),
+        inputs=tuple(_operand(item) for item in content.get("Inputs", ())),
+        outputs=tuple(_operand(item) for item in content.get("Outputs", ())),
+        tactic=str(content.get("TacticName", "")),
+        onnx_nodes=nodes or _nodes_from_name(name),
+    )
+
+
+def _operand(content: Mapping[str, Any]) -> Operand:
+    shape = content.get("Dimensions", ())
+    told = str(content.get("Format/Datatype", content.get("Datatype", "")))
+    name = str(content.get("Name", ""))
+    return Operand(name, precision_from_format(told), tuple(int(size) for size in shape))
+
+
+def _nodes_from_name(name: str) -> tuple[str, ...]:
+    """Return node names from a fused layer's name, "a + b" or Myelin's "a+b_myl0_7"."""
+    bare = re.sub(r"_myl\d+_\d+$", "", name)
+    if bare.startswith(("__my", "{ForeignNode", "Reformatting CopyNode")):
+        return ()
+    return tuple(part for part in (piece.strip() for piece in bare.split("+")) if part)
+
+
+def _first_match(table: tuple[tuple[str, str], ...], text: str) -> str:
+    lowered = text.lower()
+    return next((name for name, pattern in table if re.search(pattern, lowered)), "")
+
+
+def _unreadable(what: str, error: Exception) -> DeviceError:
+    return DeviceError(
+        "EV765",
+        f"This is not {what}.",
+        why=f"{type(error).__name__}: {error}"[:300],
+        try_next="Export it again; it may have been cut off.",
+    )

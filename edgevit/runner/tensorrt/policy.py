@@ -1,0 +1,324 @@
+"""Chooses among the engines built of one model on one device: the fastest that may be used.
+
+A pure function of what was measured. An engine may be used when it computes what was simulated
+(parity) and keeps the accuracy that was asked for (gate). It is preferred to FP16 only if it is
+faster beyond doubt: the whole confidence interval of the median paired ratio lies above 1. FP16
+winning is a normal outcome, and its main reasons are then given with the milliseconds they cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.runner.tensorrt.layer_table import EngineSummary
+
+BASELINE = "fp16"
+_MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an engine is to its own simulation on the golden images.
+
+    Args:
+        num_images: How many there are.
+        agreement_percent: Images with the simulated top-1 class.
+        cosine: Cosine of all logits with the simulated ones.
+        max_error: Largest absolute logit error.
+    """
+
+    num_images: int
+    agreement_percent: float
+    cosine: float
+    max_error: float
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """What counts as computing the same.
+
+    Args:
+        min_cosine: Least cosine of the logits.
+        max_flipped_percent: Most images whose top-1 class differs; one image is always allowed,
+            as a near tie may fall either way.
+    """
+
+    min_cosine: float = 0.999
+    max_flipped_percent: float = 2.0
+
+    def broken_by(self, parity: Parity) -> str:
+        """Return what is wrong, empty if nothing is."""
+        flipped = round(parity.num_images * (100 - parity.agreement_percent) / 100)
+        allowed = max(1, int(parity.num_images * self.max_flipped_percent / 100))
+        if not parity.cosine >= self.min_cosine:  # also when it is NaN
+            return (
+                f"parity: logits differ from the simulation, cosine {parity.cosine:.5f}"
+                f" below {self.min_cosine:g}"
+            )
+        if flipped > allowed:
+            return (
+                f"parity: {flipped} of {parity.num_images} golden images get another class"
+                f" than in the simulation, {allowed} allowed"
+            )
+        return ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether an engine keeps the accuracy.
+
+    Args:
+        verdict: "PASS", "FAIL", "UNDECIDED", or "" when no limit was asked for.
+        top1_percent: Its accuracy, None without labels.
+        reason: The verdict in words.
+    """
+
+    verdict: str = ""
+    top1_percent: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant of the model on the device.
+
+    Args:
+        variant: Such as "fp16", "int8", "int8_attention", "fp8".
+        failure: Why there is no engine or it does not run; empty if it does.
+        parity: None if it was not checked.
+        gate: The accuracy gate.
+        samples_ms: Latencies, measured in turns with the other variants; same length for all.
+        kernel_ms: Median time on the GPU alone; None if it was not measured.
+        engine: The engine in numbers; None if it was not inspected.
+        build_seconds: How long the build took; None from the cache.
+    """
+
+    variant: str
+    failure: str = ""
+    parity: Parity | None = None
+    gate: Gate = Gate()
+    samples_ms: tuple[float, ...] = ()
+    kernel_ms: float | None = None
+    engine: EngineSummary | None = None
+    build_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the baseline: median of paired ratios with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen and why.
+
+    Args:
+        kept: The variant to use; None if none may be used.
+        reason: Why, in one sentence.
+        fp16_reasons: When FP16 is kept although others may be used: up to three reasons.
+        rows: One dictionary per trial, as in the report.
+    """
+
+    kept: str | None
+    reason: str
+    fp16_reasons: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return asdict(self)
+
+
+def decide(
+    trials: Sequence[Trial], *, limits: ParityLimits = ParityLimits(), confidence: float = 0.95
+) -> Decision:
+    """Return the variant to keep.
+
+    Args:
+        trials: All variants, in the order in which they are shown.
+        limits: What counts as computing the same as the simulation.
+        confidence: Of the interval that a speed-up has to clear.
+    """
+    excluded = {trial.variant: why_not(trial, limits) for trial in trials}
+    usable = [trial for trial in trials if not excluded[trial.variant]]
+    baseline = next((trial for trial in trials if trial.variant == BASELINE), None)
+    ratios = {trial.variant: _against(baseline, trial, confidence) for trial in trials}
+    rows = tuple(_row(trial, excluded[trial.variant], ratios[trial.variant]) for trial in trials)
+    if not usable:
+        return Decision(None, "No variant may be used: " + _all_of(excluded), (), rows)
+    kept, reason = _fastest(usable, ratios)
+    others = [trial for trial in usable if trial.variant != BASELINE]
+    reasons: tuple[str, ...] = ()
+    if kept.variant == BASELINE and others:
+        reasons = fp16_reasons(kept.engine, min(others, key=_median).engine)
+    return Decision(kept.variant, reason, reasons, rows)
+
+
+def why_not(trial: Trial, limits: ParityLimits) -> str:
+    """Return why a variant may not be used, empty if it may."""
+    if trial.failure:
+        return f"failed: {trial.failure}"
+    if trial.parity is None:
+        return "parity: it was not checked"
+    broken = limits.broken_by(trial.parity)
+    if broken:
+        return broken
+    if trial.gate.verdict in ("FAIL", "UNDECIDED"):
+        return f"accuracy {trial.gate.verdict}: {trial.gate.reason}"
+    return "" if trial.samples_ms else "latency: it was not measured"
+
+
+def paired_ratio(
+    baseline_ms: Sequence[float], other_ms: Sequence[float], *, confidence: float = 0.95
+) -> Ratio:
+    """Return baseline / other with the order statistics of the median as interval.
+
+    The interval is free of assumptions on the distribution: the number of ratios below their
+    median is binomial (n, 1/2). With fewer than six pairs it reaches over everything at 95 %.
+
+    Args:
+        baseline_ms: Latencies of the baseline, one per round.
+        other_ms: Latencies of the other engine in the same rounds.
+        confidence: Of the interval.
+    """
+    ratios = np.sort(np.asarray(baseline_ms, dtype=float) / np.asarray(other_ms, dtype=float))
+    count, below, rank = len(ratios), 0.0, 0
+    while rank < count // 2:
+        below += math.comb(count, rank) / 2**count  # P(at most `rank` ratios below the median)
+        if 2 * below > 1 - confidence:
+            break
+        rank += 1
+    low, high = (ratios[rank - 1], ratios[count - rank]) if rank else (0.0, math.inf)
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def fp16_reasons(fp16: EngineSummary | None, other: EngineSummary | None) -> tuple[str, ...]:
+    """Return why FP16 is not slower than the best 8-bit engine: up to three, costliest first.
+
+    Args:
+        fp16: The FP16 engine.
+        other: The fastest usable engine with 8-bit products.
+    """
+    if fp16 is None or other is None:
+        return ("The engines were not inspected, so the reason is not known.",)
+    found = [*_moves(fp16, other), *_attention(fp16, other), *_missed(other)]
+    found += [*_products(fp16, other), *_launches(fp16, other)]
+    ordered = sorted(found, key=lambda item: -item[0])
+    texts = tuple(text for _, text in ordered[:_MOST_REASONS])
+    return texts or ("No single reason stands out in the per-layer times.",)
+
+
+def _fastest(usable: Sequence[Trial], ratios: Mapping[str, Ratio | None]) -> tuple[Trial, str]:
+    """Return the fastest variant, FP16 unless another is faster beyond doubt."""
+    ordered = sorted(usable, key=_median)
+    baseline = next((trial for trial in usable if trial.variant == BASELINE), None)
+    if baseline is None:
+        return ordered[0], f"{ordered[0].variant} is the fastest that may be used."
+    for trial in ordered:
+        ratio = ratios[trial.variant]
+        if trial is baseline or ratio is None:
+            break
+        if ratio.low > 1:
+            return trial, (
+                f"{trial.variant} is {ratio.value:.2f} times as fast as FP16"
+                f" ({ratio.low:.2f} to {ratio.high:.2f}) and passes parity and gate."
+            )
+    if len(usable) == 1:
+        return baseline, "FP16 is the only one that may be used."
+    return baseline, "FP16 wins: no other variant that may be used is faster beyond doubt."
+
+
+def _against(baseline: Trial | None, trial: Trial, confidence: float) -> Ratio | None:
+    if baseline is None or not baseline.samples_ms or not trial.samples_ms:
+        return None
+    return paired_ratio(baseline.samples_ms, trial.samples_ms, confidence=confidence)
+
+
+def _row(trial: Trial, excluded: str, ratio: Ratio | None) -> dict[str, Any]:
+    content = asdict(trial)
+    del content["samples_ms"]
+    return {
+        **content,
+        "usable": not excluded,
+        "why_not": excluded,
+        "p50_ms": _median(trial) if trial.samples_ms else None,
+        "p99_ms": float(np.percentile(trial.samples_ms, 99)) if trial.samples_ms else None,
+        "rounds": len(trial.samples_ms),
+        "speedup_over_fp16": None if ratio is None else _finite(asdict(ratio)),
+    }
+
+
+def _finite(interval: dict[str, float]) -> dict[str, float | None]:
+    """Return an interval in JSON's numbers; an open end is null."""
+    return {key: value if math.isfinite(value) else None for key, value in interval.items()}
+
+
+def _median(trial: Trial) -> float:
+    return float(np.median(trial.samples_ms))
+
+
+def _all_of(excluded: Mapping[str, str]) -> str:
+    return "; ".join(f"{variant}: {why}" for variant, why in excluded.items())
+
+
+def _moves(fp16: EngineSummary, other: EngineSummary) -> list[tuple[float, str]]:
+    if fp16.moves_ms is None or other.moves_ms is None or other.moves_ms <= fp16.moves_ms:
+        return []
+    cost = other.moves_ms - fp16.moves_ms
+    text = (
+        f"{other.moves} layers only convert or move data, {other.moves_ms:.3f} ms"
+        f" ({fp16.moves} and {fp16.moves_ms:.3f} ms in FP16)."
+    )
+    return [(cost, text)]
+
+
+def _attention(fp16: EngineSummary, other: EngineSummary) -> list[tuple[float, str]]:
+    lost = fp16.attention - other.attention
+    if lost <= 0:
+        return []
+    per_kernel = (fp16.attention_ms or 0.0) / max(fp16.attention, 1)
+    text = (
+        f"{lost} of {fp16.attention} attention blocks are no longer one fused kernel"
+        f" ({per_kernel:.3f} ms each in FP16)."
+    )
+    return [(lost * per_kernel, text)]
+
+
+def _missed(other: EngineSummary) -> list[tuple[float, str]]:
+    missed = other.asked_low - other.got_low
+    if not missed:
+        return []
+    shown = "" if other.missed_ms is None else f", {other.missed_ms:.3f} ms"
+    text = f"{missed} of {other.asked_low} quantized products got no 8-bit kernel{shown}."
+    return [(other.missed_ms or 0.0, text)]
+
+
+def _products(fp16: EngineSummary, other: EngineSummary) -> list[tuple[float, str]]:
+    if fp16.products_ms is None or other.products_ms is None or not fp16.total_ms:
+        return []
+    saved = fp16.products_ms - other.products_ms
+    if saved >= fp16.products_ms / 3:
+        return []  # 8 bits do pay here; the time is lost elsewhere
+    share = 100 * fp16.products_ms / fp16.total_ms
+    text = (
+        f"Products are {share:.0f} % of the time and take {other.products_ms:.3f} ms in 8 bits,"
+        f" {fp16.products_ms:.3f} ms in FP16: too small to gain."
+    )
+    return [(fp16.products_ms / 3 - saved, text)]
+
+
+def _launches(fp16: EngineSummary, other: EngineSummary) -> list[tuple[float, str]]:
+    more = other.kernels - fp16.kernels
+    if more <= 0:
+        return []
+    cost_ms = 0.003 * more  # about what starting a kernel costs even within a graph
+    return [(cost_ms, f"It has {more} more kernels ({other.kernels} instead of {fp16.kernels}).")]
