@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,8 @@ class EngineCache:
     def forget_engine(self, key: str) -> None:
         """Remove an engine that does not load."""
         for suffix in ("json", "plan"):
-            try:
+            with suppress(FileNotFoundError):
                 (self.folder / f"{key}.{suffix}").unlink()
-            except FileNotFoundError:
-                pass
 
     def timings_path(self, key: str) -> Path:
         """Return where the timings of a machine are kept."""

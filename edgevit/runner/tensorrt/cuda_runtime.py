@@ -61,7 +61,7 @@ class RuntimeDevice:
         """Return new page-locked host memory."""
         pointer = int(self._call("cudaHostAlloc", size_bytes, 0))
         memory = (ctypes.c_uint8 * size_bytes).from_address(pointer)
-        return HostBuffer(np.frombuffer(memory, dtype=np.uint8), pointer)
+        return HostBuffer(np.ctypeslib.as_array(memory), pointer)
 
     def release_pinned(self, buffer: HostBuffer) -> None:
         """Free page-locked host memory."""

@@ -160,9 +160,7 @@ def _by_node(layers: Sequence[EngineLayer]) -> dict[str, EngineLayer]:
     return found
 
 
-def _layer_of(
-    product: Mapping[str, Any], by_node: Mapping[str, EngineLayer]
-) -> EngineLayer | None:
+def _layer_of(product: Mapping[str, Any], by_node: Mapping[str, EngineLayer]) -> EngineLayer | None:
     """Return the layer of the first of a product's nodes that the engine names."""
     nodes = [*product.get("nodes", ()), product.get("tensor"), product["name"]]
     names = [_plain(str(node)) for node in nodes if node]

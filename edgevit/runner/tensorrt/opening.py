@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +43,11 @@ from edgevit.runner.tensorrt.trtexec_session import EngineFile, TrtexecSession
 if TYPE_CHECKING:
     from edgevit.runner.tensorrt.building import BuildProgress
 
+    AnySession = TensorRTSession | TrtexecSession
+
 TOOLS = ("auto", "python", "trtexec")
 INPUT_NAME = "image"
 """Name of the input in every graph that EdgeViT writes."""
-AnySession = Union[TensorRTSession, TrtexecSession]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EngineChoice:
         graph: Launch CUDA graphs.
     """
 
-    settings: BuildSettings = BuildSettings()
+    settings: BuildSettings = field(default_factory=BuildSettings)
     tool: str = "auto"
     cuda: str | None = None
     cache_folder: Path | None = None

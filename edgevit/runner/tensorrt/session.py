@@ -258,7 +258,8 @@ class TensorRTSession:
 def _view(buffer: HostBuffer, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return the first bytes of a buffer as float32 of a shape."""
     size = int(np.prod(shape)) * _FLOAT_BYTES
-    return buffer.array[:size].view(np.float32).reshape(shape)
+    view: npt.NDArray[np.float32] = buffer.array[:size].view(np.float32).reshape(shape)
+    return view
 
 
 def _ends(trt: Any, engine: Any) -> _Ends:
@@ -275,7 +276,7 @@ def _ends(trt: Any, engine: Any) -> _Ends:
     smallest, largest = shape[0], shape[0]
     if shape[0] == -1:
         shapes = engine.get_tensor_profile_shape(inputs[0], 0)  # smallest, best, largest
-        smallest, largest = tuple(shapes[0])[0], tuple(shapes[2])[0]
+        smallest, largest = shapes[0][0], shapes[2][0]
     return _Ends(inputs[0], outputs[0], shape[1:], logits[1], smallest, largest)
 
 

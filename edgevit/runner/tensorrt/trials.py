@@ -8,7 +8,7 @@ them alike. A variant that fails keeps its row, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,7 +75,7 @@ class TrialPlan:
     warmup: int = 20
     rounds: int = 200
     min_seconds: float = 0.0
-    limits: ParityLimits = ParityLimits()
+    limits: ParityLimits = field(default_factory=ParityLimits)
 
 
 def try_variants(

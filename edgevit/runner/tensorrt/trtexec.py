@@ -297,7 +297,7 @@ class Trtexec:
             [str(self.path), "--help"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=120,
         )
         self.version = report_from_output(banner.stdout).version
@@ -313,7 +313,7 @@ class Trtexec:
             [str(self.path), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=_TIMEOUT_SECONDS,
         )
         report = report_from_output(done.stdout)
