@@ -39,7 +39,8 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
 _MYELIN = re.compile(r"__myl_((?:[A-Z][a-z0-9]*)+)")
 _MOVING = {"Cast", "Move", "Resh", "Tran", "Conc", "Repl", "Slic", "Copy", "Quan", "Dequ"}
-_ATTENTION = re.compile(r"_mha|fmha|mha_", re.IGNORECASE)
+_ATTENTION_NAME = re.compile(r"_*(?:gemm_|kgen_)?f?mha", re.IGNORECASE)  # not "layers/mha/query"
+_ATTENTION_TACTIC = re.compile(r"mha", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class EngineLayer:
     @property
     def is_attention(self) -> bool:
         """Whether it is a fused attention kernel (both products and the softmax in one)."""
-        return bool(_ATTENTION.search(self.name) or _ATTENTION.search(self.tactic))
+        return bool(_ATTENTION_NAME.match(self.name) or _ATTENTION_TACTIC.search(self.tactic))
 
 
 def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:

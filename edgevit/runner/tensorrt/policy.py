@@ -2,8 +2,9 @@
 
 A pure function of what was measured. An engine may be used when it computes what was simulated
 (parity) and keeps the accuracy that was asked for (gate). It is preferred to FP16 only if it is
-faster beyond doubt: the whole confidence interval of the median paired ratio lies above 1. FP16
-winning is a normal outcome, and its main reasons are then given with the milliseconds they cost.
+faster beyond doubt (the whole confidence interval of the median paired ratio lies above 1) and by
+enough to matter. FP16 winning is a normal outcome; its main reasons are then given with the
+milliseconds they cost.
 """
 
 from __future__ import annotations
@@ -139,7 +140,11 @@ class Decision:
 
 
 def decide(
-    trials: Sequence[Trial], *, limits: ParityLimits = ParityLimits(), confidence: float = 0.95
+    trials: Sequence[Trial],
+    *,
+    limits: ParityLimits = ParityLimits(),
+    confidence: float = 0.95,
+    min_speedup: float = 1.02,
 ) -> Decision:
     """Return the variant to keep.
 
@@ -147,6 +152,7 @@ def decide(
         trials: All variants, in the order in which they are shown.
         limits: What counts as computing the same as the simulation.
         confidence: Of the interval that a speed-up has to clear.
+        min_speedup: How many times as fast as FP16 another variant has to be at least.
     """
     excluded = {trial.variant: why_not(trial, limits) for trial in trials}
     usable = [trial for trial in trials if not excluded[trial.variant]]
@@ -155,7 +161,7 @@ def decide(
     rows = tuple(_row(trial, excluded[trial.variant], ratios[trial.variant]) for trial in trials)
     if not usable:
         return Decision(None, "No variant may be used: " + _all_of(excluded), (), rows)
-    kept, reason = _fastest(usable, ratios)
+    kept, reason = _fastest(usable, ratios, min_speedup)
     others = [trial for trial in usable if trial.variant != BASELINE]
     reasons: tuple[str, ...] = ()
     if kept.variant == BASELINE and others:
@@ -217,7 +223,9 @@ def fp16_reasons(fp16: EngineSummary | None, other: EngineSummary | None) -> tup
     return texts or ("No single reason stands out in the per-layer times.",)
 
 
-def _fastest(usable: Sequence[Trial], ratios: Mapping[str, Ratio | None]) -> tuple[Trial, str]:
+def _fastest(
+    usable: Sequence[Trial], ratios: Mapping[str, Ratio | None], min_speedup: float
+) -> tuple[Trial, str]:
     """Return the fastest variant, FP16 unless another is faster beyond doubt."""
     ordered = sorted(usable, key=_median)
     baseline = next((trial for trial in usable if trial.variant == BASELINE), None)
@@ -227,14 +235,17 @@ def _fastest(usable: Sequence[Trial], ratios: Mapping[str, Ratio | None]) -> tup
         ratio = ratios[trial.variant]
         if trial is baseline or ratio is None:
             break
-        if ratio.low > 1:
+        if ratio.low > 1 and ratio.value >= min_speedup:
             return trial, (
                 f"{trial.variant} is {ratio.value:.2f} times as fast as FP16"
                 f" ({ratio.low:.2f} to {ratio.high:.2f}) and passes parity and gate."
             )
     if len(usable) == 1:
         return baseline, "FP16 is the only one that may be used."
-    return baseline, "FP16 wins: no other variant that may be used is faster beyond doubt."
+    return baseline, (
+        "FP16 wins: no other variant that may be used is faster beyond doubt"
+        f" and by at least {100 * (min_speedup - 1):.0f} %."
+    )
 
 
 def _against(baseline: Trial | None, trial: Trial, confidence: float) -> Ratio | None:
@@ -320,5 +331,5 @@ def _launches(fp16: EngineSummary, other: EngineSummary) -> list[tuple[float, st
     more = other.kernels - fp16.kernels
     if more <= 0:
         return []
-    cost_ms = 0.003 * more  # about what starting a kernel costs even within a graph
+    cost_ms = 0.003 * more  # a few microseconds each; only ranks this reason among the others
     return [(cost_ms, f"It has {more} more kernels ({other.kernels} instead of {fp16.kernels}).")]

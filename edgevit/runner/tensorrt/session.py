@@ -199,7 +199,8 @@ class TensorRTSession:
         self.device.copy_out(self._host_out, self._pointers[1], size, self._stream)
         self.device.synchronize(self._stream)
         found = _view(self._host_out, (batch, self._ends.classes))
-        return found[: len(images)].copy()  # the buffer is written again by the next run
+        logits: Logits = found[: len(images)].copy()  # the next run writes the buffer again
+        return logits
 
     def _load(self, images: Images) -> int:
         """Copy images to the device and return the batch size that runs."""

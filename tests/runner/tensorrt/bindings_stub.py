@@ -75,7 +75,7 @@ def _compile(version: str, home: Path) -> None:
         return
     slots = json.loads((HERE / "slots.json").read_text())[version]
     defines = [f"-D{name}={slot}" for name, slot in slots.items()]
-    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-ftemplate-depth=200"]
+    command = ["g++", "-std=c++17", "-O0", "-shared", "-fPIC", "-ftemplate-depth=200"]
     try:
         done = subprocess.run(
             [*command, *defines, str(source), "-o", str(library)], capture_output=True, text=True

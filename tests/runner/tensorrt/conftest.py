@@ -1,0 +1,35 @@
+"""The real bindings on their stub, prepared once; see bindings_stub.py."""
+
+import os
+from pathlib import Path
+
+import bindings_stub
+import pytest
+
+
+@pytest.fixture(scope="session")
+def stubs(request):
+    """Folder with the three versions; EDGEVIT_TRT_STUBS names one that is kept between runs."""
+    named = os.environ.get("EDGEVIT_TRT_STUBS")
+    cache = request.config.cache.mkdir("tensorrt_bindings")
+    folder = Path(named) if named else Path(cache)
+    try:
+        bindings_stub.prepare(folder)
+    except bindings_stub.Unavailable as error:
+        reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"\nTENSORRT BINDINGS ARE NOT TESTED: {error}", red=True, bold=True)
+        pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture(scope="session", params=list(bindings_stub.WHEELS))
+def version(request):
+    """Each of the versions whose real bindings are used."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Return the text of a recording."""
+    folder = Path(__file__).parent / "recorded"
+    return lambda name: (folder / name).read_text()
