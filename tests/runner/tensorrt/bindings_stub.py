@@ -37,7 +37,10 @@ def prepare(folder: Path) -> None:
         if not (home / "tensorrt_bindings").is_dir():
             _download(requirement, home)
         (home / "tensorrt.py").write_text(_MODULE)
-        _compile(version, home)
+    slots = json.loads((HERE / "slots.json").read_text())
+    library = _compiled(folder, list(slots["10.3"]))
+    for version in WHEELS:
+        _name_libraries(version, folder / version, library, slots[version])
 
 
 def environment(folder: Path, version: str) -> dict[str, str]:
@@ -47,7 +50,8 @@ def environment(folder: Path, version: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(home), str(ROOT), str(HERE)]),
         "LD_LIBRARY_PATH": str(home / "stub"),
-        "EDGEVIT_CUDART": str(home / "stub" / "libcudart.so"),
+        "STUB_SLOTS": str(home / "stub" / "slots.txt"),
+        "EDGEVIT_CUDART": str(folder / "libstub.so"),
         "EDGEVIT_CUDA": "ctypes",
     }
 
@@ -65,16 +69,12 @@ def _download(requirement: str, home: Path) -> None:
         wheel.extractall(home)
 
 
-def _compile(version: str, home: Path) -> None:
-    """Compile the stub once and give it the names of NVIDIA's libraries."""
-    stub = home / "stub"
-    stub.mkdir(exist_ok=True)
-    source = HERE / "stub.cpp"
-    library = stub / "libcudart.so"
+def _compiled(folder: Path, names: list[str]) -> Path:
+    """Return the stub library, compiled once for all versions."""
+    source, library = HERE / "stub.cpp", folder / "libstub.so"
     if library.exists() and library.stat().st_mtime > source.stat().st_mtime:
-        return
-    slots = json.loads((HERE / "slots.json").read_text())[version]
-    defines = [f"-D{name}={slot}" for name, slot in slots.items()]
+        return library
+    defines = [f'-D{name}=at("{name}")' for name in names]
     command = ["g++", "-std=c++17", "-O0", "-shared", "-fPIC", "-ftemplate-depth=200"]
     try:
         done = subprocess.run(
@@ -83,10 +83,19 @@ def _compile(version: str, home: Path) -> None:
     except FileNotFoundError as error:
         raise Unavailable("there is no g++ to compile the stub with") from error
     assert done.returncode == 0, done.stderr
+    return library
+
+
+def _name_libraries(version: str, home: Path, library: Path, slots: dict[str, int]) -> None:
+    """Give the stub the names of NVIDIA's libraries, and this version's positions."""
+    stub = home / "stub"
+    stub.mkdir(exist_ok=True)
     for name in _LIBRARIES:
         link = stub / f"lib{name}.so.{version.split('.')[0]}"
         link.unlink(missing_ok=True)
-        link.symlink_to(library.name)
+        link.symlink_to(library)
+    lines = [f"{name} {slot}\n" for name, slot in slots.items()]
+    (stub / "slots.txt").write_text("".join(lines))
 
 
 if __name__ == "__main__":

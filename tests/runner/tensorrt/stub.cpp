@@ -3,16 +3,29 @@
 // and "captures" graphs by remembering the calls. It checks how the API is used, nothing else.
 //
 // An object of the API is {vtable pointer, pointer to the implementation}; the bindings call the
-// implementation's virtual functions by position. The positions (-DVBuilder_createNetworkV2=8 and
-// so on) are facts of the public headers of each version, listed in slots.json. A function whose
-// position is not filled here ends the process with its name, so nothing is passed over silently.
+// implementation's virtual functions by position. The positions are facts of the public headers of
+// each version, listed in slots.json; VBuilder_createNetworkV2 and so on are macros that look them
+// up when the library is used (see bindings_stub.py), so that it is compiled only once. A function
+// whose position is not filled here ends the process with its number: nothing is passed over.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <map>
 #include <string>
 #include <vector>
+
+static int at(const char* name) {
+    static std::map<std::string, int> slots;
+    if (slots.empty()) {
+        std::ifstream file(getenv("STUB_SLOTS"));
+        std::string key;
+        for (int slot; file >> key >> slot;) slots[key] = slot;
+    }
+    return slots.at(name);
+}
 
 struct Dims {
     int32_t count;

@@ -59,7 +59,10 @@ def test_every_name_exists(stubs, version):
         ("config.set_flag(trt.BuilderFlag.FP16)", {"10.3": [], "11.4": ["BuilderFlag.FP16"]}),
         (
             "self._context.execute_async_v2(1)",
-            dict.fromkeys(("10.3", "11.4"), ["IExecutionContext.execute_async_v2"]),
+            {
+                "10.3": ["IExecutionContext.execute_async_v2"],
+                "11.4": ["IExecutionContext.execute_async_v2"],
+            },
         ),
     ],
 )

@@ -128,8 +128,8 @@ def test_one_flipped_image_is_always_allowed():
     assert limits.broken_by(Parity(1000, 97.9, 0.9999, 0.1)) != ""
 
 
-def test_interval_of_the_paired_ratio_against_scipy_like_counts():
-    """n = 10, 95 %: the order statistics 2 and 9 (coverage 97.9 %), from tables of the sign test."""
+def test_interval_of_the_paired_ratio():
+    """n = 10, 95 %: order statistics 2 and 9 (coverage 97.9 %), from tables of the sign test."""
     other = np.ones(10)
     baseline = np.arange(1.0, 11.0)
     found = paired_ratio(baseline, other)

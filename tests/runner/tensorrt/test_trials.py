@@ -13,7 +13,7 @@ from edgevit.runner.tensorrt.trials import Opened, TrialPlan, check_parity, gold
 def plan(parts, pixels_to_input):
     """The tiny model's golden images; the fp16 variant's simulation is its fp32 reference."""
     golden = {**parts.golden, "logits_simulated_fp16": parts.golden["logits_fp32"]}
-    return TrialPlan(golden=golden, normalize=pixels_to_input, rounds=8, warmup=1)
+    return TrialPlan(golden=golden, normalize=pixels_to_input, rounds=40, warmup=2)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_slower_variant_is_not_kept(plan, sessions):
         ["fp16", "int8"], opener, plan, progress=lambda *step: seen.append(step)
     )
     assert decision.kept == "fp16"
-    assert [len(trial.samples_ms) for trial in trials] == [8, 8]
+    assert [len(trial.samples_ms) for trial in trials] == [40, 40]
     assert trials[0].build_seconds == 1.5
     assert seen[-1] == ("latency", 1, 1)
     faster, _ = try_variants(
