@@ -34,6 +34,7 @@ class BuildSettings:
         max_batch: Largest batch; bigger ones are run in parts.
         optimization_level: TensorRT's 0 (fast build) to 5 (long search).
         detailed: Keep what the inspector needs in the plan; costs a few kilobytes.
+        tf32: Let float32 products round their inputs to TF32, as TensorRT does by itself.
     """
 
     workspace_bytes: int = 1 << 30
@@ -42,6 +43,7 @@ class BuildSettings:
     max_batch: int = 16
     optimization_level: int = 3
     detailed: bool = True
+    tf32: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -149,6 +151,8 @@ def _config(trt: Any, builder: Any, network: Any, settings: BuildSettings) -> An
     config.builder_optimization_level = settings.optimization_level
     if settings.detailed:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if not settings.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     image = _image_input(network)
     shape = tuple(image.shape)
     if shape[0] == -1:

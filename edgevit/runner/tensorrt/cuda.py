@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy.typing as npt
 
 CHOICE_VARIABLE = "EDGEVIT_CUDA"
 ADAPTERS = ("cuda", "ctypes", "pycuda", "torch")

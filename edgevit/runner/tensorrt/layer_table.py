@@ -162,7 +162,9 @@ def _by_node(layers: Sequence[EngineLayer]) -> dict[str, EngineLayer]:
 
 def _layer_of(product: Mapping[str, Any], by_node: Mapping[str, EngineLayer]) -> EngineLayer | None:
     """Return the layer of the first of a product's nodes that the engine names."""
-    nodes = [*product.get("nodes", ()), product.get("tensor"), product["name"]]
+    # A linear layer is a MatMul called "..._product" and an Add of its bias, which carries the
+    # layer's name and may have been fused into what follows.
+    nodes = [f"{product['name']}_product", product.get("tensor"), product["name"]]
     names = [_plain(str(node)) for node in nodes if node]
     return next((by_node[name] for name in names if name in by_node), None)
 
@@ -177,7 +179,7 @@ def _asked(product: Mapping[str, Any]) -> str:
     carrier = str(product.get("carrier", "")).lower()
     if not carrier or product.get("kernel") in _FLOAT_KERNELS:
         return "float"
-    return "fp8" if "fp8" in carrier or "e4m3" in carrier or "float8" in carrier else "int8"
+    return "fp8" if "f8" in carrier else "int8"  # "s8 x s8" or "f8 x f8"
 
 
 def _asked_bits(product: Mapping[str, Any]) -> str:

@@ -6,17 +6,15 @@ The Python module is used where it loads; where it is missing, trtexec builds an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.bundle import Bundle
 from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
-from edgevit.runner.accuracy import Normalize
 from edgevit.runner.tensorrt.bindings import (
     MessageLog,
     dotted,
@@ -41,11 +39,16 @@ from edgevit.runner.tensorrt.trtexec import Trtexec, build_arguments, find_trtex
 from edgevit.runner.tensorrt.trtexec_session import EngineFile, TrtexecSession
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.runner.accuracy import Normalize
     from edgevit.runner.tensorrt.building import BuildProgress
 
     AnySession = TensorRTSession | TrtexecSession
 
 TOOLS = ("auto", "python", "trtexec")
+REFERENCE = "fp32"
+"""Name under which the float32 reference of a bundle is opened; it is built without TF32."""
 INPUT_NAME = "image"
 """Name of the input in every graph that EdgeViT writes."""
 
@@ -116,7 +119,7 @@ def engine_for(
 
     Args:
         bundle: A bundle made for a TensorRT target.
-        variant: Such as "fp16"; None for the main graph.
+        variant: Such as "fp16"; None for the main graph, "fp32" for the bundle's reference.
         choice: How it is built and run.
         log: Collects TensorRT's messages.
         progress: Called while building with (phase, done, total); False stops.
@@ -138,14 +141,16 @@ def built_engine(
     """Return a running engine of a variant; arguments as `engine_for`.
 
     Raises:
-        BundleError: The bundle has no such variant (EV404) or is damaged.
-        UsageError: Settings, tool or adapter that can't be (EV754, EV756, EV766).
+        BundleError: The bundle is damaged, or has no reference (EV404).
+        UsageError: There is no such variant (EV416), or settings, tool or adapter can't be (EV754,
+            EV756, EV766).
         EnvironmentError_: TensorRT, trtexec or CUDA is missing (EV750, EV751, EV757, EV770), or
             the cache can't be written (EV755).
         DeviceError: The build or the engine fails (EV752 to EV764, EV771, EV772).
     """
-    onnx = onnx_of(bundle, variant)
-    name = variant or variants_of(bundle)[0]
+    onnx, name = _graph(bundle, variant), variant or bundle.variants[0]
+    if variant == REFERENCE:
+        choice = replace(choice, settings=replace(choice.settings, tf32=False))
     tool = _tool(choice.tool)
     cache = EngineCache(choice.cache_folder)
     log = MessageLog() if log is None else log
@@ -154,30 +159,18 @@ def built_engine(
     return _through_python(onnx, name, choice, cache, log, progress)
 
 
-def variants_of(bundle: Bundle) -> tuple[str, ...]:
-    """Return the names of a bundle's graphs, the main one first."""
-    named: Sequence[str] = getattr(bundle, "variants", ("int8",))
-    return tuple(named)
-
-
-def onnx_of(bundle: Any, variant: str | None) -> bytes:
-    """Return the graph of a variant.
-
-    Raises:
-        BundleError: The bundle has no such variant (EV404), or it is damaged.
-    """
-    names = variants_of(bundle)
-    if variant is None or variant == names[0]:
-        return bytes(bundle.engine_onnx())
-    if variant not in names:
+def _graph(bundle: Bundle, variant: str | None) -> bytes:
+    """Return the graph of a variant or of the reference."""
+    onnx = bundle.reference_onnx() if variant == REFERENCE else bundle.engine_onnx(variant)
+    if onnx is None:
         raise BundleError(
             "EV404",
-            f"The bundle has no variant {variant!r}.",
+            "The bundle has no fp32 reference.",
             where=str(bundle.path),
-            why=f"It has {', '.join(names)}.",
-            try_next="Quantize again for a TensorRT target that has it.",
+            why="It was written without one.",
+            try_next="Quantize again with the reference to compare against fp32.",
         )
-    return bytes(bundle.engine_onnx(variant))
+    return onnx
 
 
 def engine_layers(session: AnySession, image: npt.NDArray[np.float32]) -> _Inspected:
@@ -206,7 +199,7 @@ def layer_table(
 ) -> list[ProductRow]:
     """Return for each product of the bundle what the engine made of it."""
     found = engine_layers(session, image)
-    return product_rows(_products(bundle, variant), found.layers, found.times_ms)
+    return product_rows(bundle.layers(variant), found.layers, found.times_ms)
 
 
 def choose_engine(
@@ -235,8 +228,9 @@ def choose_engine(
         image = _first_image(plan.golden, plan.normalize)
         return _opened(bundle, built, image)
 
-    names = variants_of(bundle)
-    ordered = sorted(names, key=lambda name: name != "fp16")  # the baseline is built first
+    ordered = sorted(
+        bundle.variants, key=lambda name: name != "fp16"
+    )  # the baseline is built first
     return try_variants(ordered, opener, plan, gate=gate, progress=progress)
 
 
@@ -245,7 +239,7 @@ def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) 
 
     def inspect() -> Any:
         found = engine_layers(session, image)
-        rows = product_rows(_products(bundle, built.variant), found.layers, found.times_ms)
+        rows = product_rows(bundle.layers(built.variant), found.layers, found.times_ms)
         return summary(rows, found.layers, found.times_ms)
 
     def kernel_ms(images: npt.NDArray[np.float32]) -> float:
@@ -254,14 +248,6 @@ def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) 
         return float(np.median(session.kernel_times_ms(images, 100)))
 
     return Opened(session, built.build_seconds, inspect, kernel_ms)
-
-
-def _products(bundle: Bundle, variant: str | None) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of a variant's products."""
-    others = bundle.manifest.get("variants", {})
-    if variant in others:
-        return list(others[variant].get("layers", ()))
-    return list(bundle.manifest["layers"])
 
 
 def _first_image(golden: Mapping[str, Any], normalize: Normalize) -> npt.NDArray[np.float32]:

@@ -8,10 +8,9 @@ largest are run in parts; below its smallest they are padded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.tensorrt.bindings import (
@@ -23,8 +22,12 @@ from edgevit.runner.tensorrt.bindings import (
 )
 from edgevit.runner.tensorrt.cuda import CudaDevice, HostBuffer, open_device
 
-Images = npt.NDArray[np.float32]
-Logits = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Images = npt.NDArray[np.float32]
+    Logits = npt.NDArray[np.float32]
+
 _FLOAT_BYTES = 4
 
 
@@ -187,7 +190,7 @@ class TensorRTSession:
         self._pointers = [self.device.allocate(size) for size in (image_bytes, logits_bytes)]
         self._host_in, self._host_out = map(self.device.pinned, (image_bytes, logits_bytes))
         self._stream = self.device.stream()
-        for name, pointer in zip((ends.image, ends.logits), self._pointers):  # noqa: B905
+        for name, pointer in zip((ends.image, ends.logits), self._pointers):
             if not self._context.set_tensor_address(name, int(pointer)):
                 raise _failed(f"set_tensor_address {name}", self.log)
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import EdgeViTError
-from edgevit.runner.accuracy import Normalize
 from edgevit.runner.latency import measure_alternating
 from edgevit.runner.tensorrt.layer_table import EngineSummary
 from edgevit.runner.tensorrt.policy import (
@@ -27,6 +25,11 @@ from edgevit.runner.tensorrt.policy import (
     decide,
     why_not,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.runner.accuracy import Normalize
 
 _BATCH = 8
 

@@ -15,14 +15,16 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DeviceError, EnvironmentError_
 from edgevit.runner.tensorrt.bindings import check_version, dotted
 from edgevit.runner.tensorrt.building import BuildSettings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 PATH_VARIABLE = "EDGEVIT_TRTEXEC"
 USUAL_PLACE = "/usr/src/tensorrt/bin/trtexec"
@@ -112,10 +114,12 @@ def build_arguments(
         f"--memPoolSize=workspace:{settings.workspace_bytes >> 20}M",
         f"--builderOptimizationLevel={settings.optimization_level}",
     ]
-    for which, batch in zip(("min", "opt", "max"), batches):  # noqa: B905
+    for which, batch in zip(("min", "opt", "max"), batches):
         arguments.append(f"--{which}Shapes={_shape(input_name, batch, image_shape)}")
     if version < (11, 0, 0):
         arguments.append("--stronglyTyped")  # 11 knows nothing else
+    if not settings.tf32:
+        arguments.append("--noTF32")
     if settings.detailed:
         arguments.append("--profilingVerbosity=detailed")
     if timing_cache is not None:

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.tensorrt.bindings import dotted
@@ -29,6 +29,9 @@ from edgevit.runner.tensorrt.trtexec import (
     run_arguments,
     times_ms_from_export,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

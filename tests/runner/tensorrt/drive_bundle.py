@@ -38,6 +38,8 @@ def main():
     golden = bundle.golden()
     image = normalize(golden["images"][:2])
     session = engine_for(bundle, choice=choice)
+    engine_for(bundle, "fp32", choice=choice)  # another engine: float32, without TF32
+    plans = sorted(path.read_bytes().decode() for path in cache.glob("*.plan"))
     rows = layer_table(bundle, None, session, image)
     plan = TrialPlan(golden=golden, normalize=normalize, rounds=5, warmup=1)
     decision, trials = choose_engine(bundle, plan, choice=choice)
@@ -50,6 +52,7 @@ def main():
                 "where": first.where.to_dict(),
                 "same": [bool((e.session.run(image) == session.run(image)).all()) for e in built],
                 "files": sorted(path.suffix for path in cache.iterdir()),
+                "plans": plans,
                 "rows": [row.to_dict() for row in rows],
                 "decision": decision.to_dict(),
                 "rounds": [len(trial.samples_ms) for trial in trials],

@@ -66,6 +66,9 @@ def built(trt):
     plan_from_onnx(trt, DYNAMIC, SETTINGS, timing_cache=b"OTHER DEVICE", log=foreign)
     return {
         "plan": plan.data.decode(),
+        "exact_plan": plan_from_onnx(
+            trt, FIXED, BuildSettings(max_batch=4, tf32=False)
+        ).data.decode(),
         "fixed_plan": plan_from_onnx(trt, FIXED, SETTINGS).data.decode(),
         "timings": [plan.timing_cache.decode(), again.timing_cache.decode()],
         "steps": steps,

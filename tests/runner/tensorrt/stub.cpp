@@ -209,6 +209,7 @@ struct Config : Implementation {
     Callback* monitor = nullptr;
     size_t workspace = 0;
     int verbosity = 0, level = 3;
+    bool tf32 = true;
 };
 struct Engine : Implementation {
     Model model;
@@ -293,6 +294,7 @@ static Outer* config() {
         c->profile = state_of<Profile>(profile);
         return int32_t(0);
     });
+    set<3>(VBuilderConfig_clearFlag, +[](Config* c, int32_t) { c->tf32 = false; });
     set<3>(VBuilderConfig_setProgressMonitor,
            +[](Config* c, Callback* monitor) { c->monitor = monitor; });
     return object<3>(made);
@@ -331,8 +333,8 @@ static void* build(Any*, void* network_outer, void* config_outer) {
     long low = dynamic ? c->profile->batch[0] : n->model.batch;
     long high = dynamic ? c->profile->batch[2] : n->model.batch;
     const Model& m = n->model;
-    snprintf(text, sizeof text, "PLAN %ld %ld %ld %ld %ld %ld %ld", m.batch, low, high, m.channels,
-             m.height, m.width, m.classes);
+    snprintf(text, sizeof text, "PLAN %ld %ld %ld %ld %ld %ld %ld%s", m.batch, low, high,
+             m.channels, m.height, m.width, m.classes, c->tf32 ? "" : " without TF32");
     return memory(text);
 }
 

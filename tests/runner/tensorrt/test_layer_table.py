@@ -22,7 +22,7 @@ def layer(name, precision, *, kind="gemm", inputs=("x",), outputs=("y",), nodes=
 
 def product(name, **more):
     row = {"name": name, "module": name.replace("/", "."), "left_bits": 8, "right_bits": 8}
-    return {**row, "carrier": "int8 x int8", "kernel": "MatMul", **more}
+    return {**row, "carrier": "s8 x s8", "kernel": "Q/DQ", **more}
 
 
 LAYERS = layers_from_inspector(
@@ -91,9 +91,25 @@ def test_without_a_profile_times_are_unknown_and_not_zero():
     assert found.moves_ms is None
 
 
+def test_a_linear_layer_is_its_product_and_not_the_addition_of_its_bias():
+    """The bias may be fused into the LayerNorm that follows; the recording of BERT shows it."""
+    layers = layers_from_inspector(
+        json.dumps(
+            {
+                "Layers": [
+                    layer("linear_1_product_myl0_1", "Int8", nodes=["linear_1_product"]),
+                    layer("__myl_AddMeanSub_myl0_2", "Half", kind="kgen", nodes=["linear_1"]),
+                ]
+            }
+        )
+    )
+    (row,) = product_rows([product("linear_1", tensor="linear_1")], layers)
+    assert (row.chosen, row.engine_layer) == ("int8", "linear_1_product_myl0_1")
+
+
 def test_fp8_is_not_taken_for_int8():
     layers = layers_from_inspector(json.dumps({"Layers": [layer("a", "FP8", nodes=["a"])]}))
-    (row,) = product_rows([product("a", carrier="float8e4m3fn x float8e4m3fn")], layers)
+    (row,) = product_rows([product("a", carrier="f8 x f8")], layers)
     assert (row.asked, row.chosen, row.reason) == ("fp8", "fp8", "")
     (row,) = product_rows([product("a")], layers)
     assert row.reason == "runs in fp8"

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from edgevit.bundle import open_bundle
-from edgevit.errors import BundleError, EnvironmentError_, UsageError
+from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.tensorrt import EngineChoice, available_tool, engine_for
-from edgevit.runner.tensorrt.opening import onnx_of, variants_of
 
 DRIVER = Path(__file__).parent / "drive_bundle.py"
 
@@ -23,7 +22,7 @@ def stub_bundle(parts, pixels_to_input, path):
     means = pixels_to_input(golden["images"]).mean(axis=(1, 2, 3), dtype=np.float64)
     golden["logits_simulated"] = (means[:, None] * np.arange(1, 8)).astype(np.float32)
     head = {"name": "head/MatMul", "module": "head", "kind": "linear", "left_bits": 8}
-    head.update(right_bits=8, carrier="int8 x int8", kernel="int8")
+    head.update(right_bits=8, carrier="s8 x s8", kernel="Q/DQ")
     parts.manifest["layers"] = [head]
     return parts.write(path)
 
@@ -46,7 +45,12 @@ def driven(stubs, version, make_parts, pixels_to_input, tmp_path_factory):
 def test_an_engine_is_built_once_and_again_when_it_is_damaged(driven):
     assert driven["from_cache"] == [False, True, False]
     assert driven["same"] == [True, True, True]
-    assert driven["files"] == [".cache", ".json", ".plan"]
+    assert driven["files"] == [".cache", ".json", ".json", ".plan", ".plan"]
+
+
+def test_the_reference_is_an_engine_of_its_own(driven):
+    plain = "PLAN -1 1 4 3 8 8 7"
+    assert driven["plans"] == [plain, f"{plain} without TF32"]
 
 
 def test_it_belongs_to_this_device(driven, version):
@@ -75,11 +79,8 @@ def test_the_only_variant_is_measured_and_kept(driven):
 
 
 def test_a_variant_that_is_not_there_is_refused(bundle_path):
-    bundle = open_bundle(bundle_path)
-    assert variants_of(bundle)[0] == "int8"
-    assert onnx_of(bundle, None) == onnx_of(bundle, "int8") == bundle.engine_onnx()
-    with pytest.raises(BundleError, match="EV404"):
-        onnx_of(bundle, "fp7")
+    with pytest.raises(UsageError, match="EV416"):
+        engine_for(open_bundle(bundle_path), "fp7")
 
 
 def test_without_tensorrt_it_is_said_what_to_install(bundle_path, monkeypatch):

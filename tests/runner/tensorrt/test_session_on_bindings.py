@@ -29,6 +29,7 @@ def test_a_plan_is_built_strongly_typed_with_its_profile(driven):
     built = driven["built"]
     assert built["plan"] == "PLAN -1 1 4 3 8 8 7"  # batch 1 to 4
     assert built["fixed_plan"] == "PLAN 4 4 4 3 8 8 7"
+    assert built["exact_plan"] == "PLAN 4 4 4 3 8 8 7 without TF32"
     assert built["warnings"] == ["stub: a warning of the builder"]
     assert built["steps"] == [["Timing", 1, 2], ["Timing", 2, 2]]
 
