@@ -12,6 +12,7 @@ from typing import Any
 from edgevit.artefact import Artefact
 from edgevit.bundle import Bundle, open_bundle
 from edgevit.checking import check, refuse_errors
+from edgevit.deploy.deploying import deploy
 from edgevit.layerwise import sensitivity
 from edgevit.quantizing import quantize
 from edgevit.validating import check_gates, validate
@@ -20,6 +21,7 @@ __all__ = [
     "Artefact",
     "check",
     "check_gates",
+    "deploy",
     "inspect",
     "load",
     "quantize",

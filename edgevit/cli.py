@@ -198,7 +198,8 @@ def _inspected(bundle: Any) -> dict[str, Any]:
 @click.option("--threads", type=int, help="CPU threads; all cores if left out.")
 @click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
-@click.option("--provider", default="CPUExecutionProvider", show_default=True, help="ORT provider.")
+@click.option("--provider", help="ORT provider; the bundle's own if left out.")
+@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
 @click.option("--eer-weights", nargs=2, type=float, help="Weights of bits and size in the EER.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
@@ -312,6 +313,38 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
     write_json(json_path, report)
     console().print(conformance_table(report))
     api.refuse_errors(report)
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--device", required=True, metavar="USER@HOST", help="Board, as `ssh` knows it.")
+@click.option("--data", required=True, metavar="DIR", help="Labelled images: class folders etc.")
+@click.option("--num", type=int, help="Use this many images, drawn class-balanced.")
+@click.option("--seed", default=0, show_default=True, help="Seed of that draw.")
+@click.option("--max-drop", type=float, help="Fail if accuracy drops by more points than this.")
+@click.option("--max-latency-ms", type=float, help="Fail if the median latency is above this.")
+@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
+@click.option("--threads", type=int, help="CPU threads there; all cores if left out.")
+@click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
+@click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
+@click.option("--keep", is_flag=True, help="Leave bundle, images and runner on the board.")
+@click.option("--python", default="python3", show_default=True, help="The board's Python.")
+@click.option("--folder", metavar="DIR", help="Where on the board; its ~/.cache if left out.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
+    """Measure a bundle on a board over SSH and bring the report back."""
+    from edgevit.deploy.deploying import deploy as deployed
+    from edgevit.report.progress import shown_progress
+    from edgevit.report.table import device_lines, validation_table
+    from edgevit.validating import check_gates
+
+    check_writable(json_path)
+    max_drop, max_latency = choices["max_drop"], choices.pop("max_latency_ms")
+    with shown_progress(console()) as progress:
+        report = deployed(bundle, progress=progress, **choices)
+    write_json(json_path, report)
+    console().print(validation_table(report), device_lines(report["device"]))
+    check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
 
 
 if __name__ == "__main__":

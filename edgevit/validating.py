@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgevit.bundle import Bundle, open_bundle
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
-from edgevit.errors import AccuracyGateError, LatencyGateError, UndecidedError, UsageError
+from edgevit.errors import (
+    AccuracyGateError,
+    DeviceError,
+    LatencyGateError,
+    UndecidedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from edgevit.report.validation import Measurements
+    from edgevit.runner.measuring import Conditions
 
 DEFAULT_MAX_DROP = 1.0
 """Points of top-1 the verdict allows when the user sets no limit."""
@@ -34,6 +37,7 @@ def validate(
     batch: int = 1,
     rounds: int = 50,
     provider: str | None = None,
+    engine: str = "auto",
     eer_weights: tuple[float, float] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -49,6 +53,8 @@ def validate(
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
         provider: ONNX Runtime provider; None for the one the bundle was made for.
+        engine: "onnxruntime", "tensorrt", or "auto" for the one the bundle was made for, with
+            ONNX Runtime standing in for a TensorRT that is not here.
         eer_weights: Weights of (bits, size) in the weighted Efficient Error Rate.
         progress: Called with (stage, done, total).
 
@@ -56,16 +62,19 @@ def validate(
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
     from edgevit.report.validation import validation_report
+    from edgevit.runner.engines import target_name
+    from edgevit.runner.measuring import BATCH, Conditions, measure
 
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    images = labelled(
-        data, _class_names(opened), opened.manifest["model"]["num_classes"], num, seed
-    )
+    images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
     check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
-    if batch < 1:
-        raise UsageError("EV207", f"A batch of {batch} images can't be run.", where="--batch")
-    engine = _Engine(threads=threads, provider=provider)
-    measured = _measured(opened, images, engine, batch, rounds, progress)
+    conditions = Conditions(
+        engine=engine, threads=threads, provider=provider, batch=batch, rounds=rounds
+    )
+    check_conditions(conditions, target_name(opened.manifest))
+    batches = images.batches(Preprocessing.from_dict(opened.preprocessing), BATCH)
+    measured = measure(opened, batches, len(images), conditions, progress)
+    measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
     weights = None
     if eer_weights is not None:
         weights = {"bits": eer_weights[0], "size_megabytes": eer_weights[1]}
@@ -75,14 +84,6 @@ def validate(
         max_drop_points=DEFAULT_MAX_DROP if max_drop is None else max_drop,
         eer_weights=weights,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Engine:
-    """How sessions are opened: CPU threads (None for all cores) and provider."""
-
-    threads: int | None
-    provider: str | None
 
 
 def labelled(
@@ -101,80 +102,26 @@ def labelled(
     return labels_for(classes, images, num_classes)
 
 
-def _measured(
-    bundle: Bundle, images: ImageSet, engine: _Engine, batch: int, rounds: int, progress: Progress
-) -> Measurements:
-    """Run everything that is measured, the engines side by side."""
-    from edgevit.report.validation import Measurements
-    from edgevit.runner.accuracy import predict_all
-    from edgevit.runner.selfcheck import self_check
-    from edgevit.runner.session import session_from_bundle
-
-    preprocessing = Preprocessing.from_dict(bundle.preprocessing)
-    kinds: list[Any] = ["fp32", "engine"] if bundle.has_reference else ["engine"]
-    sessions = {
-        kind: session_from_bundle(bundle, kind, threads=engine.threads, provider=engine.provider)
-        for kind in kinds
-    }
-    checked = self_check(sessions["engine"], bundle.golden(), preprocessing.normalize)
-    predictions = predict_all(
-        sessions,
-        images.batches(preprocessing, 16),
-        preprocessing.normalize,
-        on_batch=lambda done: progress("accuracy", done, len(images)),
-    )
-    latency, conditions = _latency(bundle, sessions, batch, rounds, engine.threads, progress)
-    sessions.clear()  # frees their memory before that of fresh processes is measured
-    return Measurements(
-        engine=predictions["engine"],
-        fp32=predictions.get("fp32"),
-        self_check=checked,
-        latency=latency,
-        latency_conditions=conditions,
-        peak_memory_bytes=_memory(bundle, kinds, engine, progress),
-        skipped_images=[str(name) for name in images.skipped],
-    )
-
-
-def _memory(
-    bundle: Bundle, kinds: list[Any], engine: _Engine, progress: Progress
-) -> dict[str, int]:
-    """Return engine name -> peak memory in bytes of a fresh process."""
-    from edgevit.runner.memory import peak_memory_bytes
-
-    found = {}
-    for done, kind in enumerate(kinds, 1):
-        found[kind] = peak_memory_bytes(
-            bundle.path, kind, threads=engine.threads, provider=engine.provider
-        )
-        progress("peak memory", done, len(kinds))
-    return found
-
-
-def _class_names(bundle: Bundle) -> tuple[str, ...] | None:
+def class_names(bundle: Bundle) -> tuple[str, ...] | None:
+    """Return the model's class names in label order, or None when it has none."""
     classes = bundle.manifest["model"].get("classes")
     return None if classes is None else tuple(classes)
 
 
-def _latency(
-    bundle: Bundle,
-    sessions: dict[str, Any],
-    batch: int,
-    rounds: int,
-    threads: int | None,
-    progress: Progress,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return samples by engine and the conditions they were taken under."""
-    from edgevit.runner.latency import measure_alternating
+def check_conditions(conditions: Conditions, target: str) -> None:
+    """Refuse conditions that nothing can be measured under, before anything is.
 
-    images = bundle.golden()["images"]
-    images = images[np.arange(batch) % len(images)]  # [batch, H, W, 3]
-    image = Preprocessing.from_dict(bundle.preprocessing).normalize(images)
-    progress("latency", 0, 1)
-    samples = measure_alternating(sessions, image, warmup=10, rounds=rounds, max_seconds=300)
-    progress("latency", 1, 1)
-    used = threads if threads is not None else os.cpu_count()
-    return dict(samples), {"threads": used, "batch": batch, "rounds": rounds, "warmup": 10}
+    Raises:
+        UsageError: The batch is empty (EV207), the threads (EV707) or rounds (EV708) too few, or
+            there is no such engine (EV823).
+        UnsupportedError: The engine can't run bundles of this target (EV826).
+    """
+    from edgevit.runner.engines import check_asked
+
+    if conditions.batch < 1:
+        what = f"A batch of {conditions.batch} images can't be run."
+        raise UsageError("EV207", what, where="--batch")
+    check_asked(target, conditions.engine)
 
 
 def check_limits(*, max_drop: float | None, max_latency_ms: float | None) -> None:
@@ -203,6 +150,7 @@ def check_gates(
         AccuracyGateError: The drop is above `max_drop` (EV501).
         UndecidedError: There are too few images to tell (EV502).
         LatencyGateError: The median latency is above `max_latency_ms` (EV601).
+        DeviceError: No latency was measured that could be compared with it (EV602).
     """
     if max_drop is not None and report["verdict"] == "FAIL":
         raise AccuracyGateError(
@@ -220,8 +168,18 @@ def check_gates(
             why=report["verdict_reason"],
             try_next="Validate on more images.",
         )
+    if max_latency_ms is None:
+        return
+    if not report["latency_ms"]["engine"]:
+        raise DeviceError(
+            "EV602",
+            "The latency limit can't be checked.",
+            where=f"--max-latency-ms {max_latency_ms:g}",
+            why="No latency of the device the bundle is for was measured.",
+            try_next="Deploy to a device with the engine the bundle was made for.",
+        )
     p50 = report["latency_ms"]["engine"]["p50"]
-    if max_latency_ms is not None and p50 > max_latency_ms:
+    if p50 > max_latency_ms:
         raise LatencyGateError(
             "EV601",
             "The latency is above the limit.",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from edgevit.data.decoding import MAX_PIXELS, damaged, rgb_from_image
+from edgevit.data.normalizing import normalized
 from edgevit.errors import DataError
 
 INTERPOLATIONS = {
@@ -115,12 +116,7 @@ class Preprocessing:
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn uint8 pixels [B, H, W, 3] into float32 [B, 3, H, W]: (x / 255 - mean) / std."""
-        mean = np.asarray(self.mean, dtype=np.float32)
-        std = np.asarray(self.std, dtype=np.float32)
-        scaled = pixels.astype(np.float32) / np.float32(255)
-        scaled -= mean
-        scaled /= std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+        return normalized(pixels, self.mean, self.std)
 
 
 def _checks(p: Preprocessing) -> dict[str, bool]:

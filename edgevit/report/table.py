@@ -43,6 +43,24 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
     return Group(table, *lines)
 
 
+def device_lines(device: Mapping[str, Any]) -> RenderableType:
+    """Return what a report of `edgevit deploy` says about the board: its key ``device``."""
+    from rich.console import Group
+
+    facts = device["facts"]
+    jetpack, mode = facts.get("jetpack"), (facts.get("power_mode") or {}).get("name")
+    parts = [
+        facts.get("model"),
+        jetpack and f"JetPack {jetpack}",
+        mode and f"power mode {mode}",
+        f"Python {device['python']}",
+    ]
+    lines = [f"on {device['address']}: " + ", ".join(part for part in parts if part)]
+    if device["run_again"]:
+        lines.append(f"kept there; to measure again: {device['run_again']}")
+    return Group(*(plain_text(line) for line in lines))
+
+
 def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     """Return a bundle's manifest at a glance: where it comes from, its sizes, its layers.
 
@@ -152,6 +170,8 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")
     if report["mcnemar_p"] is not None:
         lines.append(f"McNemar's exact p = {report['mcnemar_p']:.3g}")
+    if report["engine"]:
+        lines.append(f"run by {report['engine']['name']}, {report['engine']['provider']}")
     if report["latency_ms"]["engine"]:
         conditions = report["latency_conditions"].items()
         lines.append(

@@ -6,8 +6,7 @@ milliseconds. What was not measured is null; nothing is estimated in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,36 +25,13 @@ from edgevit.report.statistics import (
 )
 from edgevit.runner.accuracy import Predictions
 from edgevit.runner.latency import LatencySamples, median_paired_ratio
-from edgevit.runner.selfcheck import SelfCheck
+from edgevit.runner.measuring import Measurements
+
+__all__ = ["Measurements", "validation_report"]
 
 SCHEMA_VERSION = 1
 _NAMED_SKIPS = 20
 _ENGINES = ("fp32", "engine")
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """Everything that was measured for one bundle.
-
-    Args:
-        engine: Predictions of the quantized engine.
-        fp32: Predictions of the fp32 reference on the same images; None without a reference.
-        self_check: The golden images through the engine.
-        latency: Samples by engine name ("fp32", "engine"); empty when not measured.
-        latency_conditions: threads, batch, rounds, warmup and whatever else held.
-        peak_memory_bytes: By engine name; empty when not measured.
-        skipped_images: Names of damaged images that were left out.
-        warnings: Counted warnings of this validation, beside those in the bundle.
-    """
-
-    engine: Predictions
-    fp32: Predictions | None
-    self_check: SelfCheck
-    latency: Mapping[str, LatencySamples]
-    latency_conditions: Mapping[str, Any]
-    peak_memory_bytes: Mapping[str, int]
-    skipped_images: Sequence[str] = ()
-    warnings: Sequence[str] = ()
 
 
 def validation_report(
@@ -86,6 +62,7 @@ def validation_report(
         "model": manifest["model"]["name"],
         "target": manifest["target"],
         "bits": manifest["bits"],
+        "engine": dict(measured.engine_used),
         "num_images": measured.engine.num_images,
         "confidence": confidence,
         "top1": top1,

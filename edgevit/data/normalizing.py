@@ -1,0 +1,56 @@
+"""Pixels to model input: the last step of the preprocessing, which needs numpy alone.
+
+It is apart from preprocessing.py because a board has no Pillow; both sides compute it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def normalized(
+    pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """Turn uint8 pixels [B, H, W, 3] into float32 [B, 3, H, W]: (x / 255 - mean) / std."""
+    scaled = pixels.astype(np.float32) / np.float32(255)
+    scaled -= np.asarray(mean, dtype=np.float32)
+    scaled /= np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+
+
+def normalizer(
+    preprocessing: Mapping[str, Any],
+) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """Return the normalization of a bundle's preprocessing.
+
+    Args:
+        preprocessing: `Bundle.preprocessing`; ``mean`` and ``std`` of three numbers each are read.
+
+    Raises:
+        DataError: They are missing or impossible (EV108).
+    """
+    try:
+        mean, std = ([float(value) for value in preprocessing[key]] for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _impossible(f"{type(error).__name__}: {error}") from error
+    if len(mean) != 3 or len(std) != 3 or not np.isfinite([mean, std]).all() or min(std) <= 0:
+        raise _impossible(f"mean={mean} std={std}")
+    return lambda pixels: normalized(pixels, mean, std)
+
+
+def _impossible(why: str) -> DataError:
+    return DataError(
+        "EV108",
+        "The preprocessing has impossible values.",
+        where="mean, std",
+        why=why,
+        try_next="mean and std are 3 numbers each, std above 0.",
+    )

@@ -1,0 +1,56 @@
+"""How the agent speaks: marked lines of JSON out, lines and bytes in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+MARK = "@edgevit "
+PARTIAL = ".part"
+
+
+class Refused(Exception):
+    """What the other side is told instead of a result: a kind and a message."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
+
+
+def say(**reply: Any) -> None:
+    """Send one reply."""
+    sys.stdout.buffer.write((MARK + json.dumps(reply) + "\n").encode())
+    sys.stdout.buffer.flush()
+
+
+def read_line() -> bytes:
+    """Return the next line of standard input.
+
+    Raises:
+        EOFError: Nobody is there any more.
+    """
+    line = standard_input().readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def standard_input() -> BufferedReader:
+    """Return standard input as bytes."""
+    assert isinstance(sys.stdin.buffer, BufferedReader)
+    return sys.stdin.buffer
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of a file of the deployment.
+
+    Raises:
+        Refused: The name leads elsewhere.
+    """
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise Refused("request", f"{name!r} lies outside the deployment")
+    return root / name

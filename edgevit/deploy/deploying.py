@@ -1,0 +1,265 @@
+"""The verb `deploy`: bundle, images and thin runner go to a board; the report comes back.
+
+Everything lies in one folder on the board, named after the bundle, so that a deployment that lost
+its connection for good is continued by the next; it is removed at the end unless it is to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgevit.bundle import Bundle, open_bundle
+from edgevit.bundle.manifest import MANIFEST
+from edgevit.calibration.progress import Progress, silent
+from edgevit.data import ImageSet, Preprocessing
+from edgevit.deploy.call import ConnectionLost
+from edgevit.deploy.connection import Connection
+from edgevit.deploy.images import pack_images
+from edgevit.deploy.preflight import Board, Needs, check, look_at
+from edgevit.deploy.remote_run import RemoteRun
+from edgevit.deploy.thin_runner import thin_runner_files
+from edgevit.deploy.transfer import Shipped, fetch, send_files
+from edgevit.errors import DeviceError, EdgeViTError
+from edgevit.report.validation import validation_report
+from edgevit.runner.engines import is_for_tensorrt, target_name
+from edgevit.runner.exchange import measurements_from_dict
+from edgevit.runner.measuring import Conditions, Measurements
+from edgevit.validating import (
+    DEFAULT_MAX_DROP,
+    check_conditions,
+    check_limits,
+    class_names,
+    labelled,
+)
+
+_BUNDLE, _IMAGES, _MEASURED = "bundle", "images", "measurements.json"
+_RUNNER_BYTES = 2 << 20
+_RETRY_SECONDS = (1, 2, 4, 8, 15)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Where and how a bundle is deployed.
+
+    Args:
+        device: As in `edgevit.deploy.connection.Connection`.
+        conditions: How it is measured there.
+        keep: Leave everything on the board.
+        python: The board's Python.
+        folder: Folder of the board in which the deployment's own is made; None for the cache.
+    """
+
+    device: str
+    conditions: Conditions
+    keep: bool = False
+    python: str = "python3"
+    folder: str | None = None
+
+
+def deploy(
+    bundle: str | Path | Bundle,
+    data: str | Path | ImageSet,
+    *,
+    device: str,
+    num: int | None = None,
+    seed: int = 0,
+    max_drop: float | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    batch: int = 1,
+    rounds: int = 50,
+    keep: bool = False,
+    python: str = "python3",
+    folder: str | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Measure a bundle on a board and return the report of `edgevit validate`, plus ``device``.
+
+    Args:
+        bundle: A folder or an opened bundle.
+        data: Labelled images; class folders are matched with the model's class names.
+        device: ``user@host``, an alias of the SSH configuration, or ``ssh://user@host:port``.
+        num: Use only this many images, drawn class-balanced with `seed`.
+        seed: Of that draw.
+        max_drop: Accuracy limit in points for the verdict; 1.0 if left out.
+        engine: "onnxruntime", "tensorrt", or "auto" for the one the bundle was made for.
+        threads: CPU threads of the engines, None for all cores.
+        batch: Batch size of the latency runs.
+        rounds: Alternating latency rounds.
+        keep: Leave everything on the board.
+        python: The board's Python.
+        folder: Folder of the board in which the deployment's own is made; None for the cache.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        EdgeViTError: Any of `edgevit.errors`; EV810 to EV826 are about the board and the way there.
+    """
+    conditions = Conditions(engine=engine, threads=threads, batch=batch, rounds=rounds)
+    deployment = Deployment(
+        device=device, conditions=conditions, keep=keep, python=python, folder=folder
+    )
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
+    check_limits(max_drop=max_drop, max_latency_ms=None)
+    check_conditions(conditions, target_name(opened.manifest))
+    needs = _needs(opened, len(images), engine)
+    name = str(opened.manifest["manifest_sha256"])[:16]
+    with Connection(device, python=python) as connection:
+        board = look_at(connection, name=name, folder=folder)
+        warnings = check(board, needs)
+        progress("preflight", 1, 1)
+        try:
+            measured, machine = _measured_there(
+                connection, board, opened, images, deployment, progress
+            )
+        except BaseException:
+            with suppress(EdgeViTError, ConnectionLost):  # the first error is the one to show
+                _tidy(connection, board.root, keep)
+            raise
+        warnings += _tidied(connection, board.root, keep)
+    measured = replace(measured, warnings=(*measured.warnings, *warnings))
+    limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    report = validation_report(opened, measured, max_drop_points=limit)
+    return {**report, "device": _device(deployment, board, machine)}
+
+
+def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
+    height, width = bundle.input_size[1:]
+    models = (bundle.tensors, bundle.reference_tensors)
+    model_bytes = max(sum(entry.decoded_bytes for entry in entries) for entries in models)
+    target = target_name(bundle.manifest)
+    built = 4 * model_bytes if is_for_tensorrt(target) else 0  # engines and timing cache
+    images_bytes = num_images * height * width * 3
+    return Needs(
+        target=target,
+        engine=engine,
+        disk_bytes=bundle.size_bytes("total") + images_bytes + _RUNNER_BYTES + built,
+        model_bytes=model_bytes,
+    )
+
+
+def _measured_there(
+    connection: Connection,
+    board: Board,
+    bundle: Bundle,
+    images: ImageSet,
+    deployment: Deployment,
+    progress: Progress,
+) -> tuple[Measurements, dict[str, Any]]:
+    """Send, run and fetch; each of them survives a connection that breaks."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-images-") as folder:
+        preprocessing = Preprocessing.from_dict(bundle.preprocessing)
+        pack_images(
+            images,
+            preprocessing,
+            Path(folder),
+            lambda done: progress("prepare images", done, len(images)),
+        )
+        files = _files(bundle, Path(folder))
+        total = sum(file.size_bytes for file in files)
+        retry = _Retry(connection)
+
+        def on_bytes(there: int) -> None:
+            retry.heard()
+            progress("send", there, total)
+
+        retry(lambda: send_files(connection, board.root, files, on_bytes))
+    run = RemoteRun(board.root, run_arguments(deployment.conditions), progress)
+    retry(lambda: run.follow(connection, retry.heard))
+    content = json.loads(retry(lambda: fetch(connection, board.root, _MEASURED)))
+    return measurements_from_dict(content), dict(content["machine"])
+
+
+def _files(bundle: Bundle, images: Path) -> list[Shipped]:
+    found = [Shipped.of(path, name) for name, path in thin_runner_files().items()]
+    for name in (MANIFEST, *bundle.manifest["files"]):
+        found.append(Shipped.of(bundle.path / name, f"{_BUNDLE}/{name}"))
+    for path in sorted(images.iterdir()):
+        found.append(Shipped.of(path, f"{_IMAGES}/{path.name}"))
+    return found
+
+
+def run_arguments(conditions: Conditions) -> list[str]:
+    """Return the arguments of edgevit.runner.board for these conditions."""
+    arguments = [_BUNDLE, _IMAGES, _MEASURED]
+    for name, value in asdict(conditions).items():
+        if value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+class _Retry:
+    """Repeats a step over a new connection; patience renews when the board is heard of."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._failures = 0
+
+    def heard(self) -> None:
+        """Note that the board was heard of."""
+        self._failures = 0
+
+    def __call__(self, step: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                return step()
+            except ConnectionLost as error:
+                self._reconnect(str(error))
+
+    def _reconnect(self, why: str) -> None:
+        while self._failures < len(_RETRY_SECONDS):
+            time.sleep(_RETRY_SECONDS[self._failures])
+            self._failures += 1
+            try:
+                self._connection.connect()
+                return
+            except DeviceError as error:
+                if error.code != "EV814":  # a changed host key is not a broken cable
+                    raise
+                why = error.why
+        raise DeviceError(
+            "EV815",
+            "The connection to the board was lost.",
+            where=self._connection.device,
+            why=why,
+            try_next="Run the same command again when the board can be reached; "
+            "what has arrived is not sent again.",
+        )
+
+
+def _tidied(connection: Connection, root: str, keep: bool) -> list[str]:
+    """Leave the board clean, unless all is to be kept; return a warning where that failed."""
+    try:
+        _Retry(connection)(lambda: _tidy(connection, root, keep))
+    except EdgeViTError as error:
+        return [f"{root} was left on the board: {error.why}"]
+    return []
+
+
+def _tidy(connection: Connection, root: str, keep: bool) -> None:
+    with connection.call("stop" if keep else "clean", root=root) as call:
+        call.reply()
+
+
+def _device(deployment: Deployment, board: Board, machine: dict[str, Any]) -> dict[str, Any]:
+    modules = {name: found.get("version") for name, found in board.modules.items()}
+    command = [deployment.python, "-m", "edgevit.runner.board"]
+    command += run_arguments(deployment.conditions)
+    kept = f"cd {shlex.quote(board.root)} && {shlex.join(command)}" if deployment.keep else None
+    return {
+        "address": deployment.device,
+        **machine,
+        "modules": modules,
+        "facts": dict(board.facts),
+        "kept": board.root if deployment.keep else None,
+        "run_again": kept,
+    }

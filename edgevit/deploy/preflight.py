@@ -1,0 +1,183 @@
+"""Looks at the board before anything is sent: Python, engine, room, memory, target, power mode.
+
+What would make the deployment fail is an error with the command that mends it; what makes its
+figures worth less is a warning in the report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from edgevit.deploy.connection import Connection, no_python
+from edgevit.errors import EnvironmentError_, UsageError
+from edgevit.runner.engines import is_for_tensorrt
+
+_OLDEST_PYTHON = (3, 8)
+_MODULES = ("numpy", "onnxruntime", "tensorrt")
+_SLACK_BYTES = 32 << 20
+_ENGINE_MEMORY_BYTES = 300 << 20  # Python, numpy and the engine's library
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What is known of a board before the deployment.
+
+    Args:
+        python: Version of its Python.
+        modules: Name -> {"version": ...} or {"error": ...} of what was imported there.
+        root: The deployment's folder on the board.
+        free_bytes: Room on that disk.
+        present_bytes: What an earlier deployment left in that folder.
+        facts: What runner/board_facts.py printed.
+    """
+
+    python: str
+    modules: Mapping[str, Mapping[str, str]]
+    root: str
+    free_bytes: int
+    present_bytes: int
+    facts: Mapping[str, Any]
+
+    def has(self, module: str) -> bool:
+        """Return whether its Python imports a module."""
+        return "version" in self.modules[module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a deployment needs.
+
+    Args:
+        target: Name of the bundle's target.
+        engine: "auto", "onnxruntime" or "tensorrt".
+        disk_bytes: Everything that is sent.
+        model_bytes: The largest model once it is unpacked.
+    """
+
+    target: str
+    engine: str
+    disk_bytes: int
+    model_bytes: int
+
+
+def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
+    """Ask the board what it is.
+
+    Args:
+        connection: To the board.
+        name: Of the deployment's folder.
+        folder: Where on the board it shall lie; None for the user's cache.
+
+    Raises:
+        UsageError: The folder can't be passed on (EV825).
+        DeviceError: Its Python does not start or is older than 3.8 (EV816).
+    """
+    if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
+        raise UsageError("EV825", "This is no folder.", where="--folder", why=repr(folder))
+    with connection.call("probe", folder=folder, name=name, modules=_MODULES) as call:
+        found = call.reply()
+    if tuple(int(part) for part in re.findall(r"\d+", found["python"])[:2]) < _OLDEST_PYTHON:
+        raise no_python(connection.python, f"It is Python {found['python']}.")
+    source = (resources.files("edgevit.runner") / "board_facts.py").read_text("utf-8")
+    facts = json.loads(connection.run_script(source, "--disk", found["root"]))
+    return Board(
+        python=found["python"],
+        modules=found["modules"],
+        root=found["root"],
+        free_bytes=found["free_bytes"],
+        present_bytes=found["present_bytes"],
+        facts=facts,
+    )
+
+
+def check(board: Board, needs: Needs) -> list[str]:
+    """Refuse a board that can't run the bundle; return warnings for one that can.
+
+    Raises:
+        EnvironmentError_: numpy or the engine is missing there (EV818), or there is no room
+            (EV817).
+    """
+    _check_numpy(board)
+    _check_engine(board, needs)
+    _check_room(board, needs)
+    return [*_target_warnings(board, needs), *_memory_warnings(board, needs)]
+
+
+def _check_numpy(board: Board) -> None:
+    if not board.has("numpy"):
+        raise EnvironmentError_(
+            "EV818",
+            "The board's Python has no numpy.",
+            why=board.modules["numpy"]["error"],
+            try_next="On the board: sudo apt install python3-numpy; --python names another Python.",
+        )
+
+
+def _check_engine(board: Board, needs: Needs) -> None:
+    if needs.engine == "tensorrt" or is_for_tensorrt(needs.target):
+        if board.has("tensorrt"):
+            return
+        if needs.engine == "tensorrt" or not board.has("onnxruntime"):
+            raise EnvironmentError_(
+                "EV818",
+                "The board has no TensorRT that its Python could use.",
+                why=board.modules["tensorrt"]["error"],
+                try_next="On a Jetson: sudo apt install python3-libnvinfer. To check accuracy "
+                "alone, on its CPU: pip install onnxruntime there, and --engine onnxruntime.",
+            )
+    elif not board.has("onnxruntime"):
+        raise EnvironmentError_(
+            "EV818",
+            "The board has no ONNX Runtime that its Python could use.",
+            why=board.modules["onnxruntime"]["error"],
+            try_next="On the board: python3 -m pip install onnxruntime; "
+            "--python names another Python, such as that of a virtual environment.",
+        )
+
+
+def _check_room(board: Board, needs: Needs) -> None:
+    wanted = needs.disk_bytes + _SLACK_BYTES
+    free = board.free_bytes + board.present_bytes  # what is there already is replaced or kept
+    if free < wanted:
+        raise EnvironmentError_(
+            "EV817",
+            "The board's disk has no room for this.",
+            where=board.root,
+            why=f"{wanted / 1e6:.0f} MB are needed there and {free / 1e6:.0f} MB are free.",
+            try_next="Free some space there, use fewer images (--num), or --folder on another "
+            "disk of the board.",
+        )
+
+
+def _target_warnings(board: Board, needs: Needs) -> list[str]:
+    own, name = board.facts.get("target"), needs.target
+    if own is not None and name.startswith("jetson-") and own != name:
+        return [f"the bundle is for {name} and the board is a {own}"]
+    mode, modes = _power_mode(board)
+    if mode is not None and modes and not mode.upper().startswith("MAXN"):
+        most = [other for other in modes if other.upper().startswith("MAXN")]
+        better = f"; {most[-1]} is faster" if most else ""
+        return [f"the board runs in power mode {mode}{better}"]
+    return []
+
+
+def _power_mode(board: Board) -> tuple[str | None, list[str]]:
+    mode = board.facts.get("power_mode") or {}
+    return mode.get("name"), list((mode.get("modes") or {}).values())
+
+
+def _memory_warnings(board: Board, needs: Needs) -> list[str]:
+    available = (board.facts.get("memory_bytes") or {}).get("available")
+    wanted = 4 * needs.model_bytes + _ENGINE_MEMORY_BYTES
+    if available is None or available >= wanted:
+        return []
+    return [
+        f"the board has {available / _GIB:.1f} GiB of memory available, about "
+        f"{wanted / _GIB:.1f} GiB are needed: without a desktop or with swap there is more"
+    ]

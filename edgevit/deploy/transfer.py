@@ -1,0 +1,154 @@
+"""Sends files to the board so that nothing is sent twice: by SHA-256, from where it broke off.
+
+Of each file the board says how much it has and the SHA-256 of that much. If this is what the file
+here begins with, only the rest is sent, else all of it; the board checks the whole at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.deploy.call import Call, ConnectionLost
+from edgevit.deploy.connection import Connection
+from edgevit.errors import DeviceError
+
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A file to send.
+
+    Args:
+        path: Where it lies here.
+        name: Where it shall lie, relative to the deployment's folder on the board.
+        size_bytes: Its size.
+        sha256: Its hash.
+    """
+
+    path: Path
+    name: str
+    size_bytes: int
+    sha256: str
+
+    @staticmethod
+    def of(path: Path, name: str) -> Shipped:
+        """Return the entry of a file as it is now."""
+        digest, size = hashlib.sha256(), 0
+        with open(path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+        return Shipped(path=path, name=name, size_bytes=size, sha256=digest.hexdigest())
+
+
+def send_files(
+    connection: Connection, root: str, files: Sequence[Shipped], on_bytes: Callable[[int], None]
+) -> int:
+    """Make the files lie in a folder of the board; whatever else lay there is removed.
+
+    Args:
+        connection: To the board.
+        root: The folder on the board.
+        files: What shall be there.
+        on_bytes: Called with how many of all bytes are there by now.
+
+    Returns:
+        How many bytes were there already.
+
+    Raises:
+        ConnectionLost: The connection broke; call again over a new one.
+        EdgeViTError: The board's disk is full (EV817), a file arrived damaged (EV821), another
+            deployment is under way (EV822), or the folder can't be written (EV824).
+    """
+    listed = [{"name": f.name, "size": f.size_bytes, "sha256": f.sha256} for f in files]
+    with connection.call("receive", root=root, files=listed) as call:
+        present = _present(call)
+        offsets = [_offset(file, has) for file, has in zip(files, present, strict=True)]
+        there = sum(
+            file.size_bytes if offset is None else offset
+            for file, offset in zip(files, offsets, strict=True)
+        )
+        on_bytes(there)
+        _stream(call, files, offsets, lambda received: on_bytes(there + received))
+    return there
+
+
+def _present(call: Call) -> list[dict[str, Any]]:
+    for reply in call.replies():
+        if "present" in reply:
+            found: list[dict[str, Any]] = reply["present"]
+            return found
+    raise ConnectionLost("it ended before the files were compared")
+
+
+def _offset(file: Shipped, has: dict[str, Any]) -> int | None:
+    """Return from which byte on to send a file, or None if the board has all of it."""
+    if has["whole"]:
+        return None
+    digest, left = hashlib.sha256(), int(has["bytes"])
+    with open(file.path, "rb") as stream:
+        while left and (chunk := stream.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return int(has["bytes"]) if digest.hexdigest() == has["sha256"] and not left else 0
+
+
+def _stream(
+    call: Call,
+    files: Sequence[Shipped],
+    offsets: Sequence[int | None],
+    on_received: Callable[[int], None],
+) -> None:
+    """Write in a thread while the replies are read here; the board's word is what counts."""
+    stop = threading.Event()
+
+    def write() -> None:
+        call.write(json.dumps(offsets).encode() + b"\n")
+        for file, offset in zip(files, offsets, strict=True):
+            if offset is not None:
+                _write_file(call, file, offset, stop)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    complete = False
+    try:
+        for reply in call.replies():
+            if "received" in reply:
+                on_received(reply["received"])
+            complete = complete or "complete" in reply
+        if not complete:
+            raise ConnectionLost("it ended before all files were there")
+    finally:
+        stop.set()
+        call.abandon()
+        writer.join()
+
+
+def _write_file(call: Call, file: Shipped, offset: int, stop: threading.Event) -> None:
+    with open(file.path, "rb") as stream:
+        stream.seek(offset)
+        while not stop.is_set() and (chunk := stream.read(_CHUNK_BYTES)):
+            if not call.write(chunk):
+                return
+
+
+def fetch(connection: Connection, root: str, name: str) -> bytes:
+    """Return a file of the board.
+
+    Raises:
+        ConnectionLost: The connection broke.
+        DeviceError: It arrived damaged (EV821) or is not there (EV824).
+    """
+    with connection.call("send", root=root, name=name) as call:
+        head = call.reply()
+        data = call.read(head["size"])
+    if hashlib.sha256(data).hexdigest() != head["sha256"]:
+        raise DeviceError("EV821", "A file arrived damaged.", where=name, try_next="Try again.")
+    return data

@@ -1,0 +1,142 @@
+"""Chooses the engine that runs a bundle on this machine, and opens it.
+
+A bundle for a TensorRT target is run by TensorRT. Where that is missing, ONNX Runtime may stand in
+for it on the CPU, graph unchanged: then accuracy and parity are those of the same integers, but no
+latency of the device is measured, and the report says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
+from edgevit.runner.session import EngineSession, session_from_bundle
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from edgevit.bundle import Bundle
+
+ENGINES = ("auto", "onnxruntime", "tensorrt")
+_CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs a bundle here.
+
+    Args:
+        name: "onnxruntime" or "tensorrt".
+        stands_in: Whether it only stands in for the engine the bundle was made for.
+        warnings: What the report has to say about the choice.
+    """
+
+    name: str
+    stands_in: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def target_name(manifest: Any) -> str:
+    """Return the name of the target in a bundle's manifest."""
+    target = manifest["target"]
+    return target if isinstance(target, str) else str(target.get("name", ""))
+
+
+def is_for_tensorrt(target: str) -> bool:
+    """Return whether bundles for a target are made for TensorRT."""
+    return target.startswith(("tensorrt", "jetson-"))
+
+
+def check_asked(target: str, asked: str) -> None:
+    """Refuse an engine that can't run bundles of a target on any machine.
+
+    Raises:
+        UsageError: There is no such engine (EV823).
+        UnsupportedError: TensorRT is asked for and the bundle is not made for it (EV826).
+    """
+    if asked not in ENGINES:
+        raise UsageError(
+            "EV823",
+            f"There is no engine {asked!r}.",
+            where="--engine",
+            try_next=f"One of {', '.join(ENGINES)}.",
+        )
+    if asked == "tensorrt" and not is_for_tensorrt(target):
+        raise UnsupportedError(
+            "EV826",
+            "The bundle is not made for TensorRT.",
+            where="--engine tensorrt",
+            why=f"Its target is {target}; TensorRT could not run its operators exactly.",
+            try_next="Quantize with --target jetson-orin-nano or another TensorRT target.",
+        )
+
+
+def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
+    """Choose the engine for bundles of a target on this machine.
+
+    Args:
+        target: The target's name.
+        asked: One of `ENGINES`.
+
+    Raises:
+        EdgeViTError: As `check_asked`.
+        EnvironmentError_: TensorRT is asked for and not here (EV818).
+    """
+    check_asked(target, asked)
+    wanted = is_for_tensorrt(target)
+    if not wanted or asked == "onnxruntime":
+        return _stand_in("it was asked for") if wanted else EngineChoice(name="onnxruntime")
+    if _has_tensorrt():
+        return EngineChoice(name="tensorrt")
+    if asked == "tensorrt":
+        raise EnvironmentError_(
+            "EV818",
+            "TensorRT is not installed here.",
+            where="--engine tensorrt",
+            why="Python finds no module tensorrt.",
+            try_next="On a Jetson: sudo apt install python3-libnvinfer",
+        )
+    return _stand_in("there is no TensorRT")
+
+
+def open_session(
+    bundle: Bundle,
+    kind: Literal["engine", "fp32"],
+    choice: EngineChoice,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+) -> Any:
+    """Open a bundle's quantized engine or its fp32 reference; see `session_from_bundle`.
+
+    Raises:
+        EdgeViTError: The engine is missing or refuses the model.
+    """
+    if choice.name == "tensorrt":
+        return _tensorrt_session(bundle, kind)
+    if not choice.stands_in:
+        return session_from_bundle(bundle, kind, threads=threads, provider=provider)
+    if kind == "fp32":
+        return session_from_bundle(bundle, kind, threads=threads, provider=_CPU)
+    return EngineSession(bundle.engine_onnx(), provider=_CPU, threads=threads, optimize=False)
+
+
+def _stand_in(reason: str) -> EngineChoice:
+    return EngineChoice(
+        name="onnxruntime",
+        stands_in=True,
+        warnings=(
+            f"ONNX Runtime on the CPU stands in for TensorRT ({reason}): "
+            "no latency of the device was measured",
+        ),
+    )
+
+
+def _has_tensorrt() -> bool:
+    return find_spec("edgevit.runner.tensorrt") is not None and find_spec("tensorrt") is not None
+
+
+def _tensorrt_session(bundle: Bundle, kind: str) -> Any:
+    raise NotImplementedError

@@ -1,0 +1,181 @@
+"""Measures everything about a bundle on this machine; the same code runs here and on a board.
+
+The engines run side by side: same images, same process, latency in alternation. What was measured
+is kept raw; statistics are made of it elsewhere (`edgevit.report.validation`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.data.normalizing import normalizer
+from edgevit.runner.accuracy import Predictions, predict_all
+from edgevit.runner.engines import choose_engine, open_session, target_name
+from edgevit.runner.latency import LatencySamples, measure_alternating
+from edgevit.runner.memory import peak_memory_bytes
+from edgevit.runner.selfcheck import SelfCheck, self_check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgevit.bundle import Bundle
+    from edgevit.runner.accuracy import Batch
+    from edgevit.runner.engines import EngineChoice
+
+    Progress = Callable[[str, int, int], None]
+
+BATCH = 16
+"""Images per batch of the accuracy runs."""
+_WARMUP_ROUNDS, _MAX_LATENCY_SECONDS = 10, 300
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Everything that was measured for one bundle.
+
+    Args:
+        engine: Predictions of the quantized engine.
+        fp32: Predictions of the fp32 reference on the same images; None without a reference.
+        self_check: The golden images through the engine.
+        latency: Samples by engine name ("fp32", "engine"); empty when not measured.
+        latency_conditions: threads, batch, rounds, warmup and whatever else held.
+        peak_memory_bytes: By engine name; empty when not measured.
+        skipped_images: Names of damaged images that were left out.
+        warnings: Counted warnings of this validation, beside those in the bundle.
+        engine_used: name and version of the engine, its provider, and whether it stands in.
+    """
+
+    engine: Predictions
+    fp32: Predictions | None
+    self_check: SelfCheck
+    latency: Mapping[str, LatencySamples]
+    latency_conditions: Mapping[str, Any]
+    peak_memory_bytes: Mapping[str, int]
+    skipped_images: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    engine_used: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a bundle is measured.
+
+    Args:
+        engine: One of `edgevit.runner.engines.ENGINES`.
+        threads: CPU threads of the engines, None for all cores.
+        provider: ONNX Runtime provider; None for the one the bundle was made for.
+        batch: Batch size of the latency runs.
+        rounds: Alternating latency rounds.
+    """
+
+    engine: str = "auto"
+    threads: int | None = None
+    provider: str | None = None
+    batch: int = 1
+    rounds: int = 50
+
+
+def measure(
+    bundle: Bundle,
+    batches: Iterable[Batch],
+    num_images: int,
+    conditions: Conditions,
+    progress: Progress,
+) -> Measurements:
+    """Run everything that is measured.
+
+    Args:
+        bundle: An opened bundle.
+        batches: (pixels uint8 [b, H, W, 3], labels int64 [b], names) tuples.
+        num_images: How many images those are, for the progress.
+        conditions: Engine, threads, batch size and rounds.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        EdgeViTError: What the engines and the images raise.
+    """
+    choice = choose_engine(target_name(bundle.manifest), conditions.engine)
+    normalize = normalizer(bundle.preprocessing)
+    kinds: list[Any] = ["fp32", "engine"] if bundle.has_reference else ["engine"]
+    sessions = {kind: _opened(bundle, kind, choice, conditions) for kind in kinds}
+    golden = bundle.golden()
+    checked = self_check(sessions["engine"], golden, normalize)
+    predictions = predict_all(
+        sessions, batches, normalize, on_batch=lambda done: progress("accuracy", done, num_images)
+    )
+    used = _used(sessions["engine"], choice)
+    latency: dict[str, LatencySamples] = {}
+    if not choice.stands_in:
+        images = golden["images"][np.arange(conditions.batch) % len(golden["images"])]
+        latency = _latency(sessions, normalize(images), conditions.rounds, progress)
+    sessions.clear()  # frees their memory before that of fresh processes is measured
+    return Measurements(
+        engine=predictions["engine"],
+        fp32=predictions.get("fp32"),
+        self_check=checked,
+        latency=latency,
+        latency_conditions=_described(conditions) if latency else {},
+        peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
+        warnings=choice.warnings,
+        engine_used=used,
+    )
+
+
+def _opened(bundle: Bundle, kind: Any, choice: EngineChoice, conditions: Conditions) -> Any:
+    return open_session(
+        bundle, kind, choice, threads=conditions.threads, provider=conditions.provider
+    )
+
+
+def _used(session: Any, choice: EngineChoice) -> dict[str, Any]:
+    return {
+        "name": session.engine,
+        "provider": session.provider,
+        "stands_in": choice.stands_in,
+    }
+
+
+def _latency(
+    sessions: Mapping[str, Any], images: Any, rounds: int, progress: Progress
+) -> dict[str, LatencySamples]:
+    """Return samples by engine for float32 [batch, 3, H, W]."""
+    progress("latency", 0, 1)
+    samples = measure_alternating(
+        sessions, images, warmup=_WARMUP_ROUNDS, rounds=rounds, max_seconds=_MAX_LATENCY_SECONDS
+    )
+    progress("latency", 1, 1)
+    return dict(samples)
+
+
+def _described(conditions: Conditions) -> dict[str, Any]:
+    used = conditions.threads if conditions.threads is not None else os.cpu_count()
+    return {
+        "threads": used,
+        "batch": conditions.batch,
+        "rounds": conditions.rounds,
+        "warmup": _WARMUP_ROUNDS,
+    }
+
+
+def _memory(
+    bundle: Bundle,
+    kinds: Sequence[Any],
+    choice: EngineChoice,
+    conditions: Conditions,
+    progress: Progress,
+) -> dict[str, int]:
+    """Return engine name -> peak memory in bytes of a fresh process; ONNX Runtime's own only."""
+    if choice.name != "onnxruntime" or choice.stands_in:
+        return {}
+    found = {}
+    for done, kind in enumerate(kinds, 1):
+        found[kind] = peak_memory_bytes(
+            bundle.path, kind, threads=conditions.threads, provider=conditions.provider
+        )
+        progress("peak memory", done, len(kinds))
+    return found
