@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from edgevit.runner.accuracy import Runnable
 
+if TYPE_CHECKING:
+    from edgevit.runner.telemetry import Recorder
+
 _NANOSECONDS_PER_MS = 1e6
+_IDLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def measure_alternating(
     rounds: int = 50,
     min_seconds: float = 0.0,
     max_seconds: float = 600.0,
+    recorder: Recorder | None = None,
 ) -> dict[str, LatencySamples]:
     """Run every engine once per round, in the same order each time.
 
@@ -73,6 +78,8 @@ def measure_alternating(
         rounds: Least number of measured rounds.
         min_seconds: Measure at least this long.
         max_seconds: Stop after this long even if `rounds` is not reached (two rounds at least).
+        recorder: Telemetry to which the phases "before", "during" and "after" are marked; it is
+            given a second of idle time before and after.
 
     Raises:
         UsageError: A number of rounds that can't be right (EV708).
@@ -82,25 +89,40 @@ def measure_alternating(
         raise UsageError(
             "EV708", f"{warmup=}, {rounds=} can't be measured.", try_next="At least 2 rounds."
         )
+    if recorder is not None:
+        recorder.watch("before", _IDLE_SECONDS)
     for _ in range(warmup):
         for session in sessions.values():
             session.run(image)
-    samples: dict[str, list[int]] = {name: [] for name in sessions}
-    with _no_garbage_collection():
-        start = time.perf_counter()  # collecting garbage is not part of the measurement
-        while True:
-            for name, session in sessions.items():
-                begin = time.perf_counter_ns()
-                session.run(image)
-                samples[name].append(time.perf_counter_ns() - begin)
-            seconds, done = time.perf_counter() - start, len(samples[name])
-            finished = done >= rounds and seconds >= min_seconds
-            if finished or (seconds >= max_seconds and done >= 2):
-                break
+    with _no_garbage_collection(), _marked(recorder, "during"):  # neither is part of the timing
+        samples = _rounds(sessions, image, rounds, min_seconds, max_seconds)
+    if recorder is not None:
+        recorder.watch("after", _IDLE_SECONDS)
     return {
         name: LatencySamples(samples_ms=np.array(times) / _NANOSECONDS_PER_MS)
         for name, times in samples.items()
     }
+
+
+def _rounds(
+    sessions: Mapping[str, Runnable],
+    image: npt.NDArray[np.float32],
+    rounds: int,
+    min_seconds: float,
+    max_seconds: float,
+) -> dict[str, list[int]]:
+    """Return each engine's times in nanoseconds, one per round."""
+    samples: dict[str, list[int]] = {name: [] for name in sessions}
+    start = time.perf_counter()
+    while True:
+        for name, session in sessions.items():
+            begin = time.perf_counter_ns()
+            session.run(image)
+            samples[name].append(time.perf_counter_ns() - begin)
+        seconds, done = time.perf_counter() - start, len(samples[name])
+        finished = done >= rounds and seconds >= min_seconds
+        if finished or (seconds >= max_seconds and done >= 2):
+            return samples
 
 
 def ratio_of_medians(baseline: LatencySamples, other: LatencySamples) -> float:
@@ -123,3 +145,12 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def _marked(recorder: Recorder | None, phase: str) -> Iterator[None]:
+    if recorder is None:
+        yield
+    else:
+        with recorder.phase(phase):
+            yield
