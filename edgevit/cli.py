@@ -347,5 +347,22 @@ def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
 
 
+@main.command()
+@click.option("--device", metavar="USER@HOST", help="A board, over your own ssh; else this machine.")
+@click.option("--target", help="The target that bundles are for; the device's own if left out.")
+@click.option("--python", default="python3", show_default=True, help="The board's Python.")
+@click.option("--json", "json_path", metavar="FILE", help="Write facts and findings as JSON.")
+def doctor(device: str | None, target: str | None, python: str, json_path: str | None) -> None:
+    """Say what is missing here or on a board, and the command that mends it."""
+    from edgevit.doctor.examine import check_nothing_missing, examine
+    from edgevit.report.doctor import doctor_list
+
+    check_writable(json_path)
+    found = examine(device, target, python=python)
+    write_json(json_path, found)
+    console().print(doctor_list(found), soft_wrap=True)
+    check_nothing_missing(found)
+
+
 if __name__ == "__main__":
     main()

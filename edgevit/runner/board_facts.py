@@ -94,7 +94,8 @@ def board_facts(root: str | os.PathLike[str] = "/", disk: str = "~") -> dict[str
         "gpu": graphics,
         "memory_bytes": _memory(tree),
         "disk_bytes": _disk(tree, disk),
-        "power_mode": _power_mode(tree),
+        "power_mode": power_mode(tree),
+        "rails": _rails(tree),
     }
 
 
@@ -224,20 +225,29 @@ def _disk(root: Path, folder: str) -> dict[str, Any]:
     return {"path": str(path), "total": usage.total, "free": usage.free}
 
 
-def _power_mode(root: Path) -> dict[str, Any] | None:
-    """Return number and name of nvpmodel's mode and all modes, or None without nvpmodel."""
-    pairs = re.findall(
-        r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", _text(root, "etc/nvpmodel.conf") or ""
-    )
-    modes = {int(number): name for number, name in pairs}
-    status = re.search(r"pmode:(\d+)", _text(root, "var/lib/nvpmodel/status") or "")
+def power_mode(root: str | os.PathLike[str] = "/") -> dict[str, Any] | None:
+    """Return id and name of nvpmodel's mode and all modes (id -> name); None without nvpmodel."""
+    tree = Path(root)
+    pattern = r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>"
+    modes = dict(re.findall(pattern, _text(tree, "etc/nvpmodel.conf") or "", re.M))
+    status = re.search(r"pmode:(\d+)", _text(tree, "var/lib/nvpmodel/status") or "")
     if status:
-        number = int(status.group(1))
+        number = str(int(status.group(1)))
         return {"id": number, "name": modes.get(number), "modes": modes}
-    asked = re.search(r"NV Power Mode: (\S+)\s+(\d+)", _command(root, "nvpmodel -q") or "")
+    asked = re.search(r"NV Power Mode: (\S+)\s+(\d+)", _command(tree, "nvpmodel -q") or "")
     if asked:
-        return {"id": int(asked.group(2)), "name": asked.group(1), "modes": modes}
+        return {"id": asked.group(2), "name": asked.group(1), "modes": modes}
     return {"id": None, "name": None, "modes": modes} if modes else None
+
+
+def _rails(root: Path) -> list[str]:
+    """Return the labels of the power monitors' channels; NC is one that is not connected."""
+    found = []
+    for name in sorted(root.glob("sys/class/hwmon/hwmon*/name")):
+        if (_text(name.parent, "name") or "").startswith("ina"):
+            labels = [*sorted(name.parent.glob("in[1-3]_label")), name.parent / "label"]
+            found += [_text(label.parent, label.name) for label in labels if label.is_file()]
+    return [label.strip() for label in found if label and label.strip() != "NC"]
 
 
 def _packages(root: Path) -> dict[str, str]:

@@ -1,0 +1,201 @@
+"""Judges the facts of a board or of a computer with an NVIDIA GPU (see runner/board_facts.py).
+
+Pure functions from facts to findings: the same for this machine, for one at the other end of SSH
+and for a recorded one. What JetPack brings is NVIDIA's packaging (Debian packages nvidia-jetpack,
+tensorrt, python3-libnvinfer, libnvinfer-bin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgevit.doctor.finding import Finding, missing, ok, warning
+from edgevit.targets.profiles import OLDEST_TENSORRT, DeviceProfile, profile_named, version_key
+
+_OLDEST_PYTHON = (3, 8)
+_GIB = 1 << 30
+_ENOUGH_MEMORY, _ENOUGH_DISK, _LEAST_DISK = 2 * _GIB, 4 * _GIB, _GIB
+_SDK_MANAGER = "flash JetPack 6.2 with NVIDIA SDK Manager: https://developer.nvidia.com/sdk-manager"
+
+
+def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[Finding]:
+    """Return what the facts mean for running a TensorRT bundle there.
+
+    Args:
+        facts: As `edgevit.runner.board_facts.board_facts` returns them.
+        target: The target the bundle is for; None for the one the device is.
+
+    Raises:
+        UsageError: There is no such target (EV340).
+    """
+    jetson = facts["kind"] == "jetson"
+    findings = [_device(facts, target)]
+    if jetson:
+        findings.append(_jetpack(facts))
+    findings += [_tensorrt(facts), _binding(facts), _trtexec(facts), _cuda_python(facts)]
+    findings += [_python(facts), _numpy(facts), _memory(facts), _disk(facts)]
+    if jetson:
+        findings += [_power_mode(facts), _clocks(facts), _sensors(facts)]
+    return findings
+
+
+def _device(facts: Mapping[str, Any], target: str | None) -> Finding:
+    """Return whether this is the device that is asked for."""
+    own = facts["target"]
+    profile = None if target is None else profile_named(target)
+    what = facts["model"] or facts["gpu"]["name"] or "no NVIDIA GPU"
+    capability = facts["gpu"]["compute_capability"]
+    if capability is None:
+        return missing("device", what, "name a board with --device, or run this on one")
+    found = f"{what}, compute capability {capability}"
+    if profile is not None and not _fits(profile, facts):
+        return missing("device", f"{found}; not a {target}", f"quantize with --target {own}")
+    if profile is None and own is None:
+        return warning("device", found, "quantize with --target tensorrt, which runs on any GPU")
+    return ok("device", f"{found}, target {target or own}")
+
+
+def _fits(profile: DeviceProfile, facts: Mapping[str, Any]) -> bool:
+    """Return whether bundles of this profile run here: its own, or rules of an older GPU."""
+    if profile.is_jetson:
+        return bool(facts["target"] == profile.name)
+    return version_key(facts["gpu"]["compute_capability"]) >= version_key(
+        profile.compute_capability
+    )
+
+
+def _jetpack(facts: Mapping[str, Any]) -> Finding:
+    found = f"JetPack {facts['jetpack'] or 'unknown'}, Jetson Linux {facts['l4t'] or 'unknown'}"
+    if facts["l4t"] is None:
+        return warning("JetPack", found, "cat /etc/nv_tegra_release")
+    release = version_key(facts["l4t"])
+    if release < (36,):
+        return missing("JetPack", f"{found}; 6.1 or newer is needed", _SDK_MANAGER)
+    if release < (36, 4):
+        return missing(
+            "JetPack",
+            f"{found}; 6.1 or newer is needed for TensorRT {OLDEST_TENSORRT}",
+            "sudo sed -i 's/r36\\.[0-9]/r36.4/' /etc/apt/sources.list.d/nvidia-l4t-apt-source.list"
+            " && sudo apt update && sudo apt dist-upgrade && sudo apt install nvidia-jetpack",
+        )
+    return ok("JetPack", found)
+
+
+def _tensorrt(facts: Mapping[str, Any]) -> Finding:
+    version = facts["tensorrt"]["version"] or facts["python"]["tensorrt"]
+    if version is None:
+        return missing("TensorRT", "not installed", _install("tensorrt", facts))
+    if version_key(".".join(version.split(".")[:2])) < version_key(OLDEST_TENSORRT):
+        found = f"{version}; {OLDEST_TENSORRT} or newer is needed"
+        return missing("TensorRT", found, _install("tensorrt", facts))
+    return ok("TensorRT", version)
+
+
+def _binding(facts: Mapping[str, Any]) -> Finding:
+    name, mend = "TensorRT's Python module", _install("python3-libnvinfer", facts)
+    if facts["python"]["tensorrt"] is not None:
+        return ok(name, facts["python"]["tensorrt"])
+    if facts["tensorrt"]["trtexec"] is not None:
+        return warning(name, "not installed; trtexec measures without it", mend)
+    return missing(name, "not installed, and neither is trtexec", mend)
+
+
+def _trtexec(facts: Mapping[str, Any]) -> Finding:
+    if facts["tensorrt"]["trtexec"] is not None:
+        return ok("trtexec", facts["tensorrt"]["trtexec"])
+    if facts["kind"] != "jetson":
+        return ok("trtexec", "not installed; the Python module does without it")
+    return warning("trtexec", "not installed", "sudo apt install libnvinfer-bin")
+
+
+def _cuda_python(facts: Mapping[str, Any]) -> Finding:
+    python, name = facts["python"], "CUDA for Python"
+    for module in ("cuda", "pycuda", "torch"):
+        if python[module] is not None:
+            return ok(name, f"{module} {python[module]}")
+    major = (facts["cuda"] or "12").split(".")[0]
+    version = "'cuda-python>=13,<14'" if major == "13" else "'cuda-python>=12.6,<13'"
+    mend = f"{python['executable'] or 'python3'} -m pip install --user {version}"
+    if facts["tensorrt"]["trtexec"] is not None:
+        return warning(name, "not installed; trtexec measures without it", mend)
+    return missing(name, "not installed", mend)
+
+
+def _python(facts: Mapping[str, Any]) -> Finding:
+    version = facts["python"]["version"]
+    if version_key(".".join(version.split(".")[:2])) < _OLDEST_PYTHON:
+        return missing("Python", f"{version}; 3.8 or newer is needed", "sudo apt install python3")
+    return ok("Python", version)
+
+
+def _numpy(facts: Mapping[str, Any]) -> Finding:
+    if facts["python"]["numpy"] is None:
+        return missing("numpy", "not installed", _install("python3-numpy", facts))
+    return ok("numpy", facts["python"]["numpy"])
+
+
+def _memory(facts: Mapping[str, Any]) -> Finding:
+    free, total = facts["memory_bytes"]["available"], facts["memory_bytes"]["total"]
+    if free is None or total is None:
+        return warning("memory", "unknown", "free -h")
+    found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+    if free >= _ENOUGH_MEMORY:
+        return ok("memory", found)
+    if facts["system"]["desktop"]:
+        mend = "sudo systemctl isolate multi-user.target  (stops the desktop until the next boot)"
+    else:
+        mend = "sudo fallocate -l 8G /swap && sudo chmod 600 /swap && sudo mkswap /swap"
+        mend += " && sudo swapon /swap"
+    return warning("memory", f"{found}; building an engine may need 2 GiB", mend)
+
+
+def _disk(facts: Mapping[str, Any]) -> Finding:
+    free, path = facts["disk_bytes"]["free"], facts["disk_bytes"]["path"]
+    found = f"{free / _GIB:.1f} GiB free in {path}"
+    if free < _LEAST_DISK:
+        return missing("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+    if free < _ENOUGH_DISK:
+        return warning("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+    return ok("disk", found)
+
+
+def _power_mode(facts: Mapping[str, Any]) -> Finding:
+    mode = facts["power_mode"]
+    if mode is None or mode["name"] is None:
+        return warning("power mode", "unknown", "sudo nvpmodel -q")
+    fastest = _fastest(mode["modes"])
+    if fastest is None or mode["name"] == fastest[1]:
+        return ok("power mode", mode["name"])
+    found = f"{mode['name']}; the fastest is {fastest[1]}"
+    return warning("power mode", found, f"sudo nvpmodel -m {fastest[0]}")
+
+
+def _fastest(modes: Mapping[Any, str]) -> tuple[Any, str] | None:
+    """Return number and name of the mode without a power budget; numbers differ by board."""
+    for wanted in ("MAXN_SUPER", "MAXN"):
+        for number, name in modes.items():
+            if name == wanted:
+                return number, name
+    return None
+
+
+def _clocks(facts: Mapping[str, Any]) -> Finding:
+    if facts["gpu"]["clocks_locked"]:
+        return ok("clocks", f"GPU locked at {facts['gpu']['clock_hz']['max'] / 1e6:.0f} MHz")
+    found = "the GPU's clock follows its load" if facts["gpu"]["clock_hz"] else "unknown"
+    return warning("clocks", found, "sudo jetson_clocks  (until the next boot)")
+
+
+def _sensors(facts: Mapping[str, Any]) -> Finding:
+    if facts["rails"]:
+        return ok("power sensors", ", ".join(facts["rails"]))
+    return warning("power sensors", "none; energy is not measured", "ls /sys/class/hwmon/*/name")
+
+
+def _install(package: str, facts: Mapping[str, Any]) -> str:
+    """Return what installs a Debian package of JetPack, or its counterpart from PyPI."""
+    if facts["kind"] == "jetson":
+        return f"sudo apt update && sudo apt install {package}"
+    wheel = {"python3-numpy": "numpy"}.get(package, "tensorrt")
+    return f"{facts['python']['executable'] or 'python3'} -m pip install {wheel}"

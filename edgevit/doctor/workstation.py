@@ -1,0 +1,93 @@
+"""Checks this machine: what quantizing, checking and deploying need."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from edgevit.doctor.board import board_findings
+from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.runner.telemetry.sources import has_sensors
+
+_NEEDED = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow", "safetensors")
+_OLDEST_PYTHON = (3, 10)
+_GIB = 1 << 30
+_ENOUGH_MEMORY, _ENOUGH_DISK = 4 * _GIB, 2 * _GIB
+
+
+def workstation_findings(facts: Mapping[str, Any], target: str | None = None) -> list[Finding]:
+    """Return what is here and what is missing.
+
+    Args:
+        facts: This machine's, from `edgevit.runner.board_facts.board_facts`.
+        target: The target to quantize for; None for any.
+
+    Raises:
+        UsageError: There is no such target (EV203, EV340).
+    """
+    findings = [_python(), *(_package(name) for name in _NEEDED)]
+    findings += [_memory(facts), _disk(facts), _ssh(), _telemetry()]
+    if target not in (None, "cpu", "simulation") or facts["gpu"]["compute_capability"]:
+        findings += _engine(facts, None if target in ("cpu", "simulation") else target)
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _OLDEST_PYTHON:
+        return missing("Python", f"{version}; 3.10 or newer is needed", "install Python 3.12")
+    return ok("Python", version)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return ok(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return missing(name, "not installed", f"{sys.executable} -m pip install {name}")
+
+
+def _memory(facts: Mapping[str, Any]) -> Finding:
+    free, total = facts["memory_bytes"]["available"], facts["memory_bytes"]["total"]
+    if free is None or total is None:
+        return ok("memory", "this system does not say")
+    found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+    if free < _ENOUGH_MEMORY:
+        return warning("memory", f"{found}; large models may not fit", "close other programs")
+    return ok("memory", found)
+
+
+def _disk(facts: Mapping[str, Any]) -> Finding:
+    free, path = facts["disk_bytes"]["free"], facts["disk_bytes"]["path"]
+    found = f"{free / _GIB:.1f} GiB free in {path}"
+    if free < _ENOUGH_DISK:
+        return warning("disk", found, f"du -xh {path} | sort -h | tail")
+    return ok("disk", found)
+
+
+def _ssh() -> Finding:
+    found = shutil.which("ssh")
+    if found is None:
+        mend = "sudo apt install openssh-client"
+        return warning("ssh", "not installed; edgevit deploy needs it", mend)
+    return ok("ssh", found)
+
+
+def _telemetry() -> Finding:
+    if has_sensors():
+        return ok("telemetry", "clocks, throttling or power can be read")
+    return ok("telemetry", "no sensors here: latency is measured without watching the clocks")
+
+
+def _engine(facts: Mapping[str, Any], target: str | None) -> list[Finding]:
+    """Return what running a TensorRT engine here would need; quantizing does without it."""
+    wanted = ("device", "TensorRT", "TensorRT's Python module", "CUDA for Python")
+    return [
+        warning(one.name, f"{one.found} (to run engines here)", one.mend)
+        if one.status == MISSING
+        else one
+        for one in board_findings(facts, target)
+        if one.name in wanted
+    ]

@@ -1,0 +1,32 @@
+"""Shows the doctor's findings: one line each, and below it the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgevit.report.table import plain_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
+
+
+def doctor_list(found: Mapping[str, Any]) -> RenderableType:
+    """Return the list of a report made by `edgevit.doctor.examine.examine`.
+
+    Commands stand on a line of their own and are never broken, so that they can be copied.
+    """
+    from rich.console import Group
+
+    width = max(len(check["name"]) for check in found["checks"])
+    lines = []
+    for check in found["checks"]:
+        line = plain_text(f"{check['status']:<7}", _STYLES[check["status"]])
+        line.append(f"  {check['name']:<{width}}  {check['found']}", style="default not bold")
+        lines.append(line)
+        if check["mend"]:
+            lines.append(plain_text(f"{'':<9}{'':<{width}}  $ {check['mend']}"))
+    counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items())
+    return Group(*lines, plain_text(f"{found['device'] or 'this machine'}: {counts}"))
