@@ -348,7 +348,9 @@ def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
 
 
 @main.command()
-@click.option("--device", metavar="USER@HOST", help="A board, over your own ssh; else this machine.")
+@click.option(
+    "--device", metavar="USER@HOST", help="A board, over your own ssh; else this machine."
+)
 @click.option("--target", help="The target that bundles are for; the device's own if left out.")
 @click.option("--python", default="python3", show_default=True, help="The board's Python.")
 @click.option("--json", "json_path", metavar="FILE", help="Write facts and findings as JSON.")

@@ -1,4 +1,4 @@
-"""`edgevit doctor`: what this machine or a board has, what is missing, the command that mends it."""
+"""`edgevit doctor`: what this machine or a board has, what is missing, how to mend it."""
 
 from __future__ import annotations
 

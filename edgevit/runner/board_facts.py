@@ -152,9 +152,8 @@ def _python(root: Path) -> dict[str, Any]:
     """Return the interpreter that runs this and the versions of what it could import."""
     folders = [str(path) for path in sorted(root.glob("usr/*lib/python3*/dist-packages"))]
     folders += [str(path) for path in sorted(root.glob("usr/local/lib/python3*/dist-packages"))]
-    found = {}
-    search = {} if _is_real(root) else {"path": folders}
-    for distribution in metadata.distributions(**search):
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions(path=sys.path if _is_real(root) else folders):
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         found.setdefault(name, distribution.version)  # the first on the path is imported
     versions = {
@@ -278,7 +277,10 @@ def _command(root: Path, line: str) -> str | None:
         return _text(root, f"commands/{line}")
     try:
         done = subprocess.run(
-            line.split(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_COMMAND_SECONDS
+            line.split(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_COMMAND_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

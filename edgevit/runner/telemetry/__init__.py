@@ -1,7 +1,8 @@
 """Watches the device while it is timed: clocks, temperatures, throttling, power, energy per image.
 
-Runs on a board's Python 3.8 with the standard library alone. `Recorder` samples in a process of its
-own, `latency_conditions` says whether a latency row counts, `measure_energy` gives energy per image.
+Runs on a board's Python 3.8 with the standard library alone. `Recorder` samples in a process of
+its own, `latency_conditions` says whether a latency row counts, `measure_energy` gives energy per
+image.
 """
 
 from __future__ import annotations

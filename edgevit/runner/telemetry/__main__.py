@@ -1,7 +1,7 @@
 """Prints readings as lines of JSON: ``python3 -m edgevit.runner.telemetry --seconds 2``.
 
-The first line names the source and the interval. Without ``--seconds`` it goes on until its standard
-input is closed, so that it ends when whoever started it is gone.
+The first line names the source and the interval. Without ``--seconds`` it goes on until its
+standard input is closed, so that it ends when whoever started it is gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import select
 import sys
 import time
+from contextlib import ExitStack
 from typing import TextIO
 
 from edgevit.runner.telemetry.sources import INTERVAL_MS, source_here
@@ -24,11 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="how long; until standard input is closed")
     parser.add_argument("--output", help="file to write; standard output if left out")
     options = parser.parse_args(arguments)
-    output = open(options.output, "w", encoding="utf-8") if options.output else sys.stdout
-    try:
+    with ExitStack() as stack:
+        output: TextIO = sys.stdout
+        if options.output:
+            output = stack.enter_context(open(options.output, "w", encoding="utf-8"))
         record(output, options.root, options.interval_ms, options.seconds)
-    finally:
-        output.flush()
 
 
 def record(output: TextIO, root: str, interval_ms: int, seconds: float | None) -> None:

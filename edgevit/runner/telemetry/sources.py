@@ -1,4 +1,4 @@
-"""Chooses what to read on this device: sysfs, tegrastats where sysfs has no rails, NVML for a GPU."""
+"""Chooses what to read here: sysfs, tegrastats where sysfs has no rails, NVML for a GPU."""
 
 from __future__ import annotations
 

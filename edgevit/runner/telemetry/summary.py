@@ -150,8 +150,8 @@ def _clocks(*phases: Sequence[Reading]) -> dict[str, Any]:
     return {
         name: {
             "before": mhz(_last(before, name)),
-            "lowest": mhz(min((clocks[name] for clocks in during if name in clocks))),
-            "highest": mhz(max((clocks[name] for clocks in during if name in clocks))),
+            "lowest": mhz(min(clocks[name] for clocks in during if name in clocks)),
+            "highest": mhz(max(clocks[name] for clocks in during if name in clocks)),
             "after": mhz(_last(after, name)),
         }
         for name in sorted({name for clocks in during for name in clocks})
@@ -163,7 +163,7 @@ def _temperatures(*phases: Sequence[Reading]) -> dict[str, Any]:
     return {
         zone: {
             "before": _last(before, zone),
-            "highest": max((celsius[zone] for celsius in during if zone in celsius)),
+            "highest": max(celsius[zone] for celsius in during if zone in celsius),
             "after": _last(after, zone),
         }
         for zone in sorted({zone for celsius in during for zone in celsius})

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from edgevit.runner.telemetry.reading import Reading
 
-_GPU = re.compile(r"(?:.*\.gpu|.*\.ga10b|gpu-gpc-0|gpu)$")  # 17000000.gpu on Orin, gpu-gpc-0 on Thor
+_GPU = re.compile(
+    r"(?:.*\.gpu|.*\.ga10b|gpu-gpc-0|gpu)$"
+)  # 17000000.gpu on Orin, gpu-gpc-0 on Thor
 _OFFLINE_BELOW_C = -100
 
 
@@ -55,7 +57,9 @@ class SysfsSource:
             time_s=time.monotonic(),
             clocks_hz=_present({n: _hertz(*source) for n, source in self._clocks.items()}),
             temperatures_c=_temperatures(self._zones),
-            power_mw={n: mw for n, path in self._rails.items() if (mw := _power(*path)) is not None},
+            power_mw={
+                n: mw for n, path in self._rails.items() if (mw := _power(*path)) is not None
+            },
             counters=_present({n: _number(path) for n, path in self._counters.items()}),
             caps=_present({n: _number(path) for n, path in self._caps.items()}),
             flags=flags,

@@ -1,7 +1,7 @@
 """Reads the sensors from NVIDIA's ``tegrastats`` where sysfs has no power rails.
 
-The fields are those of the Jetson Linux Developer Guide, "tegrastats Utility". JetPack 5 and 6 print
-a rail as now/mean in mW, JetPack 7 adds the peak; the GPU's clock is ``GR3D_FREQ 5%@305``,
+The fields are those of the Jetson Linux Developer Guide, "tegrastats Utility". JetPack 5 and 6
+print a rail as now/mean in mW, JetPack 7 adds the peak; the GPU's clock is ``GR3D_FREQ 5%@305``,
 ``5%@[305,305]`` or ``@[305,305,305]`` in MHz, or missing (``5%``) without root.
 """
 
@@ -22,6 +22,7 @@ _MEMORY = re.compile(r"\bEMC_FREQ (?:\d+%)?@(\d+)")
 _CORES = re.compile(r"\bCPU \[([^\]]*)\]")
 _NOT_RAILS = {"NC", "RAM", "SWAP", "IRAM"}
 _OFFLINE_BELOW_C = -100
+_FIRST_LINE_SECONDS = 5
 
 
 def reading_from_line(line: str, time_s: float) -> Reading:
@@ -65,8 +66,9 @@ class TegrastatsSource:
         )
         self._latest = Reading(time_s=time.monotonic())
         self._first = threading.Event()
-        threading.Thread(target=self._follow, daemon=True).start()
-        self._first.wait(5)
+        self._follower = threading.Thread(target=self._follow, daemon=True)
+        self._follower.start()
+        self._first.wait(_FIRST_LINE_SECONDS)
 
     def read(self) -> Reading:
         """Return the latest line's reading, with the time at which the line came."""
@@ -76,12 +78,14 @@ class TegrastatsSource:
         """End tegrastats."""
         self._process.terminate()
         self._process.wait()
+        self._follower.join()
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._latest = reading_from_line(line, time.monotonic())
-            self._first.set()
+        with self._process.stdout as lines:
+            for line in lines:
+                self._latest = reading_from_line(line, time.monotonic())
+                self._first.set()
 
 
 def is_there(command: str = "tegrastats") -> bool:
