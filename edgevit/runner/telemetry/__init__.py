@@ -11,6 +11,7 @@ from edgevit.runner.telemetry.energy import energy_mj, measure_energy
 from edgevit.runner.telemetry.reading import Reading
 from edgevit.runner.telemetry.recorder import Recorder, Recording
 from edgevit.runner.telemetry.summary import latency_conditions
+from edgevit.runner.telemetry.watching import measure_watched
 
 __all__ = [
     "Reading",
@@ -19,4 +20,5 @@ __all__ = [
     "energy_mj",
     "latency_conditions",
     "measure_energy",
+    "measure_watched",
 ]

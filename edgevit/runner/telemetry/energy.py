@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import UsageError
 from edgevit.runner.telemetry.recorder import Recorder, Recording
-from edgevit.runner.telemetry.summary import mean_power_mw, rails_used
+from edgevit.runner.telemetry.summary import complete, mean_power_mw, rails_used
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,13 +110,14 @@ def _row(recording: Recording, name: str, seconds: float, images: int) -> Energy
     idle, load = recording.during(_IDLE), recording.during(f"energy {name}")
     rails = rails_used([*idle, *load])
     idle_mw, load_mw = mean_power_mw(idle, rails), mean_power_mw(load, rails)
+    counts = len(complete(idle, rails)), len(complete(load, rails))
     energy, reason = None, ""
     if idle_mw is None or load_mw is None:
         reason = "No power rail can be read here."
-    elif min(len(idle), len(load)) < _FEWEST_READINGS:
-        reason = f"{len(idle)} idle and {len(load)} load readings are too few."
+    elif min(counts) < _FEWEST_READINGS:
+        reason = f"{counts[0]} idle and {counts[1]} load readings are too few."
     elif load_mw <= idle_mw:
         reason = "The power under load was not above that when idle."
     else:
         energy = energy_mj(load_mw, idle_mw, seconds, images)
-    return Energy(energy, load_mw, idle_mw, rails, seconds, images, len(load), reason)
+    return Energy(energy, load_mw, idle_mw, rails, seconds, images, counts[1], reason)

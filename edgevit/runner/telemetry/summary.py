@@ -55,17 +55,19 @@ def latency_conditions(recording: Recording, watch: str = "gpu") -> dict[str, An
 def mean_power_mw(readings: Sequence[Reading], rails: Sequence[str]) -> float | None:
     """Return the mean over readings of the sum of rails; None where a rail is never known."""
     totals = [
-        sum(reading.power_mw[rail] for rail in rails)
-        for reading in readings
-        if rails and set(rails) <= set(reading.power_mw)
+        sum(reading.power_mw[rail] for rail in rails) for reading in complete(readings, rails)
     ]
     return sum(totals) / len(totals) if totals else None
 
 
+def complete(readings: Sequence[Reading], rails: Sequence[str]) -> list[Reading]:
+    """Return the readings that know all of these rails; a sum of fewer would be another sum."""
+    return [r for r in readings if rails and set(rails) <= set(r.power_mw)]
+
+
 def rails_used(readings: Sequence[Reading]) -> tuple[str, ...]:
     """Return the rails that are added up for these readings."""
-    known = [set(reading.power_mw) for reading in readings]
-    return rails_of_the_whole(sorted(set.intersection(*known))) if known else ()
+    return rails_of_the_whole(sorted({rail for reading in readings for rail in reading.power_mw}))
 
 
 def _reasons(
@@ -122,9 +124,22 @@ def _unknown(
             f"Timing was too short to watch: {len(during)} readings, one each"
             f" {recording.interval_ms} ms."
         ]
+    gap_s = _longest_gap_s(recording)
+    if gap_s > max(1.0, 10 * recording.interval_ms / 1000):
+        return [f"The sensors did not answer for {gap_s:.1f} seconds of the timing."]
     if not _watched(during, watch) and not any(r.counters or r.caps for r in during):
         return [f"Neither the {watch} clock nor throttling can be read here."]
     return []
+
+
+def _longest_gap_s(recording: Recording) -> float:
+    """Return the longest time of the timing without a reading, in seconds."""
+    times = [reading.time_s for reading in recording.during(DURING)]
+    gaps = [0.0]
+    for start, end in recording.phases.get(DURING, ()):
+        marks = [start, *(time_s for time_s in times if start <= time_s <= end), end]
+        gaps += [after - before for before, after in zip(marks, marks[1:])]
+    return max(gaps)
 
 
 def _watched(readings: Sequence[Reading], watch: str) -> list[int]:

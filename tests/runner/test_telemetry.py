@@ -1,0 +1,300 @@
+"""Recordings by real processes over changing trees: what counts and what does not, and energy."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from recorded_trees import ORIN_NANO, THOR, write_tree
+
+from edgevit.errors import UsageError
+from edgevit.runner.latency import measure_alternating
+from edgevit.runner.telemetry import (
+    Reading,
+    Recorder,
+    Recording,
+    energy_mj,
+    latency_conditions,
+    measure_energy,
+    measure_watched,
+)
+
+GPU_CLOCK = "sys/class/devfreq/17000000.gpu/cur_freq"
+CURRENT = "sys/class/hwmon/hwmon1/curr1_input"
+EVENTS = "sys/class/hwmon/hwmon3/oc3_event_cnt"
+IMAGE = np.zeros((2, 3, 4, 4), np.float32)
+
+
+@pytest.fixture
+def orin(tmp_path):
+    return write_tree(tmp_path / "orin", ORIN_NANO)
+
+
+def put(path, text):
+    """Replace a file's text in one step, as a sensor's value changes."""
+    path.with_name("next").write_text(text)
+    path.with_name("next").replace(path)
+
+
+class Busy:
+    """An engine that takes 5 ms; from its `after`-th run on, something happens on the board."""
+
+    def __init__(self, happens=None, after=40):
+        self.happens, self.after, self.runs = happens, after, 0
+
+    def run(self, images):
+        self.runs += 1
+        if self.happens is not None and self.runs == self.after:
+            self.happens()
+        time.sleep(0.005)
+        return np.zeros((len(images), 10), np.float32)
+
+
+def measured(tree, happens=None, watch="gpu", monkeypatch=None):
+    """Return the conditions of a latency measurement of 0.5 seconds over a tree."""
+    with Recorder(tree, interval_ms=20) as recorder:
+        found = measure_alternating(
+            {"engine": Busy(happens)}, IMAGE, warmup=2, rounds=90, recorder=recorder
+        )
+    assert len(found["engine"].samples_ms) == 90
+    return latency_conditions(recorder.recording(), watch=watch)
+
+
+@pytest.fixture(autouse=True)
+def short_idle(monkeypatch):
+    monkeypatch.setattr("edgevit.runner.latency._IDLE_SECONDS", 0.15)
+    monkeypatch.setattr("edgevit.runner.telemetry.energy._SETTLE_SECONDS", 0.05)
+
+
+def test_steady_clocks_make_a_valid_row(orin):
+    conditions = measured(orin)
+    assert conditions["valid"] is True
+    assert conditions["reasons"] == []
+    assert conditions["source"] == "sysfs"
+    assert conditions["num_readings"] > 10
+    assert conditions["clock_drop_percent"] == 0
+    steady = dict.fromkeys(("before", "lowest", "highest", "after"), 1020.0)
+    assert conditions["clocks_mhz"]["gpu"] == steady
+    assert conditions["temperatures_c"]["tj"] == dict.fromkeys(
+        ("before", "highest", "after"), 48.843
+    )
+    assert conditions["power_mw"] == {
+        "rails": ["VDD_IN"],
+        "before": pytest.approx(5.016 * 1520),
+        "during": pytest.approx(5.016 * 1520),
+    }
+
+
+@pytest.mark.parametrize(("clock", "valid"), [("1000000000", True), ("990000000", False)])
+def test_a_clock_that_drops_by_more_than_2_percent(orin, clock, valid):
+    conditions = measured(orin, lambda: put(orin / GPU_CLOCK, clock))
+    assert conditions["valid"] is valid
+    assert conditions["clock_drop_percent"] == pytest.approx(100 * (1 - int(clock) / 1.02e9))
+    if not valid:
+        (reason,) = conditions["reasons"]
+        assert "gpu clock went between 1020 and 990 MHz (2.9 %)" in reason
+        # an engine on the CPU is not slowed by the GPU's clock
+        assert measured(orin, watch="cpu")["valid"] is True
+
+
+def test_the_highest_core_counts_for_the_cpu(orin):
+    def one_core_sleeps():
+        put(orin / "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq", "729600")
+
+    assert measured(orin, one_core_sleeps, watch="cpu")["valid"] is True
+
+
+def test_over_current_events_are_counted_while_timing(orin):
+    conditions = measured(orin, lambda: put(orin / EVENTS, "27"))
+    assert conditions["valid"] is False
+    assert conditions["reasons"] == [
+        "The hardware throttled 27 times: instantaneous over-current (oc3)."
+    ]
+    # They happened before: the counter goes on from there, and the next row counts.
+    assert measured(orin)["valid"] is True
+
+
+def test_an_alert_and_a_tighter_cap(tmp_path):
+    thor = write_tree(tmp_path, THOR)
+
+    def hot():
+        put(thor / "sys/class/thermal/cooling_device2/cur_state", "1")
+        put(thor / "sys/class/thermal/cooling_device3/cur_state", "19")
+
+    assert measured(thor)["valid"] is True  # step 18 of the cap stood before
+    conditions = measured(thor, hot)
+    assert conditions["reasons"] == [
+        "The device reported: gpu-throttle-alert.",
+        "Its temperature made the device cap devfreq-gpu-gpc-0.",
+    ]
+
+
+def test_nothing_to_read_is_unknown_not_valid(tmp_path):
+    conditions = measured(tmp_path)
+    assert conditions["valid"] is None
+    assert conditions["reasons"] == ["Neither the gpu clock nor throttling can be read here."]
+
+
+def test_too_short_to_watch(orin):
+    with Recorder(orin) as recorder:
+        measure_alternating({"engine": Busy()}, IMAGE, warmup=0, rounds=2, recorder=recorder)
+    conditions = latency_conditions(recorder.recording())
+    assert conditions["valid"] is None
+    assert "too short" in conditions["reasons"][0]
+
+
+def test_a_recorder_that_fails_does_not_stop_the_measurement(orin, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Recorder(orin) as recorder:
+        found = measure_alternating({"engine": Busy()}, IMAGE, rounds=3, recorder=recorder)
+    assert len(found["engine"].samples_ms) == 3
+    conditions = latency_conditions(recorder.recording())
+    assert conditions["valid"] is None
+    assert conditions["reasons"][0].startswith("No telemetry: ")
+
+
+def test_the_recorder_ends_with_its_block_and_with_its_parent(orin, tmp_path):
+    with Recorder(orin, interval_ms=20) as recorder:
+        process = recorder._process
+        assert process.poll() is None
+    assert process.poll() == 0
+    code = (
+        "import os, sys\n"
+        "from edgevit.runner.telemetry import Recorder\n"
+        f"recorder = Recorder({str(orin)!r}).__enter__()\n"
+        "print(recorder._process.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid, end = int(done.stdout), time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the recorder outlived its parent")
+
+
+def test_energy_by_hand():
+    # 9 W under load, 4 W idle, 2 s, 100 images: 5 W * 2 s / 100 = 100 mJ
+    assert energy_mj(9000, 4000, 2.0, 100) == 100
+
+
+def test_energy_of_two_engines_on_a_board_whose_current_follows_them(orin):
+    """The tree's current is 1000 mA when idle, 2000 under `small` and 3000 under `large`."""
+    board = orin / CURRENT
+    put(board, "1000")
+
+    class Drawing(Busy):
+        def __init__(self, milliamperes):
+            super().__init__(lambda: put(board, str(milliamperes)), after=1)
+
+    engines = {"small": Drawing(2000), "large": Drawing(3000)}
+    with Recorder(orin, interval_ms=10) as recorder:
+        rows = measure_energy(engines, IMAGE, recorder, seconds=0.6, idle_seconds=0.3)
+    for name, milliwatts in (("small", 5.016 * 1000), ("large", 5.016 * 2000)):
+        row = rows[name]
+        assert row.rails == ("VDD_IN",)
+        assert row.images == 2 * engines[name].runs
+        assert row.idle_mw == pytest.approx(5016)
+        # the first reading may still be of the state before
+        assert row.load_mw - row.idle_mw == pytest.approx(milliwatts, rel=0.1)
+        per_image = (row.load_mw - row.idle_mw) * row.seconds / row.images
+        assert row.energy_mj == pytest.approx(per_image)
+        assert row.to_dict()["rails"] == ["VDD_IN"]
+    assert rows["large"].energy_mj > 1.5 * rows["small"].energy_mj
+
+
+def test_energy_that_can_not_be_told(orin, tmp_path):
+    with Recorder(orin, interval_ms=10) as recorder:
+        rows = measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0.2, idle_seconds=0.2)
+        with pytest.raises(UsageError, match="EV781"):
+            measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0)
+    assert rows["a"].energy_mj is None
+    assert "not above" in rows["a"].reason
+    with Recorder(tmp_path / "nothing", interval_ms=10) as recorder:
+        rows = measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0.1, idle_seconds=0.1)
+    assert (rows["a"].energy_mj, rows["a"].rails) == (None, ())
+    assert rows["a"].reason == "No power rail can be read here."
+
+
+def test_a_reading_survives_its_line():
+    reading = Reading(
+        1.5, {"gpu": 1}, {"tj": 40.5}, {"VDD_IN": 7.25}, {"oc1": 2}, {"cap": 3}, ["flag"]
+    )
+    assert Reading.from_json(reading.to_json()) == reading
+
+
+def test_phases_cut_by_time():
+    readings = [Reading(time_s=float(t)) for t in range(10)]
+    spans = {"a": ((1.0, 3.0), (7.5, 8.5))}
+    recording = Recording("sysfs", 1000, readings, spans)
+    assert [r.time_s for r in recording.during("a")] == [1, 2, 3, 8]
+    assert recording.during("b") == []
+
+
+def test_readings_without_a_rail_are_left_out_of_the_mean():
+    """A sum over changing sets of rails would compare different things."""
+    readings = [
+        Reading(0.0, {"gpu": 10**9}, power_mw={"A": 1.0, "B": 2.0}),
+        Reading(1.0, {"gpu": 10**9}, power_mw={"A": 3.0}),
+        Reading(2.0, {"gpu": 10**9}, power_mw={"A": 5.0, "B": 9.0}),
+    ]
+    recording = Recording("sysfs", 1000, readings, {"during": ((0.0, 2.0),)})
+    assert latency_conditions(recording)["power_mw"] == {
+        "rails": ["A", "B"],
+        "before": None,
+        "during": (3.0 + 14.0) / 2,
+    }
+
+
+def test_sensors_that_fall_silent_while_timing():
+    spans = {"during": ((0.0, 10.0),)}
+    steady = [Reading(t / 10, {"gpu": 10**9}) for t in range(100)]
+    assert latency_conditions(Recording("sysfs", 100, steady, spans))["valid"] is True
+    for silent in (steady[:60], steady[60:], steady[:20] + steady[60:]):
+        conditions = latency_conditions(Recording("sysfs", 100, silent, spans))
+        assert conditions["valid"] is None
+        assert "did not answer for" in conditions["reasons"][0]
+
+
+def test_sampling_is_another_process(orin):
+    """No thread of this interpreter that could hold its lock while an engine is timed."""
+    with Recorder(orin):
+        names = {thread.name for thread in threading.enumerate()}
+    assert names == {"MainThread"}
+
+
+def test_the_command_prints_readings(orin):
+    command = [sys.executable, "-m", "edgevit.runner.telemetry", "--root", str(orin)]
+    done = subprocess.run(
+        [*command, "--seconds", "0.1", "--interval-ms", "20"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    header, *lines = done.stdout.splitlines()
+    assert header == '{"source": "sysfs", "interval_ms": 20}'
+    assert Reading.from_json(lines[0]).power_mw["VDD_IN"] == pytest.approx(5.016 * 1520)
+
+
+def test_all_in_one_call(orin, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgevit.runner.telemetry.watching._LEAST_SECONDS", 0.4)
+    engines = {"fp32": Busy(), "engine": Busy()}
+    samples, conditions = measure_watched(
+        engines, IMAGE, watch="gpu", rounds=3, energy_seconds=0.2, root=orin
+    )
+    assert sum(samples["engine"].samples_ms) > 150  # as long as the sensors need, not 3 rounds
+    assert conditions["valid"] is True
+    assert conditions["power_mode"]["name"] == "MAXN_SUPER"
+    assert set(conditions["energy"]) == {"fp32", "engine"}
+    assert conditions["energy"]["engine"]["rails"] == ["VDD_IN"]
+    samples, conditions = measure_watched(
+        engines, IMAGE, watch="gpu", rounds=3, root=tmp_path / "nothing"
+    )
+    assert conditions is None
+    assert len(samples["fp32"].samples_ms) == 3
