@@ -158,6 +158,10 @@ def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for label, key in (("size of the model", "size_bytes"), ("peak memory", "peak_memory_bytes")):
         fp32, engine = _pair(report[key])
         rows.append((label, _megabytes(fp32), _megabytes(engine), _times(fp32, engine)))
+    energy = _pair(report["energy_mj"])
+    if any(energy):
+        cells = [_NOTHING if one is None else f"{one:.1f} mJ" for one in energy]
+        rows.append(("energy per image", *cells, "above idle"))
     rows.append(("EER", "", _percent(report["eer"], digits=1), "of ViT-B/16 in fp32"))
     return rows
 
@@ -177,10 +181,33 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             "latency at " + ", ".join(f"{key} {_shown(value)}" for key, value in conditions)
         )
+    lines += _telemetry_notes(report["telemetry"])
     if skipped["count"]:
         names = ", ".join(skipped["names"][:_NAMED_SKIPS])
         lines.append(f"{skipped['count']} damaged images skipped: {names}")
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
+
+
+def _telemetry_notes(telemetry: Mapping[str, Any] | None) -> list[str]:
+    """Return what held while latency was measured: clock, temperature, rails, power mode."""
+    if telemetry is None:
+        return []
+    parts = []
+    if telemetry["power_mode"]:
+        parts.append(f"power mode {_shown(telemetry['power_mode']['name'])}")
+    for name, clock in telemetry["clocks_mhz"].items():
+        if name.split(".")[0] == telemetry["watched_clock"]:
+            parts.append(f"{name} clock {clock['lowest']:.0f} to {clock['highest']:.0f} MHz")
+    hottest = max((zone["highest"] for zone in telemetry["temperatures_c"].values()), default=None)
+    if hottest is not None:
+        parts.append(f"up to {hottest:.0f} °C")
+    rails = {rail for row in telemetry["energy"].values() for rail in row["rails"]}
+    if rails:
+        parts.append(f"energy from {', '.join(sorted(rails))}")
+    lines = ["while timing: " + ", ".join(parts)] if parts else []
+    if telemetry["valid"] is None:
+        lines += [f"not known whether clocks held: {reason}" for reason in telemetry["reasons"]]
+    return lines
 
 
 def new_table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:

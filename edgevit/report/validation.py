@@ -76,6 +76,8 @@ def validation_report(
         **_drop(measured, max_drop_points, confidence),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
+        "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
+        "energy_mj": {name: _energy(measured.telemetry, name) for name in _ENGINES},
         **_speedup(measured.latency, confidence),
         "size_bytes": _sizes(bundle),
         "peak_memory_bytes": {name: measured.peak_memory_bytes.get(name) for name in _ENGINES},
@@ -177,6 +179,12 @@ def _percentiles(samples: LatencySamples | None) -> dict[str, float] | None:
     if samples is None:
         return None
     return {"p50": samples.p50_ms, "p90": samples.p90_ms, "p99": samples.p99_ms}
+
+
+def _energy(telemetry: Mapping[str, Any] | None, name: str) -> float | None:
+    """Return millijoules per image above idle; None where it was not measured."""
+    row = (telemetry or {}).get("energy", {}).get(name)
+    return None if row is None else row["energy_mj"]
 
 
 def _speedup(latency: Mapping[str, LatencySamples], confidence: float) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def dict_from_measurements(measured: Measurements) -> dict[str, Any]:
         "skipped_images": list(measured.skipped_images),
         "warnings": list(measured.warnings),
         "engine_used": dict(measured.engine_used),
+        "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
     }
 
 
@@ -56,6 +57,7 @@ def measurements_from_dict(content: Mapping[str, Any]) -> Measurements:
             skipped_images=tuple(content["skipped_images"]),
             warnings=tuple(content["warnings"]),
             engine_used=content["engine_used"],
+            telemetry=content["telemetry"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceError(

@@ -16,9 +16,10 @@ import numpy as np
 from edgevit.data.normalizing import normalizer
 from edgevit.runner.accuracy import Predictions, predict_all
 from edgevit.runner.engines import choose_engine, open_session, target_name
-from edgevit.runner.latency import LatencySamples, measure_alternating
+from edgevit.runner.latency import LatencySamples
 from edgevit.runner.memory import peak_memory_bytes
 from edgevit.runner.selfcheck import SelfCheck, self_check
+from edgevit.runner.telemetry import measure_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,8 @@ class Measurements:
         skipped_images: Names of damaged images that were left out.
         warnings: Counted warnings of this validation, beside those in the bundle.
         engine_used: name and version of the engine, its provider, and whether it stands in.
+        telemetry: What `edgevit.runner.telemetry.measure_watched` says of the latency runs; None
+            where there are no sensors or nothing was timed.
     """
 
     engine: Predictions
@@ -59,6 +62,7 @@ class Measurements:
     skipped_images: Sequence[str] = ()
     warnings: Sequence[str] = ()
     engine_used: Mapping[str, Any] = field(default_factory=dict)
+    telemetry: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,13 @@ def measure(
     )
     used = _used(sessions["engine"], choice)
     latency: dict[str, LatencySamples] = {}
+    telemetry = None
     if not choice.stands_in:
         images = golden["images"][np.arange(conditions.batch) % len(golden["images"])]
-        latency = _latency(sessions, normalize(images), conditions.rounds, progress)
+        watch = "cpu" if used["provider"] == "CPUExecutionProvider" else "gpu"
+        latency, telemetry = _latency(
+            sessions, normalize(images), conditions.rounds, watch, progress
+        )
     sessions.clear()  # frees their memory before that of fresh processes is measured
     return Measurements(
         engine=predictions["engine"],
@@ -121,8 +129,9 @@ def measure(
         latency=latency,
         latency_conditions=_described(conditions) if latency else {},
         peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
-        warnings=choice.warnings,
+        warnings=[*choice.warnings, *_telemetry_warnings(telemetry)],
         engine_used=used,
+        telemetry=telemetry,
     )
 
 
@@ -141,15 +150,27 @@ def _used(session: Any, choice: EngineChoice) -> dict[str, Any]:
 
 
 def _latency(
-    sessions: Mapping[str, Any], images: Any, rounds: int, progress: Progress
-) -> dict[str, LatencySamples]:
-    """Return samples by engine for float32 [batch, 3, H, W]."""
+    sessions: Mapping[str, Any], images: Any, rounds: int, watch: str, progress: Progress
+) -> tuple[dict[str, LatencySamples], dict[str, Any] | None]:
+    """Return samples by engine for float32 [batch, 3, H, W], and the telemetry."""
     progress("latency", 0, 1)
-    samples = measure_alternating(
-        sessions, images, warmup=_WARMUP_ROUNDS, rounds=rounds, max_seconds=_MAX_LATENCY_SECONDS
+    found = measure_watched(
+        sessions,
+        images,
+        watch=watch,
+        warmup=_WARMUP_ROUNDS,
+        rounds=rounds,
+        max_seconds=_MAX_LATENCY_SECONDS,
     )
     progress("latency", 1, 1)
-    return dict(samples)
+    return found
+
+
+def _telemetry_warnings(telemetry: Mapping[str, Any] | None) -> list[str]:
+    """Return why the latency rows do not count, if so."""
+    if telemetry is None or telemetry["valid"] is not False:
+        return []
+    return [f"the latencies do not count: {reason}" for reason in telemetry["reasons"]]
 
 
 def _described(conditions: Conditions) -> dict[str, Any]:
