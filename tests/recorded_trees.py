@@ -26,6 +26,10 @@ AGX Thor Developer Kit, Jetson Linux 38.4 (JetPack 7.1):
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 _MONITOR, _EVENTS, _ZONES = "sys/class/hwmon/hwmon1", "sys/class/hwmon/hwmon3", "sys/class/thermal"
@@ -214,3 +218,12 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
         else:
             path.write_text(text, encoding="utf-8")
     return root
+
+
+def python_of_a_board() -> str:
+    """Return Python 3.8 where there is one (or EDGEVIT_PYTHON38), else the one that runs this."""
+    for candidate in (os.environ.get("EDGEVIT_PYTHON38", ""), "python3.8", sys.executable):
+        path = shutil.which(candidate) if candidate else None
+        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    raise AssertionError("no Python that works")

@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from recorded_trees import ORIN_NANO, THOR, write_tree
+from recorded_trees import ORIN_NANO, THOR, python_of_a_board, write_tree
 
 from edgevit.runner import board_facts as module
 from edgevit.runner.board_facts import board_facts
@@ -128,16 +127,6 @@ def test_disk_of_a_folder_that_does_not_exist_yet(tmp_path):
     usage = shutil.disk_usage(tmp_path)
     assert facts["disk_bytes"]["total"] == usage.total
     assert abs(facts["disk_bytes"]["free"] - usage.free) < 1 << 30
-
-
-def python_of_a_board():
-    """Python 3.8 if there is one; else this one, so that the test still runs."""
-    for candidate in (os.environ.get("EDGEVIT_PYTHON38", ""), "python3.8", sys.executable):
-        path = shutil.which(candidate) if candidate else None
-        works = path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0
-        if works:
-            return path
-    raise AssertionError
 
 
 def test_the_script_runs_alone_from_standard_input(orin):

@@ -1,14 +1,16 @@
 """Recordings by real processes over changing trees: what counts and what does not, and energy."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded_trees import ORIN_NANO, THOR, write_tree
+from recorded_trees import ORIN_NANO, THOR, python_of_a_board, write_tree
 
 from edgevit.errors import UsageError
 from edgevit.runner.latency import measure_alternating
@@ -25,6 +27,7 @@ from edgevit.runner.telemetry import (
 GPU_CLOCK = "sys/class/devfreq/17000000.gpu/cur_freq"
 CURRENT = "sys/class/hwmon/hwmon1/curr1_input"
 EVENTS = "sys/class/hwmon/hwmon3/oc3_event_cnt"
+ROOT = Path(__file__).parents[2]
 IMAGE = np.zeros((2, 3, 4, 4), np.float32)
 
 
@@ -280,6 +283,31 @@ def test_the_command_prints_readings(orin):
     header, *lines = done.stdout.splitlines()
     assert header == '{"source": "sysfs", "interval_ms": 20}'
     assert Reading.from_json(lines[0]).power_mw["VDD_IN"] == pytest.approx(5.016 * 1520)
+
+
+def test_on_a_boards_python_without_numpy(orin):
+    """Python 3.8 where there is one: recorded and judged with the standard library alone."""
+    code = (
+        "import json, sys, time\n"
+        "sys.modules['numpy'] = None\n"
+        "from edgevit.runner.telemetry import Recorder, latency_conditions\n"
+        f"with Recorder({str(orin)!r}, interval_ms=20) as recorder:\n"
+        "    for phase in ('before', 'during', 'after'):\n"
+        "        recorder.watch(phase, 0.2)\n"
+        "print(json.dumps(latency_conditions(recorder.recording())))\n"
+    )
+    done = subprocess.run(
+        [python_of_a_board(), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    conditions = json.loads(done.stdout)
+    assert conditions["valid"] is True
+    assert conditions["power_mw"]["rails"] == ["VDD_IN"]
 
 
 def test_all_in_one_call(orin, tmp_path, monkeypatch):
