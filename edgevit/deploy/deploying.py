@@ -7,6 +7,7 @@ its connection for good is continued by the next; it is removed at the end unles
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import tempfile
 import time
@@ -51,6 +52,7 @@ class Deployment:
     """Where and how a bundle is deployed.
 
     Args:
+        nonce: Tells this deployment from others of the same bundle.
         device: As in `edgevit.deploy.connection.Connection`.
         conditions: How it is measured there.
         keep: Leave everything on the board.
@@ -58,6 +60,7 @@ class Deployment:
         folder: Folder of the board in which the deployment's own is made; None for the cache.
     """
 
+    nonce: str
     device: str
     conditions: Conditions
     keep: bool = False
@@ -105,7 +108,12 @@ def deploy(
     """
     conditions = Conditions(engine=engine, threads=threads, batch=batch, rounds=rounds)
     deployment = Deployment(
-        device=device, conditions=conditions, keep=keep, python=python, folder=folder
+        nonce=secrets.token_hex(8),
+        device=device,
+        conditions=conditions,
+        keep=keep,
+        python=python,
+        folder=folder,
     )
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
@@ -123,9 +131,9 @@ def deploy(
             )
         except BaseException:
             with suppress(EdgeViTError, ConnectionLost):  # the first error is the one to show
-                _tidy(connection, board.root, keep)
+                _tidy(connection, board.root, deployment)
             raise
-        warnings += _tidied(connection, board.root, keep)
+        warnings += _tidied(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
     limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
     report = validation_report(opened, measured, max_drop_points=limit)
@@ -172,8 +180,8 @@ def _measured_there(
             retry.heard()
             progress("send", there, total)
 
-        retry(lambda: send_files(connection, board.root, files, on_bytes))
-    run = RemoteRun(board.root, run_arguments(deployment.conditions), progress)
+        retry(lambda: send_files(connection, board.root, deployment.nonce, files, on_bytes))
+    run = RemoteRun(board.root, deployment.nonce, run_arguments(deployment.conditions), progress)
     retry(lambda: run.follow(connection, retry.heard))
     content = json.loads(retry(lambda: fetch(connection, board.root, _MEASURED)))
     return measurements_from_dict(content), dict(content["machine"])
@@ -236,17 +244,19 @@ class _Retry:
         )
 
 
-def _tidied(connection: Connection, root: str, keep: bool) -> list[str]:
+def _tidied(connection: Connection, root: str, deployment: Deployment) -> list[str]:
     """Leave the board clean, unless all is to be kept; return a warning where that failed."""
     try:
-        _Retry(connection)(lambda: _tidy(connection, root, keep))
+        _Retry(connection)(lambda: _tidy(connection, root, deployment))
     except EdgeViTError as error:
         return [f"{root} was left on the board: {error.why}"]
     return []
 
 
-def _tidy(connection: Connection, root: str, keep: bool) -> None:
-    with connection.call("stop" if keep else "clean", root=root) as call:
+def _tidy(connection: Connection, root: str, deployment: Deployment) -> None:
+    verb, in_cache = "stop" if deployment.keep else "clean", deployment.folder is None
+    request = {"root": root, "nonce": deployment.nonce, "in_cache": in_cache}
+    with connection.call(verb, **request) as call:
         call.reply()
 
 

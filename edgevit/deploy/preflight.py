@@ -85,7 +85,8 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
     if tuple(int(part) for part in re.findall(r"\d+", found["python"])[:2]) < _OLDEST_PYTHON:
         raise no_python(connection.python, f"It is Python {found['python']}.")
     source = (resources.files("edgevit.runner") / "board_facts.py").read_text("utf-8")
-    facts = json.loads(connection.run_script(source, "--disk", found["root"]))
+    said = connection.run_script(source, "--disk", found["root"])
+    facts = json.loads(said.strip().splitlines()[-1])  # a login script may have said more before
     return Board(
         python=found["python"],
         modules=found["modules"],

@@ -6,7 +6,6 @@ The run goes on when the connection breaks; over a new one it is followed from t
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,13 +22,14 @@ class RemoteRun:
 
     Args:
         root: The deployment's folder there.
+        nonce: Of the deployment.
         arguments: Of that command.
         progress: Called with (stage, done, total).
     """
 
-    def __init__(self, root: str, arguments: Sequence[str], progress: Progress) -> None:
+    def __init__(self, root: str, nonce: str, arguments: Sequence[str], progress: Progress) -> None:
         self.root, self.arguments, self.progress = root, list(arguments), progress
-        self._nonce, self._offset = secrets.token_hex(8), 0
+        self._nonce, self._offset = nonce, 0
         self._error: EdgeViTError | None = None
 
     def follow(self, connection: Connection, on_reply: Callable[[], None]) -> None:

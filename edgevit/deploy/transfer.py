@@ -49,13 +49,18 @@ class Shipped:
 
 
 def send_files(
-    connection: Connection, root: str, files: Sequence[Shipped], on_bytes: Callable[[int], None]
+    connection: Connection,
+    root: str,
+    nonce: str,
+    files: Sequence[Shipped],
+    on_bytes: Callable[[int], None],
 ) -> int:
     """Make the files lie in a folder of the board; whatever else lay there is removed.
 
     Args:
         connection: To the board.
         root: The folder on the board.
+        nonce: Of the deployment, which owns the folder from now on.
         files: What shall be there.
         on_bytes: Called with how many of all bytes are there by now.
 
@@ -68,7 +73,7 @@ def send_files(
             deployment is under way (EV822), or the folder can't be written (EV824).
     """
     listed = [{"name": f.name, "size": f.size_bytes, "sha256": f.sha256} for f in files]
-    with connection.call("receive", root=root, files=listed) as call:
+    with connection.call("receive", root=root, nonce=nonce, files=listed) as call:
         present = _present(call)
         offsets = [_offset(file, has) for file, has in zip(files, present, strict=True)]
         there = sum(

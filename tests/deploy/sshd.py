@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SSHD = shutil.which("sshd") or next(
 
 
 class Line:
-    """Forwards TCP connections to a port; can be cut after so many bytes towards the board.
+    """Forwards TCP connections to a port; does things after so many bytes towards the board (`at`).
 
     Args:
         port: Where it forwards to.
@@ -27,52 +28,71 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self.target = port
-        self.cut_after: list[int] = []
-        self.on_cut = lambda: None
+        self.at: list[tuple[int, Callable[[], None]]] = []
         self.cuts = self.carried = 0
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listen(0)
+
+    def _listen(self, port: int) -> None:
+        self._server = socket.create_server(("127.0.0.1", port))
         self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._spawn(self._accept, self._server)
+
+    def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def close(self) -> None:
-        self._server.close()
+        self._stop_listening()
         self._hang_up()
+        for thread in self._threads:
+            thread.join()
+        for end in self._ends:
+            end.close()
 
     def cut(self) -> None:
         """Hang up now."""
         self.cuts += 1
-        self.on_cut()
         self._hang_up()
 
-    def _hang_up(self) -> None:
-        for pair in self._pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-        self._pairs.clear()
+    def refuse(self) -> None:
+        """Hang up, and let nobody in again."""
+        self._stop_listening()
+        self.cut()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
+    def reopen(self) -> None:
+        """Let people in again, at the same port."""
+        self._listen(self.port)
+
+    def _stop_listening(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
+        self._server.close()
+
+    def _hang_up(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = server.accept()
+                self._ends.append(near)
                 far = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                return
-            self._pairs.append((near, far))
-            for source, sink, counted in ((near, far, True), (far, near, False)):
-                threading.Thread(
-                    target=self._carry, args=(source, sink, counted), daemon=True
-                ).start()
+                self._ends.append(far)
+                self._spawn(self._carry, near, far, True)
+                self._spawn(self._carry, far, near, False)
 
     def _carry(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 14):
                 sink.sendall(data)
                 self.carried += len(data) * counted
-                if counted and self.cut_after and self.carried >= self.cut_after[0]:
-                    self.cut_after.pop(0)
-                    self.cut()
+                if counted and self.at and self.carried >= self.at[0][0]:
+                    self.at.pop(0)[1]()
             sink.shutdown(socket.SHUT_WR)
 
 
@@ -94,6 +114,8 @@ class Board:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.home = self.folder / "home"
         self.home.mkdir(exist_ok=True)
+        self.rc = self.home / ".bashrc"
+        self.rc.write_text("echo Welcome to this board\n")  # read by a bash that sshd starts
         for name in ("host_key", "user_key"):
             self._keygen(name)
         public = self.folder / "user_key.pub"
@@ -135,8 +157,8 @@ class Board:
         self.know(self.folder / "other_key.pub")
 
     def left(self) -> list[str]:
-        """Return the files in the board's home."""
-        return sorted(str(p.relative_to(self.home)) for p in self.home.rglob("*") if p.is_file())
+        """Return the files and folders in the board's home, without its greeting."""
+        return sorted(str(p.relative_to(self.home)) for p in self.home.rglob("*") if p != self.rc)
 
     @property
     def client(self) -> str:

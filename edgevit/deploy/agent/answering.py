@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib
 import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgevit.deploy.agent.receiving import receive
 from edgevit.deploy.agent.replies import Refused, inside, read_line, say
-from edgevit.deploy.agent.running import RUN, end_run, start, stop
+from edgevit.deploy.agent.running import RUN, end_run, is_owned, start
 
 
 def probe(request: dict[str, Any]) -> None:
@@ -43,11 +44,18 @@ def _root(request: dict[str, Any]) -> Path:
 
 
 def _version(module: str) -> dict[str, str]:
-    try:
-        found = importlib.import_module(module)
-    except BaseException as error:  # a broken extension module may raise anything
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
-    return {"version": str(getattr(found, "__version__", "unknown"))}
+    """Import a module in a process of its own: it may crash, or write into the user's cache."""
+    code = f"import {module} as m; print(getattr(m, '__version__', 'unknown'))"
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "XDG_CACHE_HOME": cache},
+        )
+    said = (done.stderr if done.returncode else done.stdout).decode("utf-8", "replace")
+    last = (said.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+    return {"error" if done.returncode else "version": last[:500]}
 
 
 def _size(folder: Path) -> int:
@@ -64,14 +72,23 @@ def send(request: dict[str, Any]) -> None:
 
 
 def clean(request: dict[str, Any]) -> None:
-    """Remove the deployment, and the folders above it that were made for it."""
+    """Remove the deployment, if it is this one's, and the cache's folders where they are empty."""
     root = Path(request["root"])
-    end_run(root / RUN)
-    if root.exists():
+    if is_owned(root, request["nonce"]):
+        end_run(root / RUN)
         shutil.rmtree(str(root))
-    if root.parent.name == "edgevit" and root.parent.is_dir() and not any(root.parent.iterdir()):
-        root.parent.rmdir()
+    for above in (root.parent, root.parent.parent) if request["in_cache"] else ():
+        if above.is_dir() and not any(above.iterdir()):
+            above.rmdir()
     say(cleaned=True)
+
+
+def stop(request: dict[str, Any]) -> None:
+    """End the run, if it is this deployment's."""
+    root = Path(request["root"])
+    if is_owned(root, request["nonce"]):
+        end_run(root / RUN)
+    say(stopped=True)
 
 
 VERBS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.deploy.agent.replies import PARTIAL, Refused, inside, read_line, say, standard_input
-from edgevit.deploy.agent.running import RUN, refuse_if_followed
+from edgevit.deploy.agent.running import CACHE, OWNER, RUN, is_owned, own, refuse_if_followed
 
 _CHUNK_BYTES = 1 << 16
 _ACK_BYTES = 1 << 20
@@ -33,7 +33,9 @@ def receive(request: dict[str, Any]) -> None:
     root = Path(request["root"])
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(root):
-        refuse_if_followed(root)
+        if not is_owned(root, request["nonce"]):
+            refuse_if_followed(root)
+        own(root, request["nonce"])
         shutil.rmtree(str(root / RUN), ignore_errors=True)
         _forget_others(root, {item["name"] for item in request["files"]})
         _wait_for_sender()
@@ -100,12 +102,12 @@ def _wait_for_sender() -> None:
 
 def _forget_others(root: Path, names: set[str]) -> None:
     """Remove what an earlier deployment left and this one does not bring."""
-    wanted = names | {name + PARTIAL for name in names} | {".lock"}
+    wanted = names | {name + PARTIAL for name in names} | {".lock", OWNER}
     for path in sorted(root.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif str(path.relative_to(root)) not in wanted:
+        elif path.relative_to(root).parts[0] != CACHE and str(path.relative_to(root)) not in wanted:
             path.unlink()
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from edgevit.deploy.agent.replies import PARTIAL, Refused, say
 
 RUN = "run"
+OWNER = ".owner"
+CACHE = "cache"  # what engines keep between runs; elsewhere they would litter the user's own
 _POLL_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 2.0
 _FOLLOWED_SECONDS = 20.0
@@ -59,7 +61,8 @@ def _launch(run: Path, request: dict[str, Any]) -> None:
 
 
 def _supervise(run: Path, request: dict[str, Any]) -> int:
-    environment = {**os.environ, **request["environment"]}
+    cache = {"XDG_CACHE_HOME": str(run.with_name(CACHE))}
+    environment = {**os.environ, **cache, **request["environment"]}
     command = [sys.executable, *request["arguments"]]
     with open(str(run / "output"), "wb") as output, open(str(run / "errors"), "wb") as errors:
         try:
@@ -138,10 +141,17 @@ def end_run(run: Path) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def stop(request: dict[str, Any]) -> None:
-    """End the run, if there is one."""
-    end_run(Path(request["root"]) / RUN)
-    say(stopped=True)
+def own(root: Path, nonce: str) -> None:
+    """Note whose deployment lies in a folder."""
+    _write(root / OWNER, nonce)
+
+
+def is_owned(root: Path, nonce: str) -> bool:
+    """Return whether the deployment in a folder is the one with this nonce."""
+    try:
+        return (root / OWNER).read_text() == nonce
+    except OSError:
+        return False
 
 
 def _nonce(run: Path) -> str | None:

@@ -1,0 +1,119 @@
+"""A board on this machine: an OpenSSH server with a Python that has numpy and the engine only."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sshd import SSHD, Board
+
+IMAGES, SIDE, CLASSES = 15000, 8, 7
+PREPROCESSING = {
+    "input_size": [3, SIDE, SIDE],
+    "resize_size": SIDE,
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+}
+
+
+def bare_python(folder: Path, *packages: str) -> str:
+    """Make an environment of this Python that has these packages of it and no other.
+
+    Returns:
+        What PATH is on a board with that Python.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    inside = next(folder.glob("lib/python3*/site-packages"))
+    here = Path(sysconfig.get_path("platlib"))
+    for package in packages:
+        for found in (here / package, *here.glob(f"{package}.libs"), *here.glob(f"{package}-*")):
+            (inside / found.name).symlink_to(found)
+    return f"{folder}/bin:/usr/bin:/bin"
+
+
+@pytest.fixture(scope="session")
+def board_path(tmp_path_factory) -> str:
+    return bare_python(tmp_path_factory.mktemp("python") / "v", "numpy", "onnxruntime")
+
+
+@pytest.fixture
+def make_board(tmp_path, monkeypatch):
+    """Return a function PATH -> started board; the user's SSH is pointed at it."""
+    if SSHD is None:
+        pytest.skip("NOT TESTED: there is no sshd here (apt install openssh-server)")
+    boards = []
+
+    def make(path: str) -> Board:
+        board = Board(tmp_path / "board", path)
+        board.start()
+        boards.append(board)
+        monkeypatch.setenv("EDGEVIT_SSH", board.client)
+        return board
+
+    yield make
+    for board in boards:
+        board.stop()
+
+
+@pytest.fixture
+def board(make_board, board_path) -> Board:
+    return make_board(board_path)
+
+
+@pytest.fixture(scope="session")
+def make_bundle(make_parts, tmp_path_factory):
+    """Return a function that writes the tiny bundle, for any target."""
+
+    def make(target: str = "cpu") -> Path:
+        parts = make_parts()
+        parts.manifest.update(preprocessing=PREPROCESSING, target=target)
+        return parts.write(tmp_path_factory.mktemp("deployed") / "tiny")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle) -> Path:
+    return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory) -> Path:
+    """Forty labelled images."""
+    return _images(tmp_path_factory.mktemp("few") / "few.npz", 40)
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory) -> Path:
+    """Images of about 3 MB, so that a transfer has a middle."""
+    return _images(tmp_path_factory.mktemp("many") / "many.npz", IMAGES)
+
+
+def _images(path: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
+    np.savez(path, images=pixels, labels=np.arange(count) % CLASSES)
+    return path
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 48 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("NOT TESTED: no small disk can be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -1,0 +1,145 @@
+"""`edgevit deploy` against a real OpenSSH server on this machine."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import bare_python
+
+from edgevit.deploy.deploying import deploy
+from edgevit.errors import DeviceError, EnvironmentError_, UnsupportedError, UsageError
+from edgevit.validating import validate
+
+QUICK = {"threads": 1, "rounds": 5}
+
+
+def refused(kind, code, *arguments, **options):
+    with pytest.raises(kind) as caught:
+        deploy(*arguments, device="board", **{**QUICK, **options})
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+def test_the_report_is_that_of_this_machine(board, bundle, few):
+    there = deploy(bundle, few, device="board", **QUICK)
+    here = validate(bundle, few, **QUICK)
+    same = ("top1", "top5", "drop_points", "agreement", "num_images", "size_bytes", "eer", "engine")
+    assert {key: there[key] for key in same} == {key: here[key] for key in same}
+    assert there["self_check"]["agreement_percent"] == 100
+    assert there["latency_ms"]["engine"]["p50"] > 0
+    assert there["peak_memory_bytes"]["engine"] > 1e7
+    assert there["device"]["modules"]["tensorrt"] is None
+    assert there["device"]["facts"]["system"]["machine"] == os.uname().machine
+    assert there["device"]["kept"] is None
+    assert board.left() == []  # not even an empty folder
+
+
+def test_kept_it_can_be_measured_again_and_is_not_sent_again(board, bundle, few):
+    device = deploy(bundle, few, device="board", keep=True, **QUICK)["device"]
+    root = Path(device["kept"])
+    assert (root / "bundle" / "manifest.json").is_file()
+    (root / "measurements.json").unlink()
+    again = [*shlex.split(board.client), "board", device["run_again"]]
+    subprocess.run(again, check=True, capture_output=True)
+    assert json.loads((root / "measurements.json").read_text())["engine"]["labels"]
+    steps = []
+    deploy(bundle, few, device="board", progress=lambda *step: steps.append(step), **QUICK)
+    first = next(step for step in steps if step[0] == "send")
+    assert first[1] == first[2]  # all of it was there
+    assert board.left() == []
+
+
+def test_command_line(board, bundle, few, tmp_path):
+    command = [sys.executable, "-m", "edgevit.cli", "deploy", str(bundle), "--device", "board"]
+    command += ["--data", str(few), "--rounds", "5", "--json", str(tmp_path / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["device"]["address"] == "board"
+    assert "on board: " in done.stderr
+    done = subprocess.run([*command, "--max-drop", "1e-9"], capture_output=True, text=True)
+    assert done.returncode in (5, 8), done.stderr
+    board.replace_host_key()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "EV812" in done.stderr) == (7, True), done.stderr
+
+
+def test_host_keys_are_checked(board, bundle, few):
+    board.replace_host_key()
+    error = refused(DeviceError, "EV812", bundle, few)
+    assert "has changed" in error.what
+    assert "ssh-keygen -R board" in error.try_next
+    (board.folder / "known_hosts").write_text("")
+    error = refused(DeviceError, "EV812", bundle, few)
+    assert "is unknown" in error.what
+    assert board.left() == []
+
+
+def test_login_refused(board, bundle, few):
+    (board.folder / "authorized_keys").write_text("")
+    assert "ssh-copy-id" in refused(DeviceError, "EV813", bundle, few).try_next
+
+
+def test_not_reachable(board, bundle, few):
+    board.line.refuse()
+    refused(DeviceError, "EV814", bundle, few)
+
+
+@pytest.mark.parametrize("device", ["-oProxyCommand=touch x", "a b", "", "$(touch x)"])
+def test_addresses_that_are_none(bundle, few, device):
+    with pytest.raises(UsageError) as caught:
+        deploy(bundle, few, device=device)
+    assert caught.value.code == "EV811"
+
+
+def test_no_ssh_client(bundle, few, monkeypatch):
+    monkeypatch.setenv("EDGEVIT_SSH", "no-such-client")
+    refused(EnvironmentError_, "EV810", bundle, few)
+
+
+def test_missing_engine(make_board, bundle, few, tmp_path):
+    board = make_board(bare_python(tmp_path / "v", "numpy"))
+    error = refused(EnvironmentError_, "EV818", bundle, few)
+    assert "No module named 'onnxruntime'" in error.why
+    assert board.left() == []
+
+
+def test_missing_numpy(make_board, bundle, few, tmp_path):
+    make_board(bare_python(tmp_path / "v"))
+    assert "numpy" in refused(EnvironmentError_, "EV818", bundle, few).what
+
+
+def test_missing_python(board, bundle, few):
+    error = refused(DeviceError, "EV816", bundle, few, python="python9")
+    assert "python9" in error.why
+
+
+def test_another_python_can_be_named(make_board, bundle, few, board_path):
+    make_board("/usr/bin:/bin")
+    python = f"{board_path.partition(':')[0]}/python3"
+    assert deploy(bundle, few, device="board", python=python, **QUICK)["num_images"] == 40
+
+
+def test_an_engine_that_could_not_run_the_bundle(board, bundle, few):
+    refused(UnsupportedError, "EV826", bundle, few, engine="tensorrt")
+    refused(UsageError, "EV823", bundle, few, engine="tensorflow")
+
+
+def test_a_bundle_for_tensorrt_on_a_board_without(board, make_bundle, few):
+    for_jetson = make_bundle("jetson-orin-nano")
+    report = deploy(for_jetson, few, device="board", **QUICK)
+    assert report["latency_ms"] == {"fp32": None, "engine": None}
+    assert report["engine"]["stands_in"] is True
+    assert any("no latency of the device was measured" in line for line in report["warnings"])
+    assert report["agreement"]["engine_vs_simulated"] == 100
+    refused(EnvironmentError_, "EV818", for_jetson, few, engine="tensorrt")
+    assert board.left() == []
+
+
+def test_what_fails_there_is_raised_here(board, bundle, few):
+    error = refused(UsageError, "EV708", bundle, few, rounds=1)  # the board's word, not ours
+    assert error.where.startswith("on the board")
+    assert board.left() == []

@@ -1,0 +1,176 @@
+"""What goes wrong on the way to a board and on it: lost connections, a full disk, killed processes."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgevit.deploy import deploying
+from edgevit.deploy.deploying import deploy
+from edgevit.errors import DeviceError, EnvironmentError_
+
+QUICK = {"threads": 1, "rounds": 5}
+ENDLESS = {"threads": 1, "rounds": 10**7}  # five minutes, unless somebody ends it
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(deploying, "_RETRY_SECONDS", (0.05, 0.1, 0.2))
+
+
+def processes(board, word):
+    """Return the processes on the board whose command line holds a word."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode()
+            there = os.readlink(folder / "cwd").startswith(str(board.home))
+        except OSError:
+            continue
+        if there and word in command:
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until(holds, seconds=30):
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def sent(steps):
+    return [done for stage, done, _ in steps if stage == "send"]
+
+
+def test_cut_while_sending_it_goes_on_where_it_was(board, bundle, many):
+    steps = []
+    board.line.at = [(1_500_000, board.line.cut), (2_500_000, board.line.cut)]
+    report = deploy(bundle, many, device="board", progress=lambda *s: steps.append(s), **QUICK)
+    assert board.line.cuts == 2
+    assert report["num_images"] == 15000
+    total = sent(steps)[-1]
+    assert total > 2_900_000
+    assert board.line.carried < 1.5 * total  # from the start each time it would be over 2.3 times
+    assert board.left() == []
+
+
+def test_lost_for_good_the_next_deployment_continues(board, bundle, many):
+    board.line.at = [(2_000_000, board.line.refuse)]
+    with pytest.raises(DeviceError) as caught:
+        deploy(bundle, many, device="board", **QUICK)
+    assert caught.value.code == "EV815"
+    assert any(name.endswith(".part") for name in board.left())
+    board.line.reopen()
+    steps = []
+    deploy(bundle, many, device="board", progress=lambda *s: steps.append(s), **QUICK)
+    assert sent(steps)[0] > 500_000  # what had arrived
+    assert board.left() == []
+
+
+def test_a_damaged_beginning_is_sent_again(board, bundle, many):
+    board.line.at = [(2_000_000, board.line.refuse)]
+    with pytest.raises(DeviceError):
+        deploy(bundle, many, device="board", **QUICK)
+    (partial,) = board.home.rglob("*.part")
+    partial.write_bytes(b"\0" + partial.read_bytes()[1:])
+    board.line.reopen()
+    assert deploy(bundle, many, device="board", **QUICK)["num_images"] == 15000
+
+
+def test_cut_while_measuring_the_run_goes_on(board, bundle, few):
+    seen, pids = [], []
+
+    def progress(stage, done, total):
+        seen.append((stage, done))
+        if stage == "latency" and done == 0:
+            pids.extend(processes(board, "runner.board"))
+            board.line.cut()
+
+    report = deploy(bundle, few, device="board", progress=progress, threads=1, rounds=5000)
+    assert board.line.cuts == 1
+    assert len(pids) == 1
+    assert report["latency_ms"]["engine"]["p50"] > 0
+    assert seen.count(("latency", 1)) == 1  # no line twice, none lost
+    assert seen.count(("accuracy", 40)) == 1
+    assert board.left() == []
+
+
+def test_the_disk_is_full_before(board, bundle, few, tiny_disk):
+    (tiny_disk / "filler").write_bytes(b"\0" * (20 << 20))
+    with pytest.raises(EnvironmentError_) as caught:
+        deploy(bundle, few, device="board", folder=str(tiny_disk), **QUICK)
+    assert caught.value.code == "EV817"
+    assert "MB are free" in caught.value.why
+    assert os.listdir(tiny_disk) == ["filler"]
+
+
+def test_the_disk_fills_up_while_sending(board, bundle, many, tiny_disk):
+    def fill():
+        with open(tiny_disk / "filler", "wb", buffering=0) as stream, pytest.raises(OSError):
+            while True:
+                stream.write(b"\0" * (1 << 20))
+
+    board.line.at = [(1_000_000, fill)]
+    with pytest.raises(EnvironmentError_) as caught:
+        deploy(bundle, many, device="board", folder=str(tiny_disk), **QUICK)
+    assert caught.value.code == "EV817"
+    assert "No space left" in caught.value.why
+    assert os.listdir(tiny_disk) == ["filler"]
+
+
+@pytest.mark.parametrize("victims", ["the run", "the run and its supervisor"])
+def test_killed_on_the_board(board, bundle, few, victims):
+    def progress(stage, done, total):
+        if stage == "latency":
+            (pid,) = processes(board, "runner.board")
+            if victims != "the run":
+                supervisor = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                os.kill(int(supervisor), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(DeviceError) as caught:
+        deploy(bundle, few, device="board", progress=progress, **ENDLESS)
+    assert caught.value.code == "EV819"
+    assert "run out of memory" in caught.value.try_next
+    assert board.left() == []
+
+
+def test_interrupted_nothing_is_left_nor_running(board, bundle, few):
+    def progress(stage, done, total):
+        if stage == "latency":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deploy(bundle, few, device="board", progress=progress, **ENDLESS)
+    assert processes(board, "runner.board") == []
+    assert board.left() == []
+
+
+def test_one_deployment_at_a_time(board, bundle, few):
+    measuring, ended = threading.Event(), []
+
+    def first():
+        def progress(stage, done, total):
+            if stage == "latency":
+                measuring.set()
+
+        try:
+            deploy(bundle, few, device="board", progress=progress, **ENDLESS)
+        except DeviceError as error:
+            ended.append(error.code)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert measuring.wait(60)
+    wait_until(lambda: any(board.home.rglob("followed")))
+    with pytest.raises(DeviceError) as caught:
+        deploy(bundle, few, device="board", **QUICK)
+    assert caught.value.code == "EV822"
+    (pid,) = processes(board, "runner.board")  # the first one goes on
+    os.kill(pid, signal.SIGKILL)
+    thread.join(60)
+    assert ended == ["EV819"]
