@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sshd import SSHD, Board
 
-IMAGES, SIDE, CLASSES = 15000, 8, 7
+SIDE, CLASSES = 8, 7
 PREPROCESSING = {
     "input_size": [3, SIDE, SIDE],
     "resize_size": SIDE,
@@ -74,9 +74,12 @@ def board(make_board, board_path) -> Board:
 def make_bundle(make_parts, tmp_path_factory):
     """Return a function that writes the tiny bundle, for any target."""
 
-    def make(target: str = "cpu") -> Path:
+    def make(target: str = "cpu", ballast: int = 0) -> Path:
         parts = make_parts()
         parts.manifest.update(preprocessing=PREPROCESSING, target=target)
+        if ballast:
+            random = np.random.default_rng(0)
+            parts.tensors["ballast"] = random.integers(-128, 128, ballast).astype(np.int8)
         return parts.write(tmp_path_factory.mktemp("deployed") / "tiny")
 
     return make
@@ -88,21 +91,21 @@ def bundle(make_bundle) -> Path:
 
 
 @pytest.fixture(scope="session")
-def few(tmp_path_factory) -> Path:
-    """Forty labelled images."""
-    return _images(tmp_path_factory.mktemp("few") / "few.npz", 40)
+def heavy(make_bundle) -> Path:
+    """The tiny bundle with 12 MB that no node uses, so that a transfer has a middle.
+
+    What is in flight when a connection breaks is lost, and that may be 2 MB (OpenSSH's window).
+    """
+    return make_bundle(ballast=12_000_000)
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory) -> Path:
-    """Images of about 3 MB, so that a transfer has a middle."""
-    return _images(tmp_path_factory.mktemp("many") / "many.npz", IMAGES)
-
-
-def _images(path: Path, count: int) -> Path:
+def few(tmp_path_factory) -> Path:
+    """Forty labelled images."""
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
-    np.savez(path, images=pixels, labels=np.arange(count) % CLASSES)
+    pixels = random.integers(0, 256, (40, SIDE, SIDE, 3)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(path, images=pixels, labels=np.arange(40) % CLASSES)
     return path
 
 

@@ -49,8 +49,7 @@ def _version(module: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
             [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env={**os.environ, "XDG_CACHE_HOME": cache},
         )
     said = (done.stderr if done.returncode else done.stdout).decode("utf-8", "replace")
