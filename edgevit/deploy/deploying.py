@@ -262,9 +262,7 @@ def _tidy(connection: Connection, root: str, deployment: Deployment) -> None:
 
 def _device(deployment: Deployment, board: Board, machine: dict[str, Any]) -> dict[str, Any]:
     modules = {name: found.get("version") for name, found in board.modules.items()}
-    command = [deployment.python, "-m", "edgevit.runner.board"]
-    command += run_arguments(deployment.conditions)
-    kept = f"cd {shlex.quote(board.root)} && {shlex.join(command)}" if deployment.keep else None
+    kept = _run_again(deployment, board) if deployment.keep else None
     return {
         "address": deployment.device,
         **machine,
@@ -273,3 +271,10 @@ def _device(deployment: Deployment, board: Board, machine: dict[str, Any]) -> di
         "kept": board.root if deployment.keep else None,
         "run_again": kept,
     }
+
+
+def _run_again(deployment: Deployment, board: Board) -> str:
+    """Return the command that measures a kept deployment again, typed on the board."""
+    arguments = ["-m", "edgevit.runner.board", *run_arguments(deployment.conditions)]
+    words = ['XDG_CACHE_HOME="$PWD/cache"', shlex.join([deployment.python, *arguments])]
+    return f"cd {shlex.quote(board.root)} && {' '.join(words)}"
