@@ -5,14 +5,13 @@ What ran on hardware and what did not is said in docs/tensorrt-session.md.
 
 from __future__ import annotations
 
+from edgevit.runner.tensorrt.choosing import choose_engine, layer_table
 from edgevit.runner.tensorrt.opening import (
     BuiltEngine,
-    EngineChoice,
+    EngineOptions,
     available_tool,
     built_engine,
-    choose_engine,
     engine_for,
-    layer_table,
 )
 from edgevit.runner.tensorrt.policy import Decision, Gate, Parity, ParityLimits, Trial, decide
 from edgevit.runner.tensorrt.session import TensorRTSession
@@ -21,7 +20,7 @@ from edgevit.runner.tensorrt.trials import TrialPlan, try_variants
 __all__ = [
     "BuiltEngine",
     "Decision",
-    "EngineChoice",
+    "EngineOptions",
     "Gate",
     "Parity",
     "ParityLimits",

@@ -6,12 +6,9 @@ The Python module is used where it loads; where it is missing, trtexec builds an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgevit.bundle import Bundle
 from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
@@ -30,18 +27,11 @@ from edgevit.runner.tensorrt.caching import (
     timing_key,
 )
 from edgevit.runner.tensorrt.cuda import CudaDevice, open_device
-from edgevit.runner.tensorrt.inspecting import EngineLayer, layers_from_inspector
-from edgevit.runner.tensorrt.layer_table import ProductRow, product_rows, summary
-from edgevit.runner.tensorrt.policy import Decision, Gate, Trial
 from edgevit.runner.tensorrt.session import TensorRTSession
-from edgevit.runner.tensorrt.trials import Opened, Session, TrialPlan, try_variants
 from edgevit.runner.tensorrt.trtexec import Trtexec, build_arguments, find_trtexec
 from edgevit.runner.tensorrt.trtexec_session import EngineFile, TrtexecSession
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from edgevit.runner.accuracy import Normalize
     from edgevit.runner.tensorrt.building import BuildProgress
 
     AnySession = TensorRTSession | TrtexecSession
@@ -54,7 +44,7 @@ INPUT_NAME = "image"
 
 
 @dataclass(frozen=True)
-class EngineChoice:
+class EngineOptions:
     """How engines are built and run.
 
     Args:
@@ -72,6 +62,10 @@ class EngineChoice:
     cache_folder: Path | None = None
     rebuild: bool = False
     graph: bool = True
+
+
+DEFAULTS = EngineOptions()
+"""How engines are built and run if nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ def engine_for(
     bundle: Bundle,
     variant: str | None = None,
     *,
-    choice: EngineChoice = EngineChoice(),
+    options: EngineOptions = DEFAULTS,
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
 ) -> AnySession:
@@ -120,21 +114,21 @@ def engine_for(
     Args:
         bundle: A bundle made for a TensorRT target.
         variant: Such as "fp16"; None for the main graph, "fp32" for the bundle's reference.
-        choice: How it is built and run.
+        options: How it is built and run.
         log: Collects TensorRT's messages.
         progress: Called while building with (phase, done, total); False stops.
 
     Raises:
         EdgeViTError: As `built_engine`.
     """
-    return built_engine(bundle, variant, choice=choice, log=log, progress=progress).session
+    return built_engine(bundle, variant, options=options, log=log, progress=progress).session
 
 
 def built_engine(
     bundle: Bundle,
     variant: str | None = None,
     *,
-    choice: EngineChoice = EngineChoice(),
+    options: EngineOptions = DEFAULTS,
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
 ) -> BuiltEngine:
@@ -150,13 +144,13 @@ def built_engine(
     """
     onnx, name = _graph(bundle, variant), variant or bundle.variants[0]
     if variant == REFERENCE:
-        choice = replace(choice, settings=replace(choice.settings, tf32=False))
-    tool = _tool(choice.tool)
-    cache = EngineCache(choice.cache_folder)
+        options = replace(options, settings=replace(options.settings, tf32=False))
+    tool = _tool(options.tool)
+    cache = EngineCache(options.cache_folder)
     log = MessageLog() if log is None else log
     if tool == "trtexec":
-        return _through_trtexec(bundle, onnx, name, choice, cache)
-    return _through_python(onnx, name, choice, cache, log, progress)
+        return _through_trtexec(bundle, onnx, name, options, cache)
+    return _through_python(onnx, name, options, cache, log, progress)
 
 
 def _graph(bundle: Bundle, variant: str | None) -> bytes:
@@ -171,87 +165,6 @@ def _graph(bundle: Bundle, variant: str | None) -> bytes:
             try_next="Quantize again with the reference to compare against fp32.",
         )
     return onnx
-
-
-def engine_layers(session: AnySession, image: npt.NDArray[np.float32]) -> _Inspected:
-    """Return an engine's layers and their times in milliseconds.
-
-    Args:
-        session: What `engine_for` returned.
-        image: float32 [B, 3, H, W] that the times are taken with.
-    """
-    if isinstance(session, TrtexecSession):
-        return _Inspected(*session.layers(len(image)))
-    times_ms = session.layer_times_ms(image)
-    return _Inspected(layers_from_inspector(session.inspect()), times_ms)
-
-
-@dataclass(frozen=True)
-class _Inspected:
-    """An engine's layers and their times in milliseconds by name."""
-
-    layers: tuple[EngineLayer, ...]
-    times_ms: Mapping[str, float]
-
-
-def layer_table(
-    bundle: Bundle, variant: str | None, session: AnySession, image: npt.NDArray[np.float32]
-) -> list[ProductRow]:
-    """Return for each product of the bundle what the engine made of it."""
-    found = engine_layers(session, image)
-    return product_rows(bundle.layers(variant), found.layers, found.times_ms)
-
-
-def choose_engine(
-    bundle: Bundle,
-    plan: TrialPlan,
-    *,
-    choice: EngineChoice = EngineChoice(),
-    gate: Callable[[str, Session], Gate] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[Decision, tuple[Trial, ...]]:
-    """Build all variants of a bundle on this device, measure them, and choose one.
-
-    Args:
-        bundle: A bundle made for a TensorRT target.
-        plan: What is measured.
-        choice: How engines are built and run.
-        gate: Judges the accuracy of an engine.
-        progress: Called with (stage, done, total).
-
-    Raises:
-        EdgeViTError: An engine that passed its check fails while it is timed.
-    """
-
-    def opener(variant: str) -> Opened:
-        built = built_engine(bundle, variant, choice=choice)
-        image = _first_image(plan.golden, plan.normalize)
-        return _opened(bundle, built, image)
-
-    ordered = sorted(
-        bundle.variants, key=lambda name: name != "fp16"
-    )  # the baseline is built first
-    return try_variants(ordered, opener, plan, gate=gate, progress=progress)
-
-
-def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) -> Opened:
-    session = built.session
-
-    def inspect() -> Any:
-        found = engine_layers(session, image)
-        rows = product_rows(bundle.layers(built.variant), found.layers, found.times_ms)
-        return summary(rows, found.layers, found.times_ms)
-
-    def kernel_ms(images: npt.NDArray[np.float32]) -> float:
-        if isinstance(session, TrtexecSession):
-            return float(np.median(session.kernel_times_ms(len(images))))
-        return float(np.median(session.kernel_times_ms(images, 100)))
-
-    return Opened(session, built.build_seconds, inspect, kernel_ms)
-
-
-def _first_image(golden: Mapping[str, Any], normalize: Normalize) -> npt.NDArray[np.float32]:
-    return normalize(golden["images"][:1])  # [1, 3, H, W]
 
 
 def _tool(asked: str) -> str:
@@ -269,39 +182,39 @@ def _tool(asked: str) -> str:
 def _through_python(
     onnx: bytes,
     variant: str,
-    choice: EngineChoice,
+    options: EngineOptions,
     cache: EngineCache,
     log: MessageLog,
     progress: BuildProgress | None,
 ) -> BuiltEngine:
     trt = load_tensorrt()
-    device = open_device(choice.cuda)
+    device = open_device(options.cuda)
     facts = device.facts()
     version = dotted(version_from_text(trt.__version__))
     where = identity(facts.name, facts.compute_capability, version)
-    key = engine_key(onnx, choice.settings, where)
-    session = None if choice.rebuild else _cached(trt, device, cache, key, choice)
+    key = engine_key(onnx, options.settings, where)
+    session = None if options.rebuild else _cached(trt, device, cache, key, options)
     if session is not None:
         return BuiltEngine(session, variant, None, where)
     timings = cache.timings(timing_key(where))
     plan = plan_from_onnx(
-        trt, onnx, choice.settings, timing_cache=timings, log=log, progress=progress
+        trt, onnx, options.settings, timing_cache=timings, log=log, progress=progress
     )
     cache.store_timings(timing_key(where), plan.timing_cache)
-    cache.store_engine(key, plan.data, _record(variant, choice, where, plan.build_seconds))
-    session = TensorRTSession(plan.data, trt=trt, device=device, graph=choice.graph, log=log)
+    cache.store_engine(key, plan.data, _record(variant, options, where, plan.build_seconds))
+    session = TensorRTSession(plan.data, trt=trt, device=device, graph=options.graph, log=log)
     return BuiltEngine(session, variant, plan.build_seconds, where, plan.warnings)
 
 
 def _cached(
-    trt: Any, device: CudaDevice, cache: EngineCache, key: str, choice: EngineChoice
+    trt: Any, device: CudaDevice, cache: EngineCache, key: str, options: EngineOptions
 ) -> TensorRTSession | None:
     """Return a session for an engine of the cache; one that no longer loads is removed."""
     data = cache.engine(key)
     if data is None:
         return None
     try:
-        return TensorRTSession(data, trt=trt, device=device, graph=choice.graph)
+        return TensorRTSession(data, trt=trt, device=device, graph=options.graph)
     except DeviceError as error:
         if error.code != "EV760":
             raise
@@ -310,18 +223,18 @@ def _cached(
 
 
 def _through_trtexec(
-    bundle: Bundle, onnx: bytes, variant: str, choice: EngineChoice, cache: EngineCache
+    bundle: Bundle, onnx: bytes, variant: str, options: EngineOptions, cache: EngineCache
 ) -> BuiltEngine:
     tool = Trtexec()
     where = identity("", "", dotted(tool.version))
-    key = engine_key(onnx, choice.settings, where)
+    key = engine_key(onnx, options.settings, where)
     seconds = None
-    if choice.rebuild or cache.engine(key) is None:
-        seconds = _build_with_trtexec(tool, bundle, onnx, choice, cache, key)
+    if options.rebuild or cache.engine(key) is None:
+        seconds = _build_with_trtexec(tool, bundle, onnx, options, cache, key)
         plan = (cache.folder / f"{key}.plan").read_bytes()
-        cache.store_engine(key, plan, _record(variant, choice, where, seconds))
+        cache.store_engine(key, plan, _record(variant, options, where, seconds))
     engine_file = EngineFile(
-        cache.folder / f"{key}.plan", INPUT_NAME, bundle.input_size, choice.settings.max_batch
+        cache.folder / f"{key}.plan", INPUT_NAME, bundle.input_size, options.settings.max_batch
     )
     return BuiltEngine(TrtexecSession(tool, engine_file), variant, seconds, where)
 
@@ -330,7 +243,7 @@ def _build_with_trtexec(
     tool: Trtexec,
     bundle: Bundle,
     onnx: bytes,
-    choice: EngineChoice,
+    options: EngineOptions,
     cache: EngineCache,
     key: str,
 ) -> float:
@@ -345,7 +258,7 @@ def _build_with_trtexec(
                 tool.version,
                 graph,
                 cache.folder / f"{key}.plan",
-                choice.settings,
+                options.settings,
                 input_name=INPUT_NAME,
                 image_shape=bundle.input_size,
                 timing_cache=cache.timings_path(timing_key(identity("", "", ""))),
@@ -357,11 +270,11 @@ def _build_with_trtexec(
 
 
 def _record(
-    variant: str, choice: EngineChoice, where: Identity, seconds: float | None
+    variant: str, options: EngineOptions, where: Identity, seconds: float | None
 ) -> dict[str, Any]:
     return {
         "variant": variant,
-        "settings": choice.settings.to_dict(),
+        "settings": options.settings.to_dict(),
         "identity": where.to_dict(),
         "build_seconds": seconds,
     }

@@ -24,11 +24,10 @@ from edgevit.runner.tensorrt.inspecting import (
 from edgevit.runner.tensorrt.trtexec import (
     Trtexec,
     latency_arguments,
-    logits_from_export,
     profile_arguments,
     run_arguments,
-    times_ms_from_export,
 )
+from edgevit.runner.tensorrt.trtexec_report import logits_from_export, times_ms_from_export
 
 if TYPE_CHECKING:
     import numpy.typing as npt

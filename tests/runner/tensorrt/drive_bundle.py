@@ -10,7 +10,7 @@ import numpy as np
 
 from edgevit.bundle import open_bundle
 from edgevit.runner.tensorrt import (
-    EngineChoice,
+    EngineOptions,
     TrialPlan,
     available_tool,
     built_engine,
@@ -29,20 +29,20 @@ def normalize(pixels):
 
 def main():
     bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
-    choice = EngineChoice(settings=BuildSettings(max_batch=4), cache_folder=cache)
-    first = built_engine(bundle, choice=choice)
-    second = built_engine(bundle, choice=choice)
+    options = EngineOptions(settings=BuildSettings(max_batch=4), cache_folder=cache)
+    first = built_engine(bundle, options=options)
+    second = built_engine(bundle, options=options)
     (plan,) = cache.glob("*.plan")
     plan.write_bytes(plan.read_bytes() + b"!")  # damaged: its hash does not fit
-    third = built_engine(bundle, choice=choice)
+    third = built_engine(bundle, options=options)
     golden = bundle.golden()
     image = normalize(golden["images"][:2])
-    session = engine_for(bundle, choice=choice)
-    engine_for(bundle, "fp32", choice=choice)  # another engine: float32, without TF32
+    session = engine_for(bundle, options=options)
+    engine_for(bundle, "fp32", options=options)  # another engine: float32, without TF32
     plans = sorted(path.read_bytes().decode() for path in cache.glob("*.plan"))
     rows = layer_table(bundle, None, session, image)
     plan = TrialPlan(golden=golden, normalize=normalize, rounds=5, warmup=1)
-    decision, trials = choose_engine(bundle, plan, choice=choice)
+    decision, trials = choose_engine(bundle, plan, options=options)
     built = [first, second, third]
     print(
         json.dumps(

@@ -11,7 +11,7 @@ import pytest
 
 from edgevit.bundle import open_bundle
 from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.runner.tensorrt import EngineChoice, available_tool, engine_for
+from edgevit.runner.tensorrt import EngineOptions, available_tool, engine_for
 
 DRIVER = Path(__file__).parent / "drive_bundle.py"
 
@@ -94,4 +94,4 @@ def test_without_tensorrt_it_is_said_what_to_install(bundle_path, monkeypatch):
 
 def test_an_unknown_tool_is_refused(bundle_path):
     with pytest.raises(UsageError, match="EV766"):
-        engine_for(open_bundle(bundle_path), choice=EngineChoice(tool="docker"))
+        engine_for(open_bundle(bundle_path), options=EngineOptions(tool="docker"))

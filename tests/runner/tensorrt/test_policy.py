@@ -12,9 +12,9 @@ from edgevit.runner.tensorrt.policy import (
     ParityLimits,
     Trial,
     decide,
-    fp16_reasons,
     paired_ratio,
 )
+from edgevit.runner.tensorrt.reasons import fp16_reasons
 
 GOOD = Parity(num_images=32, agreement_percent=100.0, cosine=0.99999, max_error=0.01)
 

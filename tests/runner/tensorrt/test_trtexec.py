@@ -14,10 +14,12 @@ from edgevit.runner.tensorrt.trtexec import (
     build_arguments,
     find_trtexec,
     latency_arguments,
-    logits_from_export,
     profile_arguments,
-    report_from_output,
     run_arguments,
+)
+from edgevit.runner.tensorrt.trtexec_report import (
+    logits_from_export,
+    report_from_output,
     times_ms_from_export,
     version_from_banner,
 )
