@@ -8,7 +8,6 @@ latency of the device is measured, and the report says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
@@ -135,8 +134,18 @@ def _stand_in(reason: str) -> EngineChoice:
 
 
 def _has_tensorrt() -> bool:
-    return find_spec("edgevit.runner.tensorrt") is not None and find_spec("tensorrt") is not None
+    """Return whether TensorRT's Python module works here.
+
+    trtexec alone is not enough: each of its runs loads the engine anew, which would be timed too.
+    """
+    from edgevit.runner.tensorrt import available_tool
+
+    return available_tool() == "python"
 
 
 def _tensorrt_session(bundle: Bundle, kind: str) -> Any:
-    raise NotImplementedError
+    """Return an engine from the cache, or built on this device."""
+    from edgevit.runner.tensorrt import EngineOptions, engine_for
+
+    reference = kind == "fp32"
+    return engine_for(bundle, "fp32" if reference else None, options=EngineOptions(tool="python"))

@@ -31,7 +31,9 @@ def stub_bundle(parts, pixels_to_input, path):
 def driven(stubs, version, make_parts, pixels_to_input, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"trt{version}")
     bundle = stub_bundle(make_parts(), pixels_to_input, folder / "bundle")
-    environment = {**bindings_stub.environment(stubs, version), "STUB_MODEL": "STUB -1 3 8 8 7"}
+    environment = bindings_stub.environment(stubs, version)
+    environment["STUB_MODEL"] = "STUB -1 3 8 8 7"
+    environment["EDGEVIT_ENGINE_CACHE"] = str(folder / "own_cache")
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(bundle), str(folder / "cache")],
         env=environment,
@@ -58,6 +60,12 @@ def test_it_belongs_to_this_device(driven, version):
     assert (where["device"], where["compute_capability"]) == ("Orin", "8.7")
     assert where["tensorrt"].startswith(version)
     assert driven["tool"] == "python"
+
+
+def test_validating_finds_the_engine(driven, version):
+    name, stands_in, *opened = driven["validate"]
+    assert (name, stands_in) == ("tensorrt", False)
+    assert all(engine.startswith(f"tensorrt {version}") for engine in opened)
 
 
 def test_the_layer_table_joins_bundle_and_engine(driven):
