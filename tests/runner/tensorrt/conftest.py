@@ -7,6 +7,17 @@ import bindings_stub
 import pytest
 
 
+NOT_TESTED = []
+"""Why the bindings could not be prepared."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say it where nobody overlooks it: a run without them proves much less."""
+    for reason in NOT_TESTED[:1]:
+        line = f"TENSORRT BINDINGS ARE NOT TESTED: {reason.splitlines()[0]}"
+        terminalreporter.write_line(line, red=True, bold=True)
+
+
 @pytest.fixture(scope="session")
 def stubs(request):
     """Folder with the three versions; EDGEVIT_TRT_STUBS names one that is kept between runs."""
@@ -16,8 +27,7 @@ def stubs(request):
     try:
         bindings_stub.prepare(folder)
     except bindings_stub.Unavailable as error:
-        reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-        reporter.write_line(f"\nTENSORRT BINDINGS ARE NOT TESTED: {error}", red=True, bold=True)
+        NOT_TESTED.append(str(error))
         pytest.skip(str(error))
     return folder
 
