@@ -6,7 +6,6 @@ from pathlib import Path
 import bindings_stub
 import pytest
 
-
 NOT_TESTED = []
 """Why the bindings could not be prepared."""
 
