@@ -15,9 +15,11 @@ import click
 from edgevit import __version__
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.terminal import (
+    check_named,
     check_new_folder,
     check_writable,
     console,
+    ended_in_order,
     replace_file,
     show_error,
     write_json,
@@ -39,7 +41,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ended_in_order():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             sys.exit(INTERRUPTED)
@@ -123,7 +126,7 @@ def quantize(
     """Quantize a model and write a bundle."""
     from edgevit.report.table import inspect_table
 
-    refuse_existing(Path(output), overwrite)
+    refuse_existing(output, overwrite)
     check_writable(json_path)
     images = calib if calib is not None else _own_calibration_images(choices["model"])
     bundle = _quantized(images, output, overwrite, reference, choices)
@@ -133,21 +136,22 @@ def quantize(
     console().print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
-def refuse_existing(output: Path, overwrite: bool) -> None:
+def refuse_existing(output: str, overwrite: bool) -> None:
     """Fail before the work starts instead of after it.
 
     Raises:
-        UsageError: The output is there and may not be replaced (EV411).
+        UsageError: The output has no name (EV223), or is there and may not be replaced (EV411).
     """
-    if output.exists() and not overwrite:
+    check_named(output)
+    if Path(output).exists() and not overwrite:
         raise UsageError(
             "EV411",
             "Can't write the bundle there.",
-            where=str(output),
+            where=output,
             why="It is there already.",
             try_next="Choose another --output, or --overwrite to replace a bundle.",
         )
-    check_new_folder(output)
+    check_new_folder(Path(output))
 
 
 def _own_calibration_images(model: str) -> str:
@@ -284,10 +288,11 @@ def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
     from edgevit.zoo import reference_images
 
+    _check_embedded(model)
     is_bundle = (Path(output) / "manifest.json").is_file()
-    refuse_existing(Path(output), is_bundle)  # an earlier demo's bundle may be replaced
+    refuse_existing(output, is_bundle)  # an earlier demo's bundle may be replaced
     check_writable(json_path)
-    images = _own_calibration_images(model)
+    images = str(reference_images("calibration"))
     choices = {"model": model, "bits": bits}
     _quantized(images, output, True, True, choices)
     _validated(output, str(reference_images("test")), json_path, {})
@@ -364,6 +369,26 @@ def doctor(device: str | None, target: str | None, python: str, json_path: str |
     write_json(json_path, found)
     console().print(doctor_list(found), soft_wrap=True)
     check_nothing_missing(found)
+
+
+def _check_embedded(model: str) -> None:
+    """Refuse a model whose weights and images do not come with EdgeViT.
+
+    Raises:
+        UsageError: It is not embedded (EV224).
+    """
+    from edgevit.zoo import EMBEDDED_MODELS
+
+    if model not in EMBEDDED_MODELS:
+        raise UsageError(
+            "EV224",
+            f"The demo has no model {model!r}.",
+            where="--model",
+            why="It shows models whose weights and images are installed with EdgeViT: "
+            f"{', '.join(EMBEDDED_MODELS)}.",
+            try_next=f"--model {' or --model '.join(EMBEDDED_MODELS)}; other models with "
+            "`edgevit quantize` and images of your own.",
+        )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.artefact import tensor_of
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
-from edgevit.quantizers.spec import check_bits
-from edgevit.subject import Subject, check_num_calib, loaded_model, subject_of
+from edgevit.subject import Subject, check_num_calib, check_widths, loaded_model, subject_of
 from edgevit.validating import labelled
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ def sensitivity(
     from edgevit.targets.registry import target_named
 
     chosen = target_named(target)
-    w_bits = check_bits(bits if weight_bits is None else weight_bits, "--weight-bits")
-    a_bits = check_bits(bits if act_bits is None else act_bits, "--act-bits")
+    w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_num_calib(num_calib)
     loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
     judged = None

@@ -14,9 +14,15 @@ from edgevit.artefact import Artefact, Variant, logits_of
 from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_widths
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
-from edgevit.quantizers.spec import check_bits
 from edgevit.recipe import DEFAULT_METHOD, Recipe
-from edgevit.subject import Subject, check_num_calib, check_seed, loaded_model, subject_of
+from edgevit.subject import (
+    Subject,
+    check_num_calib,
+    check_seed,
+    check_widths,
+    loaded_model,
+    subject_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,11 +103,11 @@ def quantize(
     chosen_target.check_deployable()
     images = images if isinstance(images, ImageSet) else open_images(images)
     num, notes = _num_calib(num_calib, chosen_method, images)
-    bits = common_bits(limits, bits)
+    w_bits, a_bits = check_widths(common_bits(limits, bits), weight_bits, act_bits)
     recipe = Recipe(
         model=str(model),
-        weight_bits=check_bits(bits if weight_bits is None else weight_bits, "--weight-bits"),
-        act_bits=check_bits(bits if act_bits is None else act_bits, "--act-bits"),
+        weight_bits=w_bits,
+        act_bits=a_bits,
         method=method,
         target=target,
         num_calib=num,

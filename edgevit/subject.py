@@ -12,6 +12,7 @@ from edgevit.artefact import Pixels, tensor_of
 from edgevit.calibration.progress import Progress
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import UsageError
+from edgevit.quantizers.spec import check_bits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,6 +104,17 @@ def check_seed(seed: int) -> int:
             try_next="--seed 0",
         )
     return seed
+
+
+def check_widths(bits: int, weight_bits: int | None, act_bits: int | None) -> tuple[int, int]:
+    """Return (weight bits, activation bits); `bits` stands for what is None.
+
+    Raises:
+        UsageError: A width EdgeViT has no grids for (EV201), under the name the user gave it.
+    """
+    weights = check_bits(bits, "--bits") if weight_bits is None else weight_bits
+    acts = check_bits(bits, "--bits") if act_bits is None else act_bits
+    return check_bits(weights, "--weight-bits"), check_bits(acts, "--act-bits")
 
 
 def check_num_calib(num: int) -> int:

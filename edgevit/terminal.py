@@ -4,16 +4,49 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.errors import EdgeViTError, EnvironmentError_
+from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a program that was asked to end, 143: what a shell would report."""
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the work inside as Ctrl-C does: what was begun is cleared away, exit 143.
+
+    Further SIGTERMs do not disturb the clearing. A SIGTERM that somebody else handles or ignores,
+    and threads other than the main one, are left alone.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            click.echo("Terminated.", err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def console() -> Console:
@@ -56,11 +89,13 @@ def check_writable(*paths: str | None) -> None:
         paths: Files to write later; None and ``-`` are fine.
 
     Raises:
+        UsageError: A name is empty (EV223).
         EnvironmentError_: A folder is missing or closed (EV206).
     """
     for path in paths:
         if path is None or path == "-":
             continue
+        check_named(path)
         folder = Path(path).absolute().parent
         if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise EnvironmentError_(
@@ -70,6 +105,22 @@ def check_writable(*paths: str | None) -> None:
                 why="It is a folder itself, or its folder does not exist or is closed to you.",
                 try_next="Choose a folder that exists and that you may write to.",
             )
+
+
+def check_named(path: str) -> None:
+    """Refuse an empty name, which would mean the current folder.
+
+    Raises:
+        UsageError: It is empty (EV223).
+    """
+    if not path.strip():
+        raise UsageError(
+            "EV223",
+            "What is written needs a name.",
+            where=f"{path!r}, as an option such as --output or --json got it",
+            why="The name is empty; a variable in the command may not be set.",
+            try_next="Name it, as in --output my_bundle.",
+        )
 
 
 def check_new_folder(path: Path) -> None:
@@ -98,7 +149,6 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise EnvironmentError_(
             "EV206",
             "A file can't be written.",
@@ -106,3 +156,5 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             why=str(error),
             try_next="Choose a folder that exists and has room.",
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only if something went wrong

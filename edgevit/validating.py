@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgevit.bundle import Bundle, open_bundle
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
-from edgevit.errors import (
-    AccuracyGateError,
-    DeviceError,
-    LatencyGateError,
-    UndecidedError,
-    UsageError,
-)
-
-if TYPE_CHECKING:
-    from edgevit.runner.measuring import Conditions
+from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
+from edgevit.limits import check_eer_weights, check_limits, check_runs
 
 DEFAULT_MAX_DROP = 1.0
 """Points of top-1 the verdict allows when the user sets no limit."""
@@ -62,16 +53,18 @@ def validate(
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
     from edgevit.report.validation import validation_report
-    from edgevit.runner.engines import target_name
+    from edgevit.runner.engines import check_asked, target_name
     from edgevit.runner.measuring import BATCH, Conditions, measure
 
+    check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
+    check_runs(threads=threads, batch=batch, rounds=rounds)
+    check_eer_weights(eer_weights)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
-    check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     conditions = Conditions(
         engine=engine, threads=threads, provider=provider, batch=batch, rounds=rounds
     )
-    check_conditions(conditions, target_name(opened.manifest))
+    check_asked(target_name(opened.manifest), engine)
     batches = images.batches(Preprocessing.from_dict(opened.preprocessing), BATCH)
     measured = measure(opened, batches, len(images), conditions, progress)
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
@@ -98,7 +91,7 @@ def labelled(
 
     images = data if isinstance(data, ImageSet) else open_images(data)
     if num is not None:
-        images = images.subset(num, seed)
+        images = images.subset(num, seed, option="--num")
     return labels_for(classes, images, num_classes)
 
 
@@ -106,39 +99,6 @@ def class_names(bundle: Bundle) -> tuple[str, ...] | None:
     """Return the model's class names in label order, or None when it has none."""
     classes = bundle.manifest["model"].get("classes")
     return None if classes is None else tuple(classes)
-
-
-def check_conditions(conditions: Conditions, target: str) -> None:
-    """Refuse conditions that nothing can be measured under, before anything is.
-
-    Raises:
-        UsageError: The batch is empty (EV207), the threads (EV707) or rounds (EV708) too few, or
-            there is no such engine (EV823).
-        UnsupportedError: The engine can't run bundles of this target (EV826).
-    """
-    from edgevit.runner.engines import check_asked
-
-    if conditions.batch < 1:
-        what = f"A batch of {conditions.batch} images can't be run."
-        raise UsageError("EV207", what, where="--batch")
-    check_asked(target, conditions.engine)
-
-
-def check_limits(*, max_drop: float | None, max_latency_ms: float | None) -> None:
-    """Refuse limits that can't be compared with, before anything is measured.
-
-    Raises:
-        UsageError: A limit is not a finite number (EV218).
-    """
-    for name, limit in (("--max-drop", max_drop), ("--max-latency-ms", max_latency_ms)):
-        if limit is not None and not math.isfinite(limit):
-            raise UsageError(
-                "EV218",
-                f"{limit} is not a limit.",
-                where=name,
-                why="A limit is a finite number.",
-                try_next=f"{name} 1",
-            )
 
 
 def check_gates(

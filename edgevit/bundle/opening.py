@@ -246,7 +246,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise _not_a_bundle(folder, "There is no such folder.")
+        is_there = folder.exists()
+        why = "It is a file, and a bundle is a folder." if is_there else "There is no such folder."
+        raise _not_a_bundle(folder, why)
     if not (folder / MANIFEST).exists():
         raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
     with _member(folder, MANIFEST) as stream:

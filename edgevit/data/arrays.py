@@ -28,7 +28,7 @@ class ArraySource:
         self._digits = len(str(max(len(self.images) - 1, 0)))
         why = self._wrong()
         if why:
-            raise DataError("EV107", "The .npz does not hold images.", where=str(path), why=why)
+            raise _no_images("The .npz does not hold images.", path, why)
 
     def _wrong(self) -> str:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
@@ -77,5 +77,16 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             raise ValueError("there is no array called images")
         return loaded
     except ARCHIVE_DAMAGE as error:
-        why = f"{error}; expected: images uint8 [N, H, W, 3], labels [N], classes (optional)."
-        raise DataError("EV107", "The .npz can't be read.", where=str(path), why=why) from error
+        why = str(error) or type(error).__name__
+        raise _no_images("The .npz can't be read.", path, why) from error
+
+
+def _no_images(what: str, path: Path, why: str) -> DataError:
+    return DataError(
+        "EV107",
+        what,
+        where=str(path),
+        why=why,
+        try_next="Save it with numpy.savez(FILE, images=..., labels=...): images uint8 "
+        "[N, H, W, 3], labels integers [N], optionally classes, their names.",
+    )

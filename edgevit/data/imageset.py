@@ -61,11 +61,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.items)
 
-    def subset(self, num: int, seed: int) -> ImageSet:
+    def subset(self, num: int, seed: int, *, option: str = "--num-calib") -> ImageSet:
         """Draw images, as even over the classes as possible, the first few of them as well.
 
         The choice depends on the names and the seed alone: images of a class, and the classes
         that give one more, are ranked by SHA-256 of seed and name.
+
+        Args:
+            num: How many images.
+            seed: Seed of the draw.
+            option: What the user calls `num`, for the error.
 
         Raises:
             DataError: There are fewer images than asked for (EV103).
@@ -75,7 +80,8 @@ class ImageSet:
                 "EV103",
                 f"{num} images were asked for and there are {len(self.items)}.",
                 where=self.location,
-                try_next=f"Ask for 1 to {len(self.items)} images (--num-calib {len(self.items)}), "
+                why=f"{option} is a number of images to draw from there, each at most once.",
+                try_next=f"Ask for 1 to {len(self.items)} images ({option} {len(self.items)}), "
                 "or give a folder with more.",
             )
         by_class: dict[str, list[ImageItem]] = defaultdict(list)
@@ -102,7 +108,13 @@ class ImageSet:
                 (EV105).
         """
         if batch_size < 1:
-            raise UsageError("EV109", "A batch has at least one image.", where=f"{batch_size=}")
+            raise UsageError(
+                "EV109",
+                f"A batch of {batch_size} images can't be read.",
+                where="batch_size",
+                why="A batch has at least one image.",
+                try_next="batch_size=16",
+            )
         numbers = self._numbers()
         waiting: list[tuple[npt.NDArray[np.uint8], ImageItem]] = []
         for pair in self._pictures(preprocessing, batch_size):
@@ -128,7 +140,13 @@ class ImageSet:
         missing = sorted(name for name in folders if name is not None and name not in labels)
         if missing:
             why = f"{len(missing)} folders have no label: {', '.join(missing[:8])}"
-            raise DataError("EV105", "A class folder has no label.", where=self.location, why=why)
+            raise DataError(
+                "EV105",
+                "A class folder has no label.",
+                where=self.location,
+                why=why,
+                try_next="Name each folder after a class of the model, or take these folders away.",
+            )
         return {name: -1 if name is None else labels[name] for name in folders}
 
     def _pictures(

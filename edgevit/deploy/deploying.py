@@ -29,14 +29,13 @@ from edgevit.deploy.remote_run import RemoteRun
 from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.errors import DeviceError, EdgeViTError
+from edgevit.limits import check_limits, check_runs
 from edgevit.report.validation import validation_report
-from edgevit.runner.engines import is_for_tensorrt, target_name
+from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
 from edgevit.runner.measuring import Conditions, Measurements
 from edgevit.validating import (
     DEFAULT_MAX_DROP,
-    check_conditions,
-    check_limits,
     class_names,
     labelled,
 )
@@ -106,6 +105,8 @@ def deploy(
     Raises:
         EdgeViTError: Any of `edgevit.errors`; EV810 to EV826 are about the board and the way there.
     """
+    check_limits(max_drop=max_drop, max_latency_ms=None)
+    check_runs(threads=threads, batch=batch, rounds=rounds)
     conditions = Conditions(engine=engine, threads=threads, batch=batch, rounds=rounds)
     deployment = Deployment(
         nonce=secrets.token_hex(8),
@@ -117,8 +118,7 @@ def deploy(
     )
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
-    check_limits(max_drop=max_drop, max_latency_ms=None)
-    check_conditions(conditions, target_name(opened.manifest))
+    check_asked(target_name(opened.manifest), engine)
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
     with Connection(device, python=python) as connection:

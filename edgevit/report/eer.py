@@ -34,10 +34,13 @@ def efficient_error_rate(
     if unknown or not values or not all(math.isfinite(v) and v > 0 for v in values):
         raise _unusable(f"metrics {dict(metrics)}; known are {', '.join(REFERENCE)}")
     weights = weights or {name: 1 / len(metrics) for name in metrics}
-    if set(weights) != set(metrics) or min(weights.values()) < 0:
+    if set(weights) != set(metrics):
         raise _unusable(f"weights {dict(weights)} for metrics {', '.join(metrics)}")
+    if not all(math.isfinite(w) and w >= 0 for w in weights.values()):
+        shown = " and ".join(f"{weight:g}" for weight in weights.values())
+        raise _unusable(f"A weight is 0 or more, not {shown}.")
     if not math.isclose(sum(weights.values()), 1, abs_tol=1e-6):
-        raise _unusable(f"weights sum to {sum(weights.values())}, not 1")
+        raise _unusable(f"The weights sum to {sum(weights.values()):g}, not to 1.")
     return 100 * sum(weights[name] * metrics[name] / REFERENCE[name] for name in metrics)
 
 
@@ -49,4 +52,10 @@ def quantized_metrics(
 
 
 def _unusable(why: str) -> UsageError:
-    return UsageError("EV802", "The Efficient Error Rate is not defined for this.", why=why)
+    return UsageError(
+        "EV802",
+        "The Efficient Error Rate is not defined for this.",
+        where="--eer-weights",
+        why=why,
+        try_next="--eer-weights 0.5 0.5 counts bits and size alike.",
+    )

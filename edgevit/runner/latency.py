@@ -87,7 +87,11 @@ def measure_alternating(
     """
     if warmup < 0 or rounds < 2 or not sessions:
         raise UsageError(
-            "EV708", f"{warmup=}, {rounds=} can't be measured.", try_next="At least 2 rounds."
+            "EV708",
+            "That can't be measured.",
+            where=f"{warmup=}, {rounds=}, {len(sessions)} engines",
+            why="It takes an engine, no negative warm-up, and 2 rounds for a comparison.",
+            try_next="--rounds 50",
         )
     if recorder is not None:
         recorder.watch("before", _IDLE_SECONDS)

@@ -185,7 +185,13 @@ def _onnxruntime() -> Any:
 
 def _options(runtime: Any, threads: int | None, config: Mapping[str, str]) -> Any:
     if threads is not None and threads < 1:
-        raise UsageError("EV707", f"{threads} threads can't run anything.", where="threads")
+        raise UsageError(
+            "EV707",
+            f"{threads} threads can't run anything.",
+            where="threads",
+            why="It has to be a whole number of at least 1.",
+            try_next="threads=1 or more, or leave it out for all cores.",
+        )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1

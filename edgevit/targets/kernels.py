@@ -27,7 +27,12 @@ def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
         path = Path(folder) / "optimised.onnx"
         _save_optimised(model, session_config, path)
-        graph = onnx.load(str(path)).graph
+        return kernels_in(path, model)
+
+
+def kernels_in(optimised: Path, model: bytes) -> dict[str, str]:
+    """Return tensor name -> operator, from the file to which the engine wrote its graph."""
+    graph = onnx.load(str(optimised)).graph
     kernels = {name: node.op_type for node in graph.node for name in node.output}
     last = onnx.ModelProto.FromString(model).graph.node[-1]
     if last.op_type == "Identity":  # the engine drops it and writes its output instead

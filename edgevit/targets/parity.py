@@ -8,6 +8,7 @@ run without the biases shows the int32 sums, which the scale alone then separate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.products import QuantizedWriter, Taps
 
 Tensors = dict[str, npt.NDArray[Any]]
+Engine = Callable[[bytes, list[str], npt.NDArray[np.float32]], tuple[Tensors, dict[str, str]]]
+"""Runs a model on images; returns the tensors named, and tensor name -> kernel that wrote it."""
 _EXACT = 1 << 24  # sums up to here can be read off the float32 output without loss
 
 
@@ -57,9 +60,22 @@ class LayerParity:
 
 
 def layer_parity(
-    quantized: QuantizedGraph, images: npt.NDArray[np.float32], *, layers_at_once: int = 24
+    quantized: QuantizedGraph,
+    images: npt.NDArray[np.float32],
+    *,
+    layers_at_once: int = 24,
+    engine: Engine | None = None,
 ) -> list[LayerParity]:
-    """Compare every quantized product on these images, float32 [B, 3, H, W]."""
+    """Compare every quantized product on these images, float32 [B, 3, H, W].
+
+    Args:
+        quantized: The model in integers.
+        images: float32 [B, 3, H, W].
+        layers_at_once: Products whose tensors are held in memory together.
+        engine: What runs the graph, this machine's ONNX Runtime if left out; another machine's is
+            held against the same simulation.
+    """
+    engine = engine_here if engine is None else engine
     layers = quantized.integer_layers
     writer = QuantizedWriter(layers=layers)
     builder = lower_graph(quantized.graph, writer)
@@ -75,8 +91,8 @@ def layer_parity(
     rows = []
     for start in range(0, len(names), layers_at_once):
         part = {name: writer.taps[name] for name in names[start : start + layers_at_once]}
-        values, kernels = _run_tapped(model, part, images)
-        unbiased, _ = _run_tapped(_without(model, biases), part, images)
+        values, kernels = _run_tapped(engine, model, part, images)
+        unbiased, _ = _run_tapped(engine, _without(model, biases), part, images)
         for name, taps in part.items():
             layer = layers[name]
             row = _compare(modules[name], kernels[taps.output], layer, taps, values)
@@ -95,8 +111,18 @@ def _without(model: onnx.ModelProto, biases: set[str]) -> onnx.ModelProto:
     return copy
 
 
+def engine_here(
+    model: bytes, wanted: list[str], images: npt.NDArray[np.float32]
+) -> tuple[Tensors, dict[str, str]]:
+    """Run a model in this machine's ONNX Runtime, as `Engine` says."""
+    options = session_options(SESSION_CONFIG)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    values = dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
+    return values, kernels_of(model, SESSION_CONFIG)
+
+
 def _run_tapped(
-    model: onnx.ModelProto, taps: dict[str, Taps], images: npt.NDArray[np.float32]
+    engine: Engine, model: onnx.ModelProto, taps: dict[str, Taps], images: npt.NDArray[np.float32]
 ) -> tuple[Tensors, dict[str, str]]:
     """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
     proto = onnx.ModelProto()
@@ -104,11 +130,8 @@ def _run_tapped(
     wanted = [n for t in taps.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
     wanted = list(dict.fromkeys(wanted))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    tapped = proto.SerializeToString()
-    options = session_options(SESSION_CONFIG)
-    session = onnxruntime.InferenceSession(tapped, options, providers=["CPUExecutionProvider"])
-    values = dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
-    return {**values, "image": images}, kernels_of(tapped, SESSION_CONFIG)
+    values, kernels = engine(proto.SerializeToString(), wanted, images)
+    return {**values, "image": images}, kernels
 
 
 @torch.no_grad()

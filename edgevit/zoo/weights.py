@@ -39,7 +39,9 @@ def read_state_dict(path: Path) -> StateDict:
     """
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise _unreadable(path, "There is no such file.")
+        is_there = path.exists()
+        why = "It is a folder, not a file." if is_there else "There is no such file."
+        raise _unreadable(path, why, "Give the path of a .safetensors or .pth file.")
     if suffix == ".safetensors":
         return _without_prefixes(_read_safetensors(path))
     if suffix not in PICKLED:
@@ -102,7 +104,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, str(error) or type(error).__name__) from error
 
 
 def _read_pickled(path: Path) -> Any:
@@ -138,12 +140,13 @@ def _without_prefixes(state: StateDict) -> StateDict:
     return state
 
 
-def _unreadable(path: Path, why: str) -> DataError:
+_SAVE_AGAIN = (
+    "Save the state dict as .safetensors (safetensors.torch.save_file), or with "
+    "torch.save(model.state_dict(), FILE)."
+)
+
+
+def _unreadable(path: Path, why: str, try_next: str = _SAVE_AGAIN) -> DataError:
     return DataError(
-        "EV154",
-        "The weights can't be read.",
-        where=str(path),
-        why=why,
-        try_next="Save the state dict as .safetensors (safetensors.torch.save_file), or with "
-        "torch.save(model.state_dict(), FILE).",
+        "EV154", "The weights can't be read.", where=str(path), why=why, try_next=try_next
     )

@@ -1,0 +1,205 @@
+"""A bundle on a 64-bit Arm processor: golden logits, and every layer's codes, sums and outputs.
+
+    bash benchmarks/aarch64.sh --cpus cortex-a57,neoverse-n1,max
+
+The shell script prepares an Arm userland and calls this. A model is quantized here; the rooms of
+EdgeViT that a board gets then run it in the emulator. For each layer the simulation starts from
+the input the Arm engine itself had there, so that codes, int32 sums and float32 outputs are
+compared bit for bit (see `edgevit.targets.parity`). Exit status 1 if codes, sums or classes differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rows import add_row
+
+from edgevit import api
+from edgevit.data import open_images
+from edgevit.targets.kernels import kernels_in
+from edgevit.targets.parity import Engine, Tensors, engine_here, layer_parity
+from edgevit.zoo import reference_images
+
+ROOMS = ("__init__.py", "errors.py", "bundle", "runner", "quantizers/__init__.py")
+ROOMS += ("quantizers/packing.py",)
+# Without an Arm /proc/cpuinfo ONNX Runtime's reader of it ends in a segmentation fault. What the
+# processor can do (asimddp, i8mm, ...) is not read from there but asked of the kernel, here qemu.
+PARTS = {"cortex-a57": "d07", "cortex-a72": "d08", "cortex-a76": "d0b", "neoverse-n1": "d0c"}
+PARTS["max"] = "d40"
+CPUINFO = """processor\t: 0
+Features\t: fp asimd cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x1
+CPU part\t: 0x{part}
+CPU revision\t: 0
+
+"""
+BOARD = Path(__file__).with_name("aarch64_board.py")
+Board = Callable[..., dict[str, Any]]
+
+
+def install_rooms(folder: Path) -> None:
+    """Copy the rooms a board gets, and nothing else."""
+    home = Path(api.__file__).parent
+    for room in ROOMS:
+        source, target = home / room, folder / "edgevit" / room
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    shutil.copy(BOARD, folder)
+
+
+def emulated(cpu: str, userland: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts the Arm Python on this processor, and its environment."""
+    python = next((userland / "usr/bin").glob("python3.[0-9]*[0-9]"))
+    (userland / "proc").mkdir(exist_ok=True)
+    (userland / "proc/cpuinfo").write_text(CPUINFO.format(part=PARTS.get(cpu, PARTS["max"])))
+    environment = {
+        "PATH": "/usr/bin",
+        "PYTHONHOME": str(userland / "usr"),
+        "PYTHONPATH": os.environ["PACKAGES"],
+    }
+    return [os.environ["QEMU"], "-cpu", cpu, "-L", str(userland), str(python)], environment
+
+
+def board_with(python: list[str], environment: dict[str, str], rooms: Path) -> Board:
+    """Return what runs the board's program with this Python and reads its answer."""
+    paths = [str(rooms), environment.get("PYTHONPATH", "")]
+    environment = {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        command = [*python, str(rooms / BOARD.name), *map(str, arguments)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"the board's program ended with status {done.returncode}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    return run
+
+
+def engine_on(board: Board, folder: Path) -> Engine:
+    """Return the board's engine in the form `layer_parity` asks for."""
+
+    def engine(model: bytes, wanted: list[str], images: Any) -> tuple[Tensors, dict[str, str]]:
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "names.json").write_text(json.dumps(wanted))
+        np.save(folder / "images.npy", images)
+        board("tensors", folder)
+        with np.load(folder / "tensors.npz") as archive:
+            values = {name: archive[str(i)] for i, name in enumerate(wanted)}
+        return values, kernels_in(folder / "optimised.onnx", model)
+
+    return engine
+
+
+def compared_with_here(engine: Engine, counts: dict[str, int]) -> Engine:
+    """Also count how many codes of whole runs are those of this machine's own engine."""
+
+    def both(model: bytes, wanted: list[str], images: Any) -> tuple[Tensors, dict[str, str]]:
+        values, kernels = engine(model, wanted, images)
+        here, _ = engine_here(model, wanted, images)
+        for name in wanted:
+            if values[name].dtype in (np.int8, np.uint8):
+                counts["codes_run"] += values[name].size
+                counts["codes_unlike_here"] += int((values[name] != here[name]).sum())
+        return values, kernels
+
+    return both
+
+
+def measure(
+    options: argparse.Namespace, cpu: str, board: Board, work: Path, artefact: Any
+) -> dict[str, Any]:
+    """Return the row of one processor."""
+    start = time.perf_counter()
+    checked = board("golden", work / "bundle")
+    images = open_images(reference_images("test")).subset(options.num_images, 1)
+    pixels, _, _ = next(iter(images.batches(artefact.model.preprocessing, options.num_images)))
+    counts = {"codes_run": 0, "codes_unlike_here": 0}
+    layers = layer_parity(
+        artefact.quantized,
+        artefact.model.preprocessing.normalize(pixels),
+        layers_at_once=1000,
+        engine=compared_with_here(engine_on(board, work), counts),
+    )
+    for layer in layers:
+        if not layer.is_exact:
+            print("  differs:", layer)
+    return {
+        "model": options.model,
+        "bits": options.bits,
+        "emulated": cpu,
+        "machine": checked["machine"],
+        "python": checked["python"],
+        "engine": checked["engine"],
+        "golden_images": checked["num_images"],
+        "golden_agreement": checked["agreement_percent"],
+        "golden_identical": checked["identical_percent"],
+        "golden_max_error": checked["max_error"],
+        "golden_rms_error_relative": checked["rms_error_relative"],
+        "images": options.num_images,
+        "layers": len(layers),
+        "exact_layers": sum(layer.is_exact for layer in layers),
+        "codes": sum(layer.codes for layer in layers),
+        "wrong_codes": sum(layer.wrong_codes for layer in layers),
+        "sums": sum(layer.sums for layer in layers),
+        "wrong_sums": sum(layer.wrong_sums for layer in layers),
+        "wrong_outputs": sum(layer.wrong_outputs for layer in layers),
+        "codes_unlike_host_run": counts["codes_unlike_here"] / max(counts["codes_run"], 1),
+        "kernels": "+".join(sorted({layer.kernel for layer in layers})),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def is_good(row: dict[str, Any]) -> bool:
+    """Return whether the board computes the simulation's integers and names its classes."""
+    same = row["wrong_codes"] == row["wrong_sums"] == 0
+    return bool(same and row["layers"] > 0 and row["golden_agreement"] == 100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpus", default="cortex-a57,neoverse-n1,max", help="names qemu knows")
+    parser.add_argument("--model", default="vit_cifar10", help="an embedded model")
+    parser.add_argument("--bits", type=int, default=6)
+    parser.add_argument("--method", default="edgevit")
+    parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--record", action="store_true", help="append rows to results/aarch64.csv")
+    options = parser.parse_args()
+    artefact = api.quantize(
+        options.model, reference_images("calibration"), bits=options.bits, method=options.method
+    )
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        work = Path(folder)
+        install_rooms(work / "rooms")
+        artefact.save(work / "bundle")
+        for cpu in options.cpus.split(","):
+            board = board_with(*emulated(cpu, Path(os.environ["USERLAND"])), work / "rooms")
+            rows.append(measure(options, cpu, board, work, artefact))
+            add_row("aarch64", rows[-1]) if options.record else print(rows[-1], flush=True)
+    sys.exit(0 if all(is_good(row) for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

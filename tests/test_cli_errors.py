@@ -1,0 +1,229 @@
+"""Every refusal says what, where, why and what to try, in the words the user used."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edgevit.cli import main
+from edgevit.zoo import EMBEDDED_MODELS, reference_images
+
+QUICK = ["--model", "vit_cifar10", "--method", "minmax", "--num-calib", "4"]
+TEST = str(reference_images("test"))
+
+
+def refused(code, *arguments, status=2):
+    """Run, make sure that it is refused completely, and return the parts of the error."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output
+    lines = [line for line in result.output.splitlines() if not line.endswith(": done")]
+    assert lines[0].startswith(f"error {code}: "), result.output
+    parts = dict(line.strip().split(": ", 1) for line in lines[1:])
+    assert set(parts) == {"where", "why", "try"}, result.output
+    assert all(text.strip() for text in parts.values()), result.output
+    return {**parts, "what": lines[0]}
+
+
+@pytest.mark.parametrize("verb", ["quantize", "sensitivity"])
+@pytest.mark.parametrize("option", ["--bits", "--weight-bits", "--act-bits"])
+def test_a_width_is_refused_under_the_name_it_was_given(verb, option, tmp_path):
+    arguments = ["--model", "vit_cifar10", option, 9, "-o", tmp_path / "out"]
+    assert refused("EV201", verb, *arguments)["where"] == option
+
+
+def test_bits_are_not_looked_at_when_both_widths_are_given():
+    from edgevit.subject import check_widths
+
+    assert check_widths(9, 4, 5) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "where"),
+    [
+        (["--threads", 0], "EV707", "--threads"),
+        (["--threads", -2], "EV707", "--threads"),
+        (["--rounds", 0], "EV708", "--rounds"),
+        (["--rounds", 1], "EV708", "--rounds"),
+        (["--batch", 0], "EV207", "--batch"),
+        (["--eer-weights", "nan", "nan"], "EV802", "--eer-weights"),
+        (["--eer-weights", "inf", "0"], "EV802", "--eer-weights"),
+        (["--eer-weights", "0", "0"], "EV802", "--eer-weights"),
+        (["--eer-weights", "1.5", "-0.5"], "EV802", "--eer-weights"),
+        (["--max-drop", "-1"], "EV218", "--max-drop"),
+        (["--max-drop", "nan"], "EV218", "--max-drop"),
+        (["--max-latency-ms", "0"], "EV218", "--max-latency-ms"),
+    ],
+)
+def test_validate_refuses_what_can_not_be_measured_before_it_opens_anything(options, code, where):
+    error = refused(code, "validate", "no/bundle", "--data", "no/images", *options)
+    assert error["where"] == where
+    assert where in error["try"]
+
+
+def test_a_limit_of_no_drop_is_one(bundle_path):
+    from edgevit.limits import check_limits
+
+    check_limits(max_drop=0.0, max_latency_ms=None)
+
+
+@pytest.mark.parametrize("num", [0, -1, 1001])
+def test_a_wrong_number_of_images_is_refused_under_its_option(num, bundle_path):
+    error = refused("EV103", "validate", bundle_path, "--data", TEST, "--num", num, status=9)
+    assert "(--num 1000)" in error["try"]
+    assert "--num-calib" not in error["try"]
+    arguments = ["--model", "vit_cifar10", "--data", TEST, "--num", num, "-o", "never.csv"]
+    assert "(--num 1000)" in refused("EV103", "sensitivity", *arguments, status=9)["try"]
+    too_many = [*QUICK[:-1], 257, "-o", "never"]
+    assert "(--num-calib 256)" in refused("EV103", "quantize", *too_many, status=9)["try"]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_is_refused(empty, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for verb in (["quantize", *QUICK], ["demo"], ["sensitivity", "--model", "vit_cifar10"]):
+        assert "--output" in refused("EV223", *verb, "-o", empty)["where"]
+    refused("EV223", "validate", "x", "--data", "x", "--json", empty)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["deit_s", "vit_cifar11"])
+def test_the_demo_names_its_models(model, tmp_path):
+    error = refused("EV224", "demo", "--model", model, "-o", tmp_path / "out")
+    for name in EMBEDDED_MODELS:
+        assert name in error["why"]
+        assert f"--model {name}" in error["try"]
+    assert "--calib" not in " ".join(error.values())
+
+
+def test_a_file_is_no_bundle_and_is_called_a_file(tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"x")
+    for verb in (["inspect", file], ["validate", file, "--data", TEST]):
+        error = refused("EV401", *verb, status=10)
+        assert error["where"] == str(file)
+        assert "file" in error["why"]
+    assert "no such" in refused("EV401", "inspect", tmp_path / "absent", status=10)["why"]
+
+
+@pytest.mark.parametrize("name", ["floats.npz", "damaged.npz", "other.npz"])
+def test_an_npz_that_does_not_fit_says_how_to_make_one(name, tmp_path):
+    path = tmp_path / name
+    if name == "damaged.npz":
+        path.write_bytes(b"PK not a zip")
+    elif name == "other.npz":
+        np.savez(path, pictures=np.zeros(3))
+    else:
+        np.savez(path, images=np.zeros((2, 4, 4, 3), np.float32))
+    error = refused("EV107", "quantize", *QUICK, "--calib", path, "-o", tmp_path / "o", status=9)
+    assert error["where"] == str(path)
+    assert "numpy.savez" in error["try"]
+
+
+def test_a_folder_without_a_label_says_what_to_do(tmp_path):
+    from dataclasses import replace
+
+    from edgevit.data import Preprocessing, open_images
+    from edgevit.errors import DataError
+
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=np.arange(2))
+    images = replace(open_images(tmp_path / "a.npz"), labels={"0": 0})
+    preprocessing = Preprocessing(
+        input_size=(3, 4, 4),
+        resize_size=4,
+        interpolation="bilinear",
+        crop_pct=1.0,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    with pytest.raises(DataError, match="EV105") as caught:
+        next(images.batches(preprocessing, 2))
+    assert set(caught.value.parts()) == {"what", "where", "why", "try"}
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "damaged"])
+def test_weights_that_can_not_be_read(kind, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "damaged":
+        path.write_bytes(b"\xff" * 20)
+    arguments = [*QUICK, "--weights", path, "-o", tmp_path / "out"]
+    error = refused("EV154", "quantize", *arguments, status=9)
+    assert error["where"] == str(path)
+    assert ("Save" in error["try"]) == (kind == "damaged")
+
+
+STOPPED_WHILE_WRITING = """
+import os, shutil, signal, sys
+from edgevit.bundle import writing
+add, rmtree = writing._Files.add, shutil.rmtree
+def terminated_add(self, *arguments):
+    add(self, *arguments)
+    assert self.folder.name.endswith(".partial") and list(self.folder.iterdir())
+    os.kill(os.getpid(), signal.SIGTERM)
+def terminated_rmtree(*arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGTERM)
+    rmtree(*arguments, **keywords)
+writing._Files.add, shutil.rmtree = terminated_add, terminated_rmtree
+from edgevit.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_sigterm_while_the_bundle_is_written_leaves_nothing(tmp_path):
+    """The program gets real signals, the second while it is clearing away."""
+    command = [sys.executable, "-c", STOPPED_WHILE_WRITING, "quantize", *QUICK]
+    arguments = ["-o", str(tmp_path / "new" / "out"), "--json", str(tmp_path / "out.json")]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.rstrip().endswith("Terminated.")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_at_any_time_leaves_nothing(tmp_path):
+    """Ended from outside as soon as the work has begun."""
+    command = [sys.executable, "-m", "edgevit.cli", "quantize", "--model", "vit_cifar10"]
+    with subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(4)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_uses_the_command_line_keeps_its_own_handling_of_sigterm(bundle_path):
+    mine = lambda *_: None  # noqa: E731
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert CliRunner().invoke(main, ["inspect", str(bundle_path)]).exit_code == 0
+        assert signal.getsignal(signal.SIGTERM) is mine
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert CliRunner().invoke(main, ["inspect", str(bundle_path)]).exit_code == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_file_whose_writing_is_interrupted_is_not_left_behind(tmp_path):
+    from edgevit.terminal import replace_file
+
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "out.json").write_text(json.dumps({"old": True}))
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "out.json", write)
+    assert os.listdir(tmp_path) == ["out.json"]
+    assert json.loads((tmp_path / "out.json").read_text()) == {"old": True}
