@@ -78,7 +78,10 @@ def test_a_wrong_number_of_images_is_refused_under_its_option(num, bundle_path):
     error = refused("EV103", "validate", bundle_path, "--data", TEST, "--num", num, status=9)
     assert "(--num 1000)" in error["try"]
     assert "--num-calib" not in error["try"]
-    arguments = ["--model", "vit_cifar10", "--data", TEST, "--num", num, "-o", "never.csv"]
+
+
+def test_each_verb_has_its_own_name_for_a_number_of_images():
+    arguments = ["--model", "vit_cifar10", "--data", TEST, "--num", 0, "-o", "never.csv"]
     assert "(--num 1000)" in refused("EV103", "sensitivity", *arguments, status=9)["try"]
     too_many = [*QUICK[:-1], 257, "-o", "never"]
     assert "(--num-calib 256)" in refused("EV103", "quantize", *too_many, status=9)["try"]

@@ -43,6 +43,8 @@ class LayerParity:
         codes: Number of operand codes compared; `wrong_codes` of them differ.
         sums: Number of int32 sums compared; `wrong_sums` of them differ.
         wrong_outputs: float32 outputs that are not bit-identical.
+        fused_outputs: Of these, outputs that are the same sum times scale plus bias, rounded once
+            instead of twice: what processors compute that fuse the two operations, such as Arm's.
     """
 
     module: str
@@ -52,6 +54,13 @@ class LayerParity:
     sums: int
     wrong_sums: int
     wrong_outputs: int
+    fused_outputs: int = 0
+
+    @property
+    def is_exact_up_to_fusing(self) -> bool:
+        """Whether nothing differs but the number of roundings after the integer sum."""
+        integers = self.wrong_codes == self.wrong_sums == 0
+        return integers and self.wrong_outputs == self.fused_outputs
 
     @property
     def is_exact(self) -> bool:
@@ -147,6 +156,8 @@ def _compare(
     grids = [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
     carried = [_carried(grid, x) for grid, x in zip(grids, inputs, strict=True)]
     engine_codes = [values[name] for name in taps.codes]
+    output = values[taps.output]
+    wrong = layer(*inputs).numpy() != output
     return LayerParity(
         module=module,
         kernel=kernel,
@@ -154,8 +165,18 @@ def _compare(
         wrong_codes=sum(int((a != b).sum()) for a, b in zip(carried, engine_codes, strict=True)),
         sums=0,
         wrong_sums=0,
-        wrong_outputs=int((layer(*inputs).numpy() != values[taps.output]).sum()),
+        wrong_outputs=int(wrong.sum()),
+        fused_outputs=int((wrong & (_fused(layer, inputs) == output)).sum()) if wrong.any() else 0,
     )
+
+
+def _fused(
+    layer: IntegerLinear | IntegerMatmul, inputs: list[torch.Tensor]
+) -> npt.NDArray[np.float32]:
+    """Return float32 outputs of which scale and bias are rounded once; float64 holds them whole."""
+    sums = layer.sums(*inputs).to(torch.float32).to(torch.float64)
+    bias = layer.bias if isinstance(layer, IntegerLinear) else torch.zeros(())
+    return (sums * layer.scale.to(torch.float64) + bias).to(torch.float32).numpy()
 
 
 @torch.no_grad()

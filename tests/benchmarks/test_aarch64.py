@@ -40,7 +40,8 @@ def test_a_board_with_those_rooms_reproduces_golden_logits_and_every_code(artefa
     assert found == {"edgevit", "bundle", "runner", "quantizers"}
     row = aarch64.measure(OPTIONS, "none", board, work, artefact)
     assert row["golden_agreement"] == 100
-    assert row["exact_layers"] == row["layers"] == 50
+    assert row["exact_layers"] == row["exact_up_to_fusing"] == row["layers"] == 50
+    assert row["outputs_rounded_once"] == row["wrong_outputs"] == 0
     assert row["codes"] > 0
     assert row["codes_unlike_host_run"] == 0
     assert row["kernels"] == "MatMulIntegerToFloat"
@@ -61,9 +62,15 @@ def test_another_code_on_the_board_is_found(artefact, work, board):
     images = np.zeros((1, 3, 32, 32), np.float32)
     rows = aarch64.layer_parity(artefact.quantized, images, layers_at_once=1000, engine=wrong)
     assert sum(row.wrong_codes for row in rows) == 1
-    assert not aarch64.is_good(
-        {"wrong_codes": 1, "wrong_sums": 0, "layers": len(rows), "golden_agreement": 100}
-    )
+    assert sum(row.is_exact_up_to_fusing for row in rows) == len(rows) - 1
+
+
+@pytest.mark.parametrize("wrong", ["golden_agreement", "exact_up_to_fusing", "layers"])
+def test_a_row_is_good_only_if_everything_agrees(wrong):
+    row = {"golden_agreement": 100.0, "exact_up_to_fusing": 50, "layers": 50}
+    assert aarch64.is_good(row)
+    assert not aarch64.is_good({**row, wrong: 49})
+    assert not aarch64.is_good({**row, "exact_up_to_fusing": 0, "layers": 0})
 
 
 def test_a_damaged_bundle_is_refused_on_the_board(work, board, tmp_path, capfd):
