@@ -15,6 +15,8 @@ python=${PYTHON:-python3}
 folder=${AARCH64:-$here/cache/aarch64}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
+exec 9> "$folder/lock"
+flock 9 # two runs would share downloads and the emulated /proc/cpuinfo
 export USERLAND=$folder/userland PACKAGES=$folder/packages
 
 apt_for() { # ARCHITECTURE ARGUMENTS: apt-get with lists, cache and state of its own
