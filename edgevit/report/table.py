@@ -80,6 +80,8 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     if "size_bytes" in manifest:
         sizes = manifest["size_bytes"].items()
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
+    if manifest.get("variants"):
+        lines.append("also as " + ", ".join(manifest["variants"]) + "; layers are those of int8")
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
 
