@@ -105,6 +105,8 @@ def check_variants(
         names = variant.get("tensors")
         if not isinstance(names, dict) or not set(map(str, names.values())) <= set(stored):
             raise bad_manifest(f"{where}.tensors names a tensor that is not stored")
+        if any(not initializer.isprintable() or len(initializer) > 512 for initializer in names):
+            raise bad_manifest(f"{where}.tensors has a name that no tensor has")
 
 
 def _table(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,6 +226,23 @@ def test_large_values_stay_in_float32(vit, images):
     assert not np.isfinite(lost.forward(images).numpy()).all()
 
 
+def test_a_graph_that_breaks_a_rule_is_refused(vit, images, monkeypatch):
+    """An unsigned zero point is what ONNX Runtime's own quantizer would write."""
+    from edgevit.targets.tensorrt import target as module
+
+    quantized = quantized_at(vit, images)
+    original = module.written
+
+    def with_unsigned_zero(quantized):
+        builder, writer = original(quantized)
+        builder.inside["zero_int8.constant"] = np.uint8(0)
+        return builder, writer
+
+    monkeypatch.setattr(module, "written", with_unsigned_zero)
+    with pytest.raises(UnsupportedError, match="EV311"):
+        ORIN.lower(quantized)
+
+
 def test_scales_of_a_float16_body_are_float16_numbers(vit, images):
     quantized = quantized_at(vit, images, method="edgevit")
     for layer in quantized.layers.values():

@@ -1,7 +1,7 @@
 """The TensorRT targets: one class, one capability table each (see `edgevit.targets.profiles`).
 
 One file serves TensorRT 10.3 to 11.4: opset 20, strongly typed, explicit Q/DQ. What such a graph
-computes is checked here with ONNX Runtime on the CPU; which kernels TensorRT picks is known only
+computes can be checked with ONNX Runtime on the CPU; which kernels TensorRT picks is known only
 after the engine was built on the device.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit import __version__
+from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
-from edgevit.quantizers.float8 import Float8Linear
+from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
 from edgevit.quantizers.simulation import IntegerLinear, Layer, QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
 from edgevit.targets.base import Lowered
+from edgevit.targets.conformance import Conformance, Facts, check_onnx
 from edgevit.targets.lowering import lower_graph
-from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter
 from edgevit.targets.profiles import PROFILES, DeviceProfile
 from edgevit.targets.tensorrt.half_body import to_half_body
@@ -70,10 +72,17 @@ class TensorRTTarget:
         """Do nothing: the file can be written anywhere."""
 
     def lower(self, quantized: QuantizedGraph) -> Lowered:
-        """Write the strongly typed model."""
+        """Write the strongly typed model, and hold it against the rules of the device.
+
+        Raises:
+            UnsupportedError: It breaks a rule of level E (EV311).
+        """
         builder, writer = written(quantized)
+        skeleton = _model(quantized.graph, builder)
+        model = whole_model(skeleton, builder.tensors)
+        refuse_faults(check_onnx(model, self.profile, facts=Facts(asked=precision_of(quantized))))
         return Lowered(
-            onnx=_model(quantized.graph, builder),
+            onnx=skeleton,
             tensors=builder.tensors,
             packed_bits=builder.packed_bits,
             layers=[_row(quantized, gemm, writer) for gemm in quantized.graph.gemms],
@@ -86,6 +95,33 @@ class TensorRTTarget:
 
 
 TENSORRT_TARGETS = {name: TensorRTTarget(profile) for name, profile in PROFILES.items()}
+
+
+def precision_of(quantized: QuantizedGraph) -> str:
+    """Return what the engine is meant to compute in: "fp16", "int8" or "fp8"."""
+    if not quantized.layers:
+        return "fp16"
+    floats = (Float8Linear, Float8Matmul)
+    is_float8 = any(isinstance(layer, floats) for layer in quantized.layers.values())
+    return "fp8" if is_float8 else "int8"
+
+
+def refuse_faults(found: Conformance) -> None:
+    """Refuse a graph that the device would not build, or would compute wrongly.
+
+    Raises:
+        UnsupportedError: There are findings of level E (EV311).
+    """
+    if found.conforms:
+        return
+    first = found.errors[0]
+    raise UnsupportedError(
+        "EV311",
+        f"The graph breaks {len(found.errors)} rules of {found.target}.",
+        where=first.node,
+        why=f"rule {first.rule}: {first.message}",
+        try_next=first.remedy,
+    )
 
 
 def written(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
