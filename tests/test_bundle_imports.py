@@ -22,6 +22,7 @@ MODULES = [
     "edgevit.runner.shipment",
     "edgevit.runner.telemetry",
     "edgevit.report.doctor",
+    "edgevit.report.conformance",
     "edgevit.report.eer",
     "edgevit.report.sensitivity",
     "edgevit.report.sensitivity_plot",
