@@ -39,9 +39,10 @@ def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[Rend
     remedies = {number: found[0]["remedy"] for (number, _), found in groups.items()}
     for number, remedy in remedies.items():
         yield plain_text(f"rule {number}: {remedy}")
-    for row in graph["rules"]:
-        if row["state"] == "not run":
-            yield plain_text(f"rule {row['rule']} not looked at: {row['reason']}")
+    left_out = [row for row in graph["rules"] if row["state"] == "not run"]
+    if left_out:
+        reasons = "; ".join(f"{row['rule']} ({row['reason']})" for row in left_out)
+        yield plain_text(f"rules not looked at: {reasons}")
 
 
 def _style(cell: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -241,3 +242,9 @@ def test_profiles_need_no_numpy_torch_or_onnx():
         "assert not {'numpy', 'torch', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_docs_list_every_rule():
+    text = (Path(__file__).parents[3] / "docs" / "check.md").read_text(encoding="utf-8")
+    rows = [f"| {n} | {r.level.value} | {r.title} | {r.source} |" for n, r in sorted(RULES.items())]
+    assert [line for line in text.splitlines() if line in rows] == rows
