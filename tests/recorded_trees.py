@@ -67,13 +67,14 @@ ORIN_NANO = {
     "proc/meminfo": "MemTotal:        7789952 kB\nMemFree:         1000000 kB\n"
     "MemAvailable:    6214400 kB\nSwapFree:        3894968 kB\n",
     "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}',
-    "var/lib/dpkg/status": _packages(
+    "var/lib/dpkg/status": "Package: libnvinfer8\nStatus: deinstall ok config-files\n"
+    "Version: 8.6.2.3-1+cuda12.2\n\n"
+    + _packages(
         nvidia_jetpack="6.2+b77",
         nvidia_l4t_core="36.4.3-20250107174145",
         libnvinfer10="10.3.0.30-1+cuda12.5",
         libnvinfer_bin="10.3.0.30-1+cuda12.5",
-    )
-    + "\nPackage: libnvinfer8\nStatus: deinstall ok config-files\nVersion: 8.6.2.3-1+cuda12.2\n",
+    ),
     "usr/src/tensorrt/bin/trtexec": "",
     "usr/lib/python3/dist-packages/numpy-1.21.5.egg-info": "Metadata-Version: 1.2\nName: numpy\n"
     "Version: 1.21.5\n",

@@ -100,7 +100,7 @@ def _rails(system: Path) -> dict[str, tuple[Path, int]]:
             channel = int(re.sub(r"\D", "", label.name))
             name = _text(label)
             measured = (folder / f"curr{channel}_input").exists()
-            if name and name != "NC" and measured and "shunt" not in name:
+            if name and name != "NC" and measured:  # "sum of shunt voltages" is not a rail
                 found[name] = (folder, channel)
         name = _text(folder / "label")  # a monitor with one channel, such as the INA238
         if name and (folder / "power1_input").exists():
