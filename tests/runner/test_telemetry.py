@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -326,3 +327,30 @@ def test_all_in_one_call(orin, tmp_path, monkeypatch):
     )
     assert conditions is None
     assert len(samples["fp32"].samples_ms) == 3
+
+
+def test_a_bundles_report_says_what_held_while_it_was_timed(orin, parts, tmp_path, monkeypatch):
+    """From the sensors to the report, by way of the JSON that a board sends."""
+    from edgevit.bundle import open_bundle
+    from edgevit.report.validation import validation_report
+    from edgevit.runner import measuring
+    from edgevit.runner.exchange import dict_from_measurements, measurements_from_dict
+
+    put(orin / "sys/class/thermal/cooling_device1/cur_state", "1")
+    on_the_tree = partial(measure_watched, root=orin, energy_seconds=1.0)
+    monkeypatch.setattr(measuring, "measure_watched", on_the_tree)
+    monkeypatch.setattr("edgevit.runner.telemetry.watching._LEAST_SECONDS", 0.5)
+    parts.manifest["preprocessing"]["std"] = [0.5, 0.5, 0.5]
+    bundle = open_bundle(parts.write(tmp_path / "bundle"))
+    pixels = bundle.golden()["images"]
+    batches = [(pixels, np.zeros(len(pixels), np.int64), None)]
+    conditions = measuring.Conditions(threads=1, rounds=5)
+    measured = measuring.measure(bundle, batches, len(pixels), conditions, lambda *_: None)
+    sent = json.loads(json.dumps(dict_from_measurements(measured)))
+    report = validation_report(bundle, measurements_from_dict(sent))
+    assert report["telemetry"]["valid"] is False
+    assert report["telemetry"]["watched_clock"] == "cpu"  # ONNX Runtime's CPU provider
+    reason = "the latencies do not count: The device reported: cpu-throttle-alert."
+    assert reason in report["warnings"]
+    assert report["energy_mj"] == {"fp32": None, "engine": None}  # the tree's current is steady
+    assert "not above" in report["telemetry"]["energy"]["engine"]["reason"]
