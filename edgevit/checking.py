@@ -161,7 +161,7 @@ def _checked_variants(
 
     names = tuple(getattr(bundle, "variants", ())) or ("int8",)
     for index, name in enumerate(names):
-        onnx = bundle.engine_onnx(name) if index else bundle.engine_onnx()  # type: ignore[call-arg]
+        onnx = bundle.engine_onnx(name) if index else bundle.engine_onnx()
         key = f"logits_simulated_{name}" if index else "logits_simulated"
         facts = _facts(bundle, onnx, key, name.split("_")[0])
         yield name, check_onnx(onnx, profile, tensorrt=served, facts=facts)
