@@ -41,7 +41,9 @@ class Statistics:
 
 
 @dataclass(kw_only=True)
-class _Product:
+class Product:
+    """One product in float32 with what the backward pass left at its output."""
+
     gemm: Gemm
     left: Tensor
     right: Tensor | None
@@ -70,7 +72,7 @@ def collect(
     statistics = Statistics(histograms=_empty_histograms(graph, ranges))
     done = 0
     for batch in batches(images, batch_size):
-        products = _forward_backward(graph, batch, ranges, generator, weighted)
+        products = forward_backward(graph, batch, ranges, generator, weighted)
         while products:  # freed one by one, and all of them before the next batch
             _add(graph, statistics, products.pop(), grams)
         done += len(batch)
@@ -89,10 +91,15 @@ def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
     return histograms
 
 
-def _forward_backward(
+def forward_backward(
     graph: Graph, batch: Tensor, ranges: Ranges, generator: torch.Generator, weighted: bool
-) -> list[_Product]:
-    products: list[_Product] = []
+) -> list[Product]:
+    """Run one batch [B, 3, H, W] and return the products whose left site is in `ranges`.
+
+    Args:
+        weighted: Also run backward from `sampled_loss`, so that every output has its gradient.
+    """
+    products: list[Product] = []
 
     def keep(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         output = float_product(graph, gemm, left, right)
@@ -100,7 +107,7 @@ def _forward_backward(
             return output
         if weighted:
             output.retain_grad()
-        products.append(_Product(gemm=gemm, left=left, right=right, output=output))
+        products.append(Product(gemm=gemm, left=left, right=right, output=output))
         return output
 
     with torch.set_grad_enabled(weighted):
@@ -121,7 +128,7 @@ def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _add(graph: Graph, statistics: Statistics, product: _Product, grams: bool) -> None:
+def _add(graph: Graph, statistics: Statistics, product: Product, grams: bool) -> None:
     gemm = product.gemm
     gradient = product.output.grad
     importance = None if gradient is None else gradient.square()

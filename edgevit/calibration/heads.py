@@ -10,6 +10,8 @@ took, one multiplication per head at run time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,12 @@ from edgevit.graph.rewrite import multiply_output
 
 
 def equalize_heads(
-    graph: Graph, ranges: Ranges, sites: set[str], *, balanced: bool = False
+    graph: Graph,
+    ranges: Ranges,
+    sites: set[str],
+    *,
+    balanced: bool = False,
+    steps: Mapping[str, Tensor] | None = None,
 ) -> list[str]:
     """Rescale the heads of q, k and v; return the sites changed.
 
@@ -29,11 +36,13 @@ def equalize_heads(
     Args:
         sites: Names of the sites that will be quantized.
         balanced: Use the free form for q and k.
+        steps: Site -> float32 [H] of q and k: heads get one step rather than one range. Not with
+            `balanced`.
     """
     changed: list[str] = []
     for gemm in list(graph.gemms):
         if gemm.kind == "qk" and {gemm.left.name, gemm.right.name} <= sites:
-            changed += _equalize_scores(graph, gemm, ranges, balanced)
+            changed += _equalize_scores(graph, gemm, ranges, balanced, steps or {})
         elif gemm.kind == "pv" and gemm.right.name in sites:
             changed += _equalize_values(graph, gemm, ranges)
     return changed
@@ -45,14 +54,26 @@ def _factors(ranges: Ranges, site: Site) -> Tensor:
     return top.log().mean().exp() / top
 
 
-def _equalize_scores(graph: Graph, gemm: Gemm, ranges: Ranges, balanced: bool) -> list[str]:
+def common_step(steps: Tensor) -> Tensor:
+    """Return float32 []: the step all heads have once theirs, [H], have been brought to one."""
+    return steps.log().mean().exp()
+
+
+def _equalize_scores(
+    graph: Graph, gemm: Gemm, ranges: Ranges, balanced: bool, steps: Mapping[str, Tensor]
+) -> list[str]:
     found = [(site, head_channels(graph, site)) for site in (gemm.left, gemm.right)]
     sources = [(site, source) for site, source in found if source is not None]
     sources = [(s, source) for s, source in sources if len(ranges[s.name].low) == len(source[1])]
     if balanced and len(sources) < 2:
         return []
     tops = [ranges[site.name].absmax().clamp_min(1e-6) for site, _ in sources]  # [H] each
-    factors = [_factors(ranges, site) for site, _ in sources]
+    factors = [
+        common_step(steps[site.name]) / steps[site.name]
+        if site.name in steps
+        else _factors(ranges, site)
+        for site, _ in sources
+    ]
     if balanced:
         factors = [(tops[1] / tops[0]).sqrt(), (tops[0] / tops[1]).sqrt()]
     undo = torch.ones(())

@@ -15,12 +15,14 @@ from edgevit.calibration import activation_search, weight_search
 from edgevit.calibration.bias import correct_biases
 from edgevit.calibration.channels import equalize_channels
 from edgevit.calibration.fisher import Statistics
-from edgevit.calibration.heads import equalize_heads
+from edgevit.calibration.head_search import head_steps
+from edgevit.calibration.heads import common_step, equalize_heads
 from edgevit.calibration.histogram import Histogram
 from edgevit.calibration.layernorm import fold_layernorms
 from edgevit.calibration.observe import Ranges, leaders
 from edgevit.calibration.run import Calibrator, Run
 from edgevit.graph.model import Gemm, Site
+from edgevit.graph.sites import Role
 from edgevit.quantizers.simulation import Grid, IntegerMatmul, QuantizedGraph, integer_linear
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
@@ -37,13 +39,16 @@ class Choices:
     Args:
         activations: How activation grids are chosen.
         weights: How weight scales are chosen.
-        per_tensor_weights: One scale per tensor (three for a fused qkv), not per channel.
+        per_tensor_weights: One scale per tensor (three for a fused qkv), not per channel; the
+            patch embedding keeps one per channel, as in PTQ4ViT's configuration.
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
         equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
         correct_biases: Move mean errors into the biases.
+        exact_heads: Search the steps of q and k head by head on the product itself; heads then
+            have steps of their own at every width.
     """
 
     activations: Literal["minmax", "percentile", "mse", "fisher"]
@@ -55,6 +60,7 @@ class Choices:
     equalize_channels: bool = False
     equalize_heads: bool = True
     correct_biases: bool = False
+    exact_heads: bool = False
 
     @property
     def needs_gradient(self) -> bool:
@@ -69,19 +75,24 @@ def parallel(choices: Choices) -> Calibrator:
 
 def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
     """Return the quantized graph."""
-    ranges = rewritten(run, choices)
+    steps: dict[str, Tensor] = {}
+    ranges = rewritten(run, choices, steps)
     statistics = Statistics()
     if choices.activations != "minmax" or choices.weights == "gram":
         statistics = run.statistics(ranges, weighted=choices.needs_gradient)
     quantized = run.quantized()
-    _choose_grids(quantized, ranges, statistics, choices, run)
+    _choose_grids(quantized, ranges, statistics, choices, run, steps)
     if choices.correct_biases:
         correct_biases(quantized, run.images_at_once, run.progress)
     return quantized
 
 
-def rewritten(run: Run, choices: Choices) -> Ranges:
-    """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites."""
+def rewritten(run: Run, choices: Choices, steps: dict[str, Tensor] | None = None) -> Ranges:
+    """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites.
+
+    Args:
+        steps: Gets site -> float32 [], the step of q or k where `choices.exact_heads` found one.
+    """
     if choices.equalize_channels:
         equalize_channels(replace(run, images=run.images[:PILOT_IMAGES]))
     ranges, placement = run.observe(), run.placement
@@ -89,8 +100,11 @@ def rewritten(run: Run, choices: Choices) -> Ranges:
         bits = {"weight_bits": placement.weight_bits, "act_bits": placement.act_bits}
         fold_layernorms(run.graph, ranges, sites=run.sites, **bits)
     if choices.equalize_heads:
-        balanced = placement.act_bits >= FREE_HEADS_BITS
-        equalize_heads(run.graph, ranges, run.sites, balanced=balanced)
+        per_head = head_steps(run, ranges) if choices.exact_heads and steps is not None else {}
+        balanced = placement.act_bits >= FREE_HEADS_BITS and not per_head
+        equalize_heads(run.graph, ranges, run.sites, balanced=balanced, steps=per_head)
+        if steps is not None:
+            steps |= {name: common_step(value) for name, value in per_head.items()}
     return {name: value for name, value in ranges.items() if name in run.sites}
 
 
@@ -101,11 +115,15 @@ def _choose_grids(
     statistics: Statistics,
     choices: Choices,
     run: Run,
+    steps: dict[str, Tensor],
 ) -> None:
     gemms = [g for g in quantized.graph.gemms if g.left.name in ranges]
     leader, chosen = leaders(quantized.graph), {}
     for done, gemm in enumerate(gemms, 1):
         shared = leader[gemm.left.name]
+        if gemm.kind == "qk" and gemm.left.name in steps:
+            quantized.layers[gemm.name] = _from_steps(run.placement, gemm, steps)
+            continue
         if shared not in chosen:
             chosen[shared] = activation_grid(
                 quantized.placement, gemm.left, ranges, statistics, choices
@@ -120,6 +138,18 @@ def _choose_grids(
             right = activation_grid(run.placement, gemm.right, ranges, statistics, choices)
             quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
         run.progress("grids", done, len(gemms))
+
+
+def _from_steps(placement: Placement, gemm: Gemm, steps: dict[str, Tensor]) -> IntegerMatmul:
+    left, right = (
+        UniformGrid.symmetric(_symmetric(placement.options[site.name]), steps[site.name])
+        for site in (gemm.left, gemm.right)
+    )
+    return IntegerMatmul(left=left, right=right)
+
+
+def _symmetric(options: tuple[GridSpec, ...]) -> GridSpec:
+    return next(spec for spec in options if spec.fixed_zero_point is not None)
 
 
 def activation_grid(
@@ -176,6 +206,8 @@ def _weight_grid(
         scale = weight_search.percentile_scale(weight, spec, percentiles)
         return UniformGrid.symmetric(spec, scale)
     gram = _noisy_gram(gemm, left, statistics) if choices.weights == "gram" else None
+    if choices.per_tensor_weights and gemm.left.role is Role.PATCH_IN:
+        return UniformGrid.symmetric(spec, weight_search.scanned_scale(weight, spec, gram))
     if choices.per_tensor_weights:
         groups = 3 if weight.shape[0] == 3 * weight.shape[1] else 1
         rows = statistics.rows.get(gemm.name)

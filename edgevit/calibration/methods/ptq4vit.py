@@ -22,6 +22,7 @@ PTQ4VIT = Method(
             per_tensor_weights=True,
             symmetric_activations=True,
             twin=True,
+            exact_heads=True,
         )
     ),
     cost="2 forward passes, 1 backward pass",
