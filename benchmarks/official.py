@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -156,15 +157,15 @@ def end_to_end(reference: Tensor, logits: Tensor) -> tuple[float, float]:
     return float(kl), 100 * float((p.argmax(1) == q.argmax(1)).float().mean())
 
 
-def compare(program: Ptq4vit | Repq, model: str, bits: int, seed: int, label: str) -> None:
-    """Measure both on one model at one width, and add their rows."""
+@cache
+def subject_of(model: str, seed: int) -> Subject:
     loaded = load_model(model)
     images = images_of(loaded, "calibration", NUM_CALIB, seed)
     test = images_of(loaded, "test", None, seed)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
     with torch.no_grad():
         reference = torch.cat([loaded.model(part) for part in test.split(100)])
-    subject = Subject(
+    return Subject(
         model=model,
         graph=graph,
         images=images,
@@ -172,6 +173,11 @@ def compare(program: Ptq4vit | Repq, model: str, bits: int, seed: int, label: st
         reference=reference,
         weights=fisher(graph, images),
     )
+
+
+def compare(program: Ptq4vit | Repq, model: str, bits: int, seed: int, label: str) -> None:
+    """Measure both on one model at one width, and add their rows."""
+    subject = subject_of(model, seed)
     theirs = official(
         subject, program, bits, CACHE / f"official-{label}-{model}-{bits}-{seed}.json"
     )
@@ -202,10 +208,10 @@ def our_own(subject: Subject, method: str, bits: int, seed: int) -> Result:
     return Result(errors(outputs, subject.weights), kl, agreement, cpu_s)
 
 
-def official(subject: Subject, program: Ptq4vit | Repq, bits: int, cache: Path) -> Result:
+def official(subject: Subject, program: Ptq4vit | Repq, bits: int, kept_at: Path) -> Result:
     """Return the program's result, from an earlier run where there is one (they take minutes)."""
-    if cache.exists():
-        kept = json.loads(cache.read_text())
+    if kept_at.exists():
+        kept = json.loads(kept_at.read_text())
         found = {
             (module, kind): (even, weighted) for module, kind, even, weighted in kept["errors"]
         }
@@ -218,8 +224,8 @@ def official(subject: Subject, program: Ptq4vit | Repq, bits: int, cache: Path) 
     found = errors(program.outputs(model, subject.images), subject.weights)
     kl, agreement = end_to_end(subject.reference, logits)
     kept = {"errors": [[*name, *value] for name, value in found.items()]}
-    cache.parent.mkdir(exist_ok=True)
-    cache.write_text(json.dumps({**kept, "kl": kl, "agreement": agreement, "cpu_s": cpu_s}))
+    kept_at.parent.mkdir(exist_ok=True)
+    kept_at.write_text(json.dumps({**kept, "kl": kl, "agreement": agreement, "cpu_s": cpu_s}))
     return Result(found, kl, agreement, cpu_s)
 
 

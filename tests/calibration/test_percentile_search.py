@@ -8,11 +8,13 @@ from edgevit.calibration.activation_search import PERCENTILES
 from edgevit.calibration.percentile_search import (
     channel_grid,
     row_ranges,
+    tail_quantiles,
     tensor_grid,
     weight_grid,
 )
 from edgevit.quantizers.log import LogGrid
 from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.uniform import UniformGrid
 
 
 def heavy(rows=6, count=5000, seed=0):
@@ -110,3 +112,23 @@ def test_a_logarithmic_grid_starts_at_the_best_percentile():
         literal.append(float((other.fake_quantize(x) - x).square().sum()))
     found = float((grid.fake_quantize(x) - x).square().sum())
     assert found <= 1.02 * min(literal)
+
+
+@pytest.mark.parametrize("count", [1, 5, 999, 20_000])
+def test_tail_quantiles_are_those_of_torch(count):
+    x = torch.randn(count, generator=torch.Generator().manual_seed(count)) ** 3
+    found = tail_quantiles(x)
+    for (low, high), p in zip(found, PERCENTILES, strict=True):
+        assert low == pytest.approx(float(x.double().quantile(1 - p)), rel=1e-4, abs=1e-6)
+        assert high == pytest.approx(float(x.double().quantile(p)), rel=1e-4, abs=1e-6)
+
+
+def test_the_grid_of_a_tensor_is_the_best_percentile_by_its_exact_error():
+    """A heavy tail at 8 bits, where the bins of a histogram are not much finer than the grid."""
+    for seed in range(5):
+        x = torch.randn(40_000, generator=torch.Generator().manual_seed(seed)) ** 3
+        spec = GridSpec(bits=8)
+        grids = [UniformGrid.from_range(spec, *pair) for pair in tail_quantiles(x)]
+        errors = [float((g.fake_quantize(x) - x).square().sum()) for g in grids]
+        found = tensor_grid(spec, x)
+        assert float((found.fake_quantize(x) - x).square().sum()) == min(errors)
