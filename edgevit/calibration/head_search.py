@@ -10,6 +10,7 @@ error on a small ViT at 4 bits than steps tried on the product.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,9 +68,9 @@ def _search(product: Product, bits: int) -> tuple[Tensor, Tensor]:
 
     rounded_right = right
     for _ in range(_ROUNDS):
-        left_steps = _best(left, bits, lambda a, b=rounded_right: error(a, b))
+        left_steps = _best(left, bits, partial(error, b=rounded_right))
         rounded_left = _rounded(left, left_steps, bits)
-        right_steps = _best(right, bits, lambda b, a=rounded_left: error(a, b))
+        right_steps = _best(right, bits, partial(error, rounded_left))
         rounded_right = _rounded(right, right_steps, bits)
     return left_steps, right_steps
 
