@@ -62,11 +62,18 @@ def validate(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
     conditions = Conditions(
-        engine=engine, threads=threads, provider=provider, batch=batch, rounds=rounds
+        engine=engine,
+        threads=threads,
+        provider=provider,
+        batch=batch,
+        rounds=rounds,
+        max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
     )
     check_asked(target_name(opened.manifest), engine)
-    batches = images.batches(Preprocessing.from_dict(opened.preprocessing), BATCH)
-    measured = measure(opened, batches, len(images), conditions, progress)
+    preprocessing = Preprocessing.from_dict(opened.preprocessing)
+    measured = measure(
+        opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress
+    )
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
     weights = None
     if eer_weights is not None:

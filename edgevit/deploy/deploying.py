@@ -107,7 +107,10 @@ def deploy(
     """
     check_limits(max_drop=max_drop, max_latency_ms=None)
     check_runs(threads=threads, batch=batch, rounds=rounds)
-    conditions = Conditions(engine=engine, threads=threads, batch=batch, rounds=rounds)
+    limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    conditions = Conditions(
+        engine=engine, threads=threads, batch=batch, rounds=rounds, max_drop=limit
+    )
     deployment = Deployment(
         nonce=secrets.token_hex(8),
         device=device,
@@ -135,7 +138,6 @@ def deploy(
             raise
         warnings += _tidied(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
-    limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
     report = validation_report(opened, measured, max_drop_points=limit)
     return {**report, "device": _device(deployment, board, machine)}
 
@@ -201,7 +203,7 @@ def run_arguments(conditions: Conditions) -> list[str]:
     arguments = [_BUNDLE, _IMAGES, _MEASURED]
     for name, value in asdict(conditions).items():
         if value is not None:
-            arguments += [f"--{name}", str(value)]
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
     return arguments
 
 

@@ -76,6 +76,7 @@ def validation_report(
         **_drop(measured, max_drop_points, confidence),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
+        "build": None if measured.build is None else dict(measured.build),
         "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
         "energy_mj": {name: _energy(measured.telemetry, name) for name in _ENGINES},
         **_speedup(measured.latency, confidence),

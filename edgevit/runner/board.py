@@ -40,6 +40,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--max-drop", type=float, default=1.0)
     return parser.parse_args(arguments)
 
 
@@ -57,8 +58,9 @@ def _run(options: argparse.Namespace) -> None:
         provider=options.provider,
         batch=options.batch,
         rounds=options.rounds,
+        max_drop=options.max_drop,
     )
-    measured = measure(bundle, images.batches(BATCH), len(images), conditions, _progress)
+    measured = measure(bundle, lambda: images.batches(BATCH), len(images), conditions, _progress)
     measured = replace(measured, skipped_images=images.skipped)
     content = {**dict_from_measurements(measured), "machine": _machine()}
     temporary = options.output.with_name(options.output.name + ".part")

@@ -1,4 +1,4 @@
-"""Chooses the engine that runs a bundle on this machine, and opens it.
+"""Chooses the engine that runs a bundle on this machine.
 
 A bundle for a TensorRT target is run by TensorRT. Where that is missing, ONNX Runtime may stand in
 for it on the CPU, graph unchanged: then accuracy and parity are those of the same integers, but no
@@ -94,32 +94,30 @@ def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
             "EV818",
             "TensorRT is not installed here.",
             where="--engine tensorrt",
-            why="Python finds no module tensorrt.",
+            why="Python finds no module tensorrt that works.",
             try_next="On a Jetson: sudo apt install python3-libnvinfer",
         )
     return _stand_in("there is no TensorRT")
 
 
-def open_session(
+def onnxruntime_session(
     bundle: Bundle,
     kind: Literal["engine", "fp32"],
     choice: EngineChoice,
     *,
     threads: int | None = None,
     provider: str | None = None,
-) -> Any:
-    """Open a bundle's quantized engine or its fp32 reference; see `session_from_bundle`.
+) -> EngineSession:
+    """Open a bundle's quantized engine or its fp32 reference in ONNX Runtime.
+
+    A graph for TensorRT runs there without optimizations, as its manifest says.
 
     Raises:
         EdgeViTError: The engine is missing or refuses the model.
     """
-    if choice.name == "tensorrt":
-        return _tensorrt_session(bundle, kind)
-    if not choice.stands_in:
-        return session_from_bundle(bundle, kind, threads=threads, provider=provider)
-    if kind == "fp32":
-        return session_from_bundle(bundle, kind, threads=threads, provider=_CPU)
-    return EngineSession(bundle.engine_onnx(), provider=_CPU, threads=threads, optimize=False)
+    return session_from_bundle(
+        bundle, kind, threads=threads, provider=_CPU if choice.stands_in else provider
+    )
 
 
 def _stand_in(reason: str) -> EngineChoice:
@@ -141,11 +139,3 @@ def _has_tensorrt() -> bool:
     from edgevit.runner.tensorrt import available_tool
 
     return available_tool() == "python"
-
-
-def _tensorrt_session(bundle: Bundle, kind: str) -> Any:
-    """Return an engine from the cache, or built on this device."""
-    from edgevit.runner.tensorrt import EngineOptions, engine_for
-
-    reference = kind == "fp32"
-    return engine_for(bundle, "fp32" if reference else None, options=EngineOptions(tool="python"))

@@ -34,6 +34,7 @@ def dict_from_measurements(measured: Measurements) -> dict[str, Any]:
         "warnings": list(measured.warnings),
         "engine_used": dict(measured.engine_used),
         "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
+        "build": None if measured.build is None else dict(measured.build),
     }
 
 
@@ -58,6 +59,7 @@ def measurements_from_dict(content: Mapping[str, Any]) -> Measurements:
             warnings=tuple(content["warnings"]),
             engine_used=content["engine_used"],
             telemetry=content["telemetry"],
+            build=content["build"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceError(

@@ -15,9 +15,10 @@ import numpy as np
 
 from edgevit.data.normalizing import normalizer
 from edgevit.runner.accuracy import Predictions, predict_all
-from edgevit.runner.engines import choose_engine, open_session, target_name
+from edgevit.runner.engines import choose_engine, target_name
 from edgevit.runner.latency import LatencySamples
 from edgevit.runner.memory import peak_memory_bytes
+from edgevit.runner.opened import open_all
 from edgevit.runner.selfcheck import SelfCheck, self_check
 from edgevit.runner.telemetry import measure_watched
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgevit.bundle import Bundle
     from edgevit.runner.accuracy import Batch
     from edgevit.runner.engines import EngineChoice
+    from edgevit.runner.opened import Opened
 
     Progress = Callable[[str, int, int], None]
 
@@ -51,6 +53,7 @@ class Measurements:
         engine_used: name and version of the engine, its provider, and whether it stands in.
         telemetry: What `edgevit.runner.telemetry.measure_watched` says of the latency runs; None
             where there are no sensors or nothing was timed.
+        build: With TensorRT, which variant was kept and why, with a row for each.
     """
 
     engine: Predictions
@@ -63,6 +66,7 @@ class Measurements:
     warnings: Sequence[str] = ()
     engine_used: Mapping[str, Any] = field(default_factory=dict)
     telemetry: Mapping[str, Any] | None = None
+    build: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Conditions:
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
+        max_drop: Points of top-1 that a TensorRT variant may lose against fp32 to be kept.
     """
 
     engine: str = "auto"
@@ -82,11 +87,12 @@ class Conditions:
     provider: str | None = None
     batch: int = 1
     rounds: int = 50
+    max_drop: float = 1.0
 
 
 def measure(
     bundle: Bundle,
-    batches: Iterable[Batch],
+    batches: Callable[[], Iterable[Batch]],
     num_images: int,
     conditions: Conditions,
     progress: Progress,
@@ -95,7 +101,8 @@ def measure(
 
     Args:
         bundle: An opened bundle.
-        batches: (pixels uint8 [b, H, W, 3], labels int64 [b], names) tuples.
+        batches: Returns (pixels uint8 [b, H, W, 3], labels int64 [b], names) tuples, anew each
+            time: with TensorRT every variant of the bundle is run on them.
         num_images: How many images those are, for the progress.
         conditions: Engine, threads, batch size and rounds.
         progress: Called with (stage, done, total).
@@ -105,18 +112,18 @@ def measure(
     """
     choice = choose_engine(target_name(bundle.manifest), conditions.engine)
     normalize = normalizer(bundle.preprocessing)
-    kinds: list[Any] = ["fp32", "engine"] if bundle.has_reference else ["engine"]
-    sessions = {kind: _opened(bundle, kind, choice, conditions) for kind in kinds}
-    golden = bundle.golden()
-    checked = self_check(sessions["engine"], golden, normalize)
+    opened = open_all(bundle, choice, conditions, batches, normalize, progress)
+    sessions, kinds = opened.sessions, list(opened.sessions)
+    checked = self_check(sessions["engine"], opened.golden, normalize)
     predictions = predict_all(
-        sessions, batches, normalize, on_batch=lambda done: progress("accuracy", done, num_images)
+        sessions, batches(), normalize, on_batch=lambda done: progress("accuracy", done, num_images)
     )
-    used = _used(sessions["engine"], choice)
+    used = _used(opened, choice)
     latency: dict[str, LatencySamples] = {}
     telemetry = None
     if not choice.stands_in:
-        images = golden["images"][np.arange(conditions.batch) % len(golden["images"])]
+        golden = opened.golden["images"]
+        images = golden[np.arange(conditions.batch) % len(golden)]  # [batch, H, W, 3]
         watch = "cpu" if used["provider"] == "CPUExecutionProvider" else "gpu"
         latency, telemetry = _latency(
             sessions, normalize(images), conditions.rounds, watch, progress
@@ -132,20 +139,17 @@ def measure(
         warnings=[*choice.warnings, *_telemetry_warnings(telemetry)],
         engine_used=used,
         telemetry=telemetry,
+        build=opened.build,
     )
 
 
-def _opened(bundle: Bundle, kind: Any, choice: EngineChoice, conditions: Conditions) -> Any:
-    return open_session(
-        bundle, kind, choice, threads=conditions.threads, provider=conditions.provider
-    )
-
-
-def _used(session: Any, choice: EngineChoice) -> dict[str, Any]:
+def _used(opened: Opened, choice: EngineChoice) -> dict[str, Any]:
+    session = opened.sessions["engine"]
     return {
         "name": session.engine,
         "provider": session.provider,
         "stands_in": choice.stands_in,
+        "variant": opened.variant,
     }
 
 

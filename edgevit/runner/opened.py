@@ -1,0 +1,157 @@
+"""Opens what is measured: the quantized engine and the fp32 reference, on the engine chosen.
+
+With TensorRT a bundle's variants are built and tried first (`edgevit.runner.tensorrt`); the one
+that the policy keeps is the engine, and the decision with its rows goes into the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.errors import DeviceError
+from edgevit.runner.accuracy import Predictions, predict
+from edgevit.runner.engines import onnxruntime_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import numpy.typing as npt
+
+    from edgevit.bundle import Bundle
+    from edgevit.runner.accuracy import Batch, Normalize
+    from edgevit.runner.engines import EngineChoice
+    from edgevit.runner.measuring import Conditions, Progress
+    from edgevit.runner.tensorrt import Decision, Gate
+
+    Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Engines that are ready to be measured.
+
+    Args:
+        sessions: "engine", and "fp32" where the bundle has a reference.
+        golden: Golden images with the simulated logits of the variant that "engine" is.
+        variant: Which one that is.
+        build: The decision among the variants, its rows, and what the engine made of each layer;
+            None where there was no choice.
+    """
+
+    sessions: dict[str, Any]
+    golden: Mapping[str, npt.NDArray[Any]]
+    variant: str
+    build: Mapping[str, Any] | None = None
+
+
+def open_all(
+    bundle: Bundle,
+    choice: EngineChoice,
+    conditions: Conditions,
+    batches: Batches,
+    normalize: Normalize,
+    progress: Progress,
+) -> Opened:
+    """Open a bundle's engines; with TensorRT build, try and choose among its variants.
+
+    Args:
+        bundle: An opened bundle.
+        choice: What `choose_engine` said.
+        conditions: How it is measured.
+        batches: Returns the labelled images anew each time; they judge each variant's accuracy.
+        normalize: Turns uint8 [B, H, W, 3] into float32 [B, 3, H, W].
+        progress: Called with (stage, done, total).
+
+    Raises:
+        DeviceError: No variant may be used (EV827).
+        EdgeViTError: What the engines raise.
+    """
+    if choice.name == "tensorrt":
+        return _tensorrt(bundle, conditions, batches, normalize, progress)
+    kinds: list[Any] = ["fp32", "engine"] if bundle.has_reference else ["engine"]
+    sessions = {
+        kind: onnxruntime_session(
+            bundle, kind, choice, threads=conditions.threads, provider=conditions.provider
+        )
+        for kind in kinds
+    }
+    return Opened(sessions=sessions, golden=bundle.golden(), variant=bundle.variants[0])
+
+
+def _tensorrt(
+    bundle: Bundle,
+    conditions: Conditions,
+    batches: Batches,
+    normalize: Normalize,
+    progress: Progress,
+) -> Opened:
+    from edgevit.runner.tensorrt import EngineOptions, TrialPlan, engine_for, layer_table
+    from edgevit.runner.tensorrt import choose_engine as choose_variant
+    from edgevit.runner.tensorrt.building import BuildSettings
+
+    settings = BuildSettings(best_batch=conditions.batch, max_batch=max(16, conditions.batch))
+    options, golden = EngineOptions(settings=settings, tool="python"), bundle.golden()
+    gate, sessions = None, {}
+    if bundle.has_reference:
+        progress("build fp32", 0, 1)
+        sessions["fp32"] = engine_for(bundle, "fp32", options=options)
+        progress("build fp32", 1, 1)
+        gate = _gate(sessions["fp32"], conditions.max_drop, batches, normalize)
+    plan = TrialPlan(
+        golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
+    )
+    decision, _ = choose_variant(bundle, plan, options=options, gate=gate, progress=progress)
+    kept = _kept(decision)
+    sessions["engine"] = engine_for(bundle, kept, options=options)
+    rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
+    return Opened(
+        sessions=sessions,
+        golden=_golden_of(golden, kept),
+        variant=kept,
+        build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
+    )
+
+
+def _gate(
+    reference: Any, max_drop: float, batches: Batches, normalize: Normalize
+) -> Callable[[str, Any], Gate]:
+    """Return what judges a variant: top-1 on the images against that of fp32, in points."""
+    from edgevit.runner.tensorrt import Gate
+
+    limit = _top1(predict(reference, batches(), normalize))
+
+    def judge(variant: str, session: Any) -> Gate:
+        found = _top1(predict(session, batches(), normalize))
+        if limit is None or found is None:
+            return Gate()
+        drop = limit - found
+        verdict = "PASS" if drop <= max_drop else "FAIL"
+        return Gate(verdict, found, f"the drop is {drop:.2f} points, the limit {max_drop:g}")
+
+    return judge
+
+
+def _top1(predictions: Predictions) -> float | None:
+    return predictions.accuracy_percent(1)
+
+
+def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the golden arrays as if the variant were the only one."""
+    from edgevit.runner.tensorrt.trials import golden_key
+
+    return {**golden, "logits_simulated": np.asarray(golden[golden_key(golden, variant)])}
+
+
+def _kept(decision: Decision) -> str:
+    if decision.kept is None:
+        raise DeviceError(
+            "EV827",
+            "No variant of the bundle may be used on this device.",
+            why=decision.reason,
+            try_next="Quantize with more bits or another method, or allow a larger --max-drop.",
+        )
+    return decision.kept
