@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from sshd import SSHD, Board
+from thin_python import bare_python
 
 SIDE, CLASSES = 8, 7
 PREPROCESSING = {
@@ -24,21 +24,6 @@ PREPROCESSING = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
-
-
-def bare_python(folder: Path, *packages: str) -> str:
-    """Make an environment of this Python that has these packages of it and no other.
-
-    Returns:
-        What PATH is on a board with that Python.
-    """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    inside = next(folder.glob("lib/python3*/site-packages"))
-    here = Path(sysconfig.get_path("platlib"))
-    for package in packages:
-        for found in (here / package, *here.glob(f"{package}.libs"), *here.glob(f"{package}-*")):
-            (inside / found.name).symlink_to(found)
-    return f"{folder}/bin:/usr/bin:/bin"
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +48,12 @@ def make_board(tmp_path, monkeypatch):
     yield make
     for board in boards:
         board.stop()
+
+
+@pytest.fixture
+def preprocessing() -> dict[str, object]:
+    """Return the tiny bundle's preprocessing, complete."""
+    return dict(PREPROCESSING)
 
 
 @pytest.fixture

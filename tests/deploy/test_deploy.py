@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PREPROCESSING, bare_python
+from thin_python import bare_python
 
 from edgevit.deploy.deploying import deploy
 from edgevit.errors import DeviceError, EnvironmentError_, UnsupportedError, UsageError
@@ -139,9 +139,9 @@ def test_a_bundle_for_tensorrt_on_a_board_without(board, make_bundle, few):
     assert board.left() == []
 
 
-def test_what_fails_there_is_raised_here(board, make_parts, few, tmp_path):
+def test_what_fails_there_is_raised_here(board, make_parts, preprocessing, few, tmp_path):
     parts = make_parts()
-    parts.manifest.update(preprocessing=PREPROCESSING)
+    parts.manifest.update(preprocessing=preprocessing)
     logits = parts.golden["logits_simulated"]
     parts.golden["logits_simulated"] = logits[:, :-1]  # of another model: the engine has to say so
     error = refused(DeviceError, "EV711", parts.write(tmp_path / "bundle"), few)
