@@ -3,7 +3,7 @@
     python benchmarks/tensorrt_export.py --data imagenet_sample --models deit_s,vit_b,swin_t,swin_b
 
 Every model is calibrated once; what each device is offered is the same for the main variant. Graphs
-run in ONNX Runtime on the CPU with optimisations off. Models without embedded weights are built
+run in ONNX Runtime on the CPU as they are written (`edgevit.targets.tensorrt.parity`). Models without embedded weights are built
 untrained; images are real.
 """
 
@@ -25,10 +25,10 @@ from edgevit.calibration.variants import variant_of
 from edgevit.data import open_images
 from edgevit.quantizers.simulation import QuantizedGraph
 from edgevit.quantizers.spec import Placement
-from edgevit.runner.session import EngineSession
 from edgevit.targets.conformance import Facts, Level, check_onnx
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.profiles import PROFILES
+from edgevit.targets.tensorrt.parity import AsWritten
 from edgevit.targets.tensorrt.target import TENSORRT_TARGETS, TensorRTTarget, precision_of
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
@@ -116,7 +116,7 @@ def agreement(
     from edgevit.artefact import logits_of
 
     preprocessing = artefact.model.preprocessing
-    session = EngineSession(onnx, optimize=False, threads=1)
+    session = AsWritten(onnx)
     parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
     engine = np.concatenate([session.run(preprocessing.normalize(part)) for part in parts])
     simulated = logits_of(quantized.forward, preprocessing, pixels)

@@ -19,7 +19,8 @@ from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.quantizers.half import half_layer, round_constants
-from edgevit.quantizers.simulation import HALF_MAX, QuantizedGraph
+from edgevit.quantizers.half_products import HALF_MAX
+from edgevit.quantizers.simulation import QuantizedGraph
 
 SAFE = HALF_MAX / 4
 """Larger values than the calibration images' will come: four times as large is still a number."""

@@ -71,10 +71,14 @@ class Float8Linear:
     weight: Tensor
     bias: Tensor
 
+    def weight_values(self) -> Tensor:
+        """Return the rounded weight, float32 [out, in]."""
+        return self.weight_grid.fake_quantize(self.weight)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's float32 output [..., out] of float32 x [..., in]."""
-        weight = self.weight_grid.fake_quantize(self.weight)
-        return torch.nn.functional.linear(self.grid.fake_quantize(x), weight, self.bias)
+        values = self.grid.fake_quantize(x)
+        return torch.nn.functional.linear(values, self.weight_values(), self.bias)
 
 
 @dataclass(frozen=True, kw_only=True)

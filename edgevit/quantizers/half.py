@@ -13,8 +13,8 @@ from torch import Tensor
 
 from edgevit.graph.model import Graph
 from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
+from edgevit.quantizers.half_products import HALF_MAX
 from edgevit.quantizers.simulation import (
-    HALF_MAX,
     Grid,
     IntegerLinear,
     IntegerMatmul,

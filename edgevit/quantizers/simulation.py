@@ -2,7 +2,8 @@
 
 `QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
 int32 sums and the same float32 results as the engine does; everything between the products runs
-in float32 on both sides, or is rounded to float16 where the target's body is float16. Products
+in float32 on both sides. Where the target's body is float16, every operator of
+its graph rounds its result to float16, those inside a product too (see `half_products`). Products
 with a logarithmic grid, which no engine here runs, and with 8-bit floating point numbers are
 float32 products of dequantized values.
 """
@@ -19,6 +20,7 @@ from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
+from edgevit.quantizers.half_products import half_or_not, product, saturated
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.log import LogGrid
 from edgevit.quantizers.spec import GridSpec, Placement
@@ -26,7 +28,6 @@ from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
 Grid = UniformGrid | TwinGrid
-HALF_MAX = 65504.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class IntegerLinear:
         if self.weight_grid.spec.fixed_zero_point == 0:
             return self.weight_codes
         return self.weight_grid.operand(self.weight_codes)
+
+    def weight_values(self) -> Tensor:
+        """Return what the weight's codes stand for, float32 [out, in]."""
+        return self.weight_grid.dequantize(self.weight_codes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's float32 output [..., out]."""
@@ -157,13 +162,29 @@ class QuantizedGraph:
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""
         layer = self.layers.get(gemm.name)
-        if layer is not None and gemm.left.producer in self.float32_nodes:
-            left = left.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
+        if self.placement.float_type == "float16":
+            return self._half_product(gemm, layer, left, right)
         if isinstance(layer, (IntegerLinear, Float8Linear)):
             return layer(left)
         if layer is not None and right is not None:
             return layer(left, right)
         return float_product(self.graph, gemm, left, right)
+
+    def _half_product(
+        self, gemm: Gemm, layer: Layer | None, left: Tensor, right: Tensor | None
+    ) -> Tensor:
+        """Return one product of a float16 body; `kept` still rounds what it returns."""
+        keep = half_or_not(gemm.name in self.float32_nodes)
+        bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
+        if isinstance(layer, (IntegerLinear, Float8Linear)):
+            left = keep(layer.grid.fake_quantize(saturated(left)))
+            return product(left, keep(layer.weight_values()).T, layer.bias, keep)
+        if layer is not None and right is not None:
+            left = keep(layer.left.fake_quantize(saturated(left)))
+            return product(left, keep(layer.right.fake_quantize(saturated(right))), None, keep)
+        if right is None:
+            right = self.graph.constant(str(gemm.weight)).T  # [in, out]
+        return product(left, right, bias, keep)
 
     @property
     def integer_layers(self) -> dict[str, IntegerLayer]:

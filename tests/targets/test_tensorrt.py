@@ -76,7 +76,7 @@ def test_every_code_is_the_simulated_one(name, bits, images, request):
     rows = layer_parity(quantized, images.numpy())
     assert len(rows) == len(quantized.layers) >= 8
     assert all(row.codes > 0 and row.wrong_codes == 0 for row in rows), rows
-    assert all(row.error < 0.02 for row in rows), rows
+    assert all(row.error < 0.005 for row in rows), rows
 
 
 def test_variants_have_the_simulated_codes_too(wide_vit, images):

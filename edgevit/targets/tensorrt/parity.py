@@ -1,9 +1,12 @@
 """Compares a TensorRT graph, run by ONNX Runtime on the CPU, with its simulation layer by layer.
 
-ONNX Runtime runs the graph as it is written, with all optimisations off: float16 operators are
-computed in float32 and rounded. Each product is simulated from the input the engine itself had
-there. Codes have to be equal; float outputs can't be, because here DequantizeLinear rounds to
-float16 before the products are summed, which integer kernels never do.
+ONNX Runtime has few float16 operators on the CPU: it computes the others in float32 between two
+casts, and drops the casts where one such operator follows another, so that what the graph says is
+rounded to float16 is not. Fences keep the casts: an Identity behind every float16 operator, whose
+result is an output of the graph. With them, and all optimisations off, the graph is computed as it
+is written. Each product is simulated from the input the engine itself had there: codes have to be
+equal, float outputs differ in the last digit where float32 sums in another order fall on the other
+side of a rounding.
 """
 
 from __future__ import annotations
@@ -27,6 +30,58 @@ from edgevit.targets.tensorrt.products import Taps
 from edgevit.targets.tensorrt.target import written
 
 Values = dict[str, npt.NDArray[Any]]
+
+
+_FENCED = onnx.TensorProto.FLOAT16
+
+
+def fenced(model: bytes) -> onnx.ModelProto:
+    """Return the model with a fence behind every operator that writes float16."""
+    proto = onnx.ModelProto.FromString(model)
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    halves = {v.name: v for v in inferred if v.type.tensor_type.elem_type == _FENCED}
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        output = node.output[0]
+        if output in halves:
+            node.output[0] = f"{output}_unfenced"
+            nodes.append(onnx.helper.make_node("Identity", list(node.output), [output]))
+            proto.graph.output.append(halves[output])
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+class AsWritten:
+    """Runs a float16 model on the CPU as it is written.
+
+    Args:
+        model: Serialized ModelProto.
+        extra: Further tensors to make visible, beside the float16 ones.
+    """
+
+    def __init__(self, model: bytes, extra: tuple[str, ...] = ()) -> None:
+        proto = fenced(model)
+        known = {v.name: v for v in onnx.shape_inference.infer_shapes(proto).graph.value_info}
+        visible = {output.name for output in proto.graph.output}
+        proto.graph.output.extend(known[name] for name in extra if name not in visible)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits float32 [B, classes] of images float32 [B, 3, H, W]."""
+        logits: npt.NDArray[np.float32] = self.tensors(images, ["logits"])["logits"]
+        return logits
+
+    def tensors(self, images: npt.NDArray[np.float32], names: list[str]) -> Values:
+        """Return tensors of the model by name."""
+        return dict(zip(names, self._session.run(names, {"image": images}), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,40 +110,36 @@ def layer_parity(
         logits_shape=["batch", "classes"],
         producer=f"edgevit {__version__}",
     )
-    model = whole_model(skeleton, builder.tensors)
-    modules = {gemm.name: gemm.module for gemm in quantized.graph.gemms}
     taps = list(writer.taps.items())
+    codes = {
+        code
+        for name, one in taps
+        for code, grid in zip(one.codes, _grids(quantized.layers[name]), strict=True)
+        if not isinstance(grid, Float8Grid)  # numpy has no such type to return them in
+    }
+    floats = {n for _, one in taps for n in (*one.inputs, *one.values, one.output)}
+    model = AsWritten(whole_model(skeleton, builder.tensors), (*sorted(codes), *sorted(floats)))
     rows = []
     for start in range(0, len(taps), layers_at_once):
         part = taps[start : start + layers_at_once]
-        values = run_tapped(model, [one for _, one in part], images)
-        rows += [_compare(modules[n], quantized.layers[n], one, values) for n, one in part]
+        values = model.tensors(images, _wanted([one for _, one in part], codes))
+        rows += [_compare(quantized, name, one, values) for name, one in part]
     return rows
 
 
-def run_tapped(model: bytes, taps: list[Taps], images: npt.NDArray[np.float32]) -> Values:
-    """Return the tensors around products, by name, with all optimisations off."""
-    proto = onnx.ModelProto.FromString(model)
-    types = {info.name: info for info in onnx.shape_inference.infer_shapes(proto).graph.value_info}
-    wanted = [n for t in taps for n in (*t.inputs, *t.codes, *t.values, t.output)]
-    float8 = onnx.TensorProto.FLOAT8E4M3FN  # numpy has no such type to return them in
-    wanted = [
-        name for name in dict.fromkeys(wanted) if types[name].type.tensor_type.elem_type != float8
-    ]
-    proto.graph.output.extend(types[name] for name in wanted)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
+def _wanted(taps: list[Taps], codes: set[str]) -> list[str]:
+    """Return the tensors around products that can be had, each once."""
+    names = [n for t in taps for n in (*t.inputs, *t.values, t.output)]
+    names += [n for t in taps for n in t.codes if n in codes]
+    return list(dict.fromkeys(names))
 
 
 @torch.no_grad()
-def _compare(module: str, layer: Layer, taps: Taps, values: Values) -> LayerParity:
+def _compare(quantized: QuantizedGraph, name: str, taps: Taps, values: Values) -> LayerParity:
+    gemm, layer = quantized.graph.gemm(name), quantized.layers[name]
     inputs = [torch.from_numpy(values[name].astype(np.float32)) for name in taps.inputs]
-    expected = to_half(layer(*inputs))
+    right = inputs[1] if len(inputs) > 1 else None
+    expected = quantized.kept(name, quantized.compute(gemm, inputs[0], right))
     output = torch.from_numpy(values[taps.output].astype(np.float32))
     wrong = [
         _wrong_codes(grid, x, values, codes, value)
@@ -98,7 +149,7 @@ def _compare(module: str, layer: Layer, taps: Taps, values: Values) -> LayerPari
     ]
     rms = expected.square().mean().sqrt().clamp_min(1e-12)
     return LayerParity(
-        module=module,
+        module=gemm.module,
         codes=sum(x.numel() for x in inputs),
         wrong_codes=sum(wrong),
         error=float((output - expected).abs().max() / rms),

@@ -79,6 +79,7 @@ class QdqWriter:
             context.builder.add("MatMul", [a.values, b.values], output)
             self._tap([a, b], output)
         else:
+            self._name(f"{output}_product", output)
             write_float(context, gemm, operands, output)
 
     def _linear(
