@@ -3,8 +3,8 @@
     python benchmarks/tensorrt_export.py --data imagenet_sample --models deit_s,vit_b,swin_t,swin_b
 
 Every model is calibrated once; what each device is offered is the same for the main variant. Graphs
-run in ONNX Runtime on the CPU as they are written (`edgevit.targets.tensorrt.parity`). Models without embedded weights are built
-untrained; images are real.
+run in ONNX Runtime on the CPU as they are written (`edgevit.targets.tensorrt.parity`). Models
+without embedded weights are built untrained; images are real.
 """
 
 from __future__ import annotations
