@@ -126,3 +126,15 @@ def test_a_bundle_without_variants_has_one(bundle_path):
     assert tiny.variants == ("int8",)
     assert tiny.engine_onnx("int8") == tiny.engine_onnx()
     assert tiny.optimizes
+
+
+def test_validate_and_inspect_say_what_it_is(bundle, capsys):
+    from edgevit.report.table import inspect_table
+    from edgevit.terminal import console
+
+    report = api.validate(bundle, str(reference_images("test")), num=20, rounds=2, threads=1)
+    (warning,) = [text for text in report["warnings"] if "tensorrt" in text]
+    assert warning.startswith("the graph ran in onnxruntime")
+    assert report["agreement"]["engine_vs_simulated"] == 100.0
+    console().print(inspect_table(bundle.manifest))
+    assert "also as fp16, int8_attention, fp8" in capsys.readouterr().err
