@@ -21,6 +21,8 @@ from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.quantizers.simulation import IntegerLinear, IntegerMatmul, QuantizedGraph
 from edgevit.quantizers.uniform import UniformGrid
 
+_CONSTANT = "constant/"  # before the name of a constant; names of products have no slash
+
 
 def fingerprint(run: Run, settings: str) -> str:
     """Return a digest of everything the result depends on."""
@@ -46,8 +48,14 @@ class Checkpoint:
     folder: Path
     digest: str
 
-    def save(self, name: str, quantized: QuantizedGraph, gemms: tuple[str, ...]) -> None:
-        """Keep the layers of one part.
+    def save(
+        self,
+        name: str,
+        quantized: QuantizedGraph,
+        gemms: tuple[str, ...],
+        constants: tuple[str, ...] = (),
+    ) -> None:
+        """Keep the layers of one part, and constants of the graph that training changed.
 
         Raises:
             EnvironmentError_: The file can't be written (EV216).
@@ -56,6 +64,8 @@ class Checkpoint:
         for gemm in gemms:
             for key, value in _tensors(quantized, gemm).items():
                 tensors[f"{gemm}.{key}"] = value.contiguous().clone()
+        for constant in constants:
+            tensors[_CONSTANT + constant] = quantized.graph.constant(constant).clone()
         path = self._path(name)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -89,6 +99,8 @@ class Checkpoint:
             raise _refused(path, f"It can't be read: {error}") from error
         if metadata.get("run") != self.digest:
             raise _refused(path, "It was written with other weights, images or settings.")
+        for key in [key for key in found if key.startswith(_CONSTANT)]:
+            quantized.graph.set_constant(key[len(_CONSTANT) :], found.pop(key))
         for gemm in {key.rpartition(".")[0] for key in found}:
             own = {k.rpartition(".")[2]: v for k, v in found.items() if k.startswith(f"{gemm}.")}
             _put_back(quantized, gemm, own)
@@ -116,6 +128,7 @@ def _tensors(quantized: QuantizedGraph, gemm: str) -> dict[str, Tensor]:
             "codes": layer.weight_codes,
             "bias": layer.bias,
             "scale": layer.scale,
+            "steps": layer.weight_grid.scale,
             "left": layer.grid.scale,
         }
     if isinstance(layer, IntegerMatmul):
@@ -129,6 +142,7 @@ def _put_back(quantized: QuantizedGraph, gemm: str, own: dict[str, Tensor]) -> N
         quantized.layers[gemm] = replace(
             layer,
             grid=replace(layer.grid, scale=own["left"]),
+            weight_grid=replace(layer.weight_grid, scale=own["steps"]),
             weight_codes=own["codes"],
             bias=own["bias"],
             scale=own["scale"],

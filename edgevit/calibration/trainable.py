@@ -3,7 +3,8 @@
 Rounding passes its gradient straight through (Bengio et al., arXiv 1308.3432); the gradient of
 an activation step is LSQ's (Esser et al., arXiv 1902.08153, eq. 3), which follows from that. A
 weight is trained in units of its step, so that one learning rate suits every layer; steps are
-trained as logarithms, so that they stay positive.
+trained as logarithms, so that they stay positive. The affine of a LayerNorm in front costs nothing
+at run time either, and shapes what is rounded behind it channel by channel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from edgevit.graph.model import Gemm
+from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.sites import LayerNormFeed
 from edgevit.quantizers.simulation import (
     Grid,
     IntegerLinear,
@@ -75,6 +77,7 @@ class TrainableLinear(nn.Module):
         codes = layer.weight_codes.to(torch.float32)  # [out, in]
         offset = target / layer.weight_grid.scale[:, None] - codes
         self.codes = nn.Parameter(codes + offset.clamp(-_INSIDE, _INSIDE))
+        self.log_steps = nn.Parameter(layer.weight_grid.scale.log().clone())  # [out]
         self.bias_steps = nn.Parameter(torch.zeros_like(layer.bias))
         self.bias_unit = layer.scale * target.shape[1] ** 0.5  # about the size of an output error
 
@@ -82,7 +85,7 @@ class TrainableLinear(nn.Module):
         """Return the layer's float32 output [..., out] of x [..., in]."""
         spec = self.layer.weight_grid.spec
         codes = round_through(self.codes).clamp(spec.qmin, spec.qmax)
-        weight = codes * self.layer.weight_grid.scale[:, None]  # [out, in]
+        weight = codes * self.log_steps.exp()[:, None]  # [out, in]
         return nn.functional.linear(self.grid(x), weight, self.bias())
 
     def bias(self) -> Tensor:
@@ -93,14 +96,40 @@ class TrainableLinear(nn.Module):
     def baked(self) -> IntegerLinear:
         """Return the layer in integers."""
         spec, grid = self.layer.weight_grid.spec, self.grid.baked()
+        weight_grid = replace(self.layer.weight_grid, scale=self.log_steps.detach().exp())
         codes = self.codes.detach().round().clamp(spec.qmin, spec.qmax)
         return replace(
             self.layer,
             grid=grid,
+            weight_grid=weight_grid,
             weight_codes=codes.to(self.layer.weight_codes.dtype),
-            scale=grid.unit * self.layer.weight_grid.scale,
+            scale=grid.unit * weight_grid.scale,
             bias=self.bias().detach(),
         )
+
+
+class TrainableNorm(nn.Module):
+    """The affine of a LayerNorm that feeds quantized linears only.
+
+    Args:
+        graph: Where it starts.
+        feed: Names of its weight and bias.
+    """
+
+    def __init__(self, graph: Graph, feed: LayerNormFeed) -> None:
+        super().__init__()
+        self.feed = feed
+        self.weight, self.bias = graph.constant(feed.weight), graph.constant(feed.bias)  # [C]
+        self.log_factor = nn.Parameter(torch.zeros_like(self.weight))
+        self.shift = nn.Parameter(torch.zeros_like(self.bias))  # in units of a typical weight
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return the names and values, float32 [C], of weight and bias."""
+        unit = self.weight.abs().mean()
+        return {
+            self.feed.weight: self.weight * self.log_factor.exp(),
+            self.feed.bias: self.bias + self.shift * unit,
+        }
 
 
 class TrainableMatmul(nn.Module):
@@ -126,10 +155,12 @@ class TrainablePart:
     Args:
         quantized: The whole quantized graph.
         layers: Gemm name -> trainable layer, for the gemms of the part.
+        norms: LayerNorms of the part that feed its linears only.
     """
 
     quantized: QuantizedGraph
     layers: dict[str, TrainableLinear | TrainableMatmul]
+    norms: list[TrainableNorm]
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product, differentiably."""
@@ -139,29 +170,40 @@ class TrainablePart:
         output: Tensor = layer(left) if right is None else layer(left, right)
         return output
 
+    def constants(self) -> dict[str, Tensor]:
+        """Return what stands in for the graph's constants of these names."""
+        return {name: value for norm in self.norms for name, value in norm.constants().items()}
+
     def codes(self) -> list[nn.Parameter]:
         """Return the real-valued weight codes."""
         return [la.codes for la in self.layers.values() if isinstance(la, TrainableLinear)]
 
     def others(self) -> list[nn.Parameter]:
-        """Return biases and steps, each once."""
+        """Return biases, steps and affines, each once."""
         codes = {id(parameter) for parameter in self.codes()}
-        found = [p for layer in self.layers.values() for p in layer.parameters()]
+        modules = [*self.layers.values(), *self.norms]
+        found = [p for module in modules for p in module.parameters()]
         return list({id(p): p for p in found if id(p) not in codes}.values())
 
     def bake(self) -> None:
         """Put the trained layers into the quantized graph."""
         for name, layer in self.layers.items():
             self.quantized.layers[name] = layer.baked()
+        for name, value in self.constants().items():
+            self.quantized.graph.set_constant(name, value)
 
 
 def trainable_part(
-    quantized: QuantizedGraph, gemms: list[Gemm], targets: dict[str, Tensor]
+    quantized: QuantizedGraph,
+    gemms: list[Gemm],
+    targets: dict[str, Tensor],
+    feeds: tuple[LayerNormFeed, ...] = (),
 ) -> TrainablePart:
     """Return the part's layers made trainable; layers that shared a grid still share it.
 
     Args:
         targets: Gemm name -> float32 [out, in], the weight before rounding.
+        feeds: LayerNorms of the part whose affine is trained too.
     """
     grids: dict[int, TrainableGrid] = {}
 
@@ -175,4 +217,5 @@ def trainable_part(
             layers[gemm.name] = TrainableLinear(layer, targets[gemm.name], grid_of(layer.grid))
         elif isinstance(layer, IntegerMatmul):
             layers[gemm.name] = TrainableMatmul(grid_of(layer.left), grid_of(layer.right))
-    return TrainablePart(quantized=quantized, layers=layers)
+    norms = [TrainableNorm(quantized.graph, feed) for feed in feeds]
+    return TrainablePart(quantized=quantized, layers=layers, norms=norms)

@@ -5,7 +5,7 @@ Each intermediate tensor is freed after its last use: peak memory is that of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from edgevit.graph.shapes import args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
+NO_CONSTANTS: Mapping[str, Tensor] = {}
 Observer = Callable[[str, Tensor], None]
 Keeper = Callable[[str, Tensor], Tensor]
 """What is kept of an output: (fx name, output) -> the tensor later operators read."""
@@ -53,6 +54,7 @@ def run_part(
     gemm: Product | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
+    constants: Mapping[str, Tensor] = NO_CONSTANTS,
 ) -> Tensor:
     """Return what node `stop` computes when node `start` has given `value`.
 
@@ -60,6 +62,7 @@ def run_part(
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
         gemm, observe, keep: As for `run_graph`.
+        constants: Used in place of the graph's own of these names.
 
     Raises:
         KeyError: A node in between needs another tensor from before `start`.
@@ -72,7 +75,8 @@ def run_part(
         if node.op == "output":
             break
         if node.op == "get_attr":
-            values[node] = graph.constant(str(node.target))
+            name = str(node.target)
+            values[node] = constants[name] if name in constants else graph.constant(name)
             continue
         begun = begun or node.name == start
         if not begun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgevit.graph.blocks import blocks_of
+from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.model import Graph
 
 
@@ -27,6 +28,18 @@ class Part:
     start: str
     stop: str | None
     gemms: tuple[str, ...]
+
+
+def feeds_in(graph: Graph, part: Part) -> tuple[LayerNormFeed, ...]:
+    """Return the LayerNorms inside a part that feed nothing but linears of the part."""
+    order = {node.name: at for at, node in enumerate(graph.module.graph.nodes)}
+    found = {}
+    for name in part.gemms:
+        feed = ln_of(graph, graph.gemm(name))
+        inside = feed is not None and order[feed.ln] > order[part.start]
+        if feed is not None and inside and set(feed.linears) <= set(part.gemms):
+            found[feed.ln] = feed
+    return tuple(found.values())
 
 
 def parts_of(graph: Graph) -> tuple[Part, ...]:

@@ -144,7 +144,7 @@ def test_fisher_losses_equal_a_literal_computation(vit, images):
     gemm = next(g for g in found.graph.gemms if g.module == "blocks.1.mlp.fc1")
     from edgevit.calibration import fisher
 
-    products = fisher._forward_backward(  # the same labels as in the run
+    products = fisher.forward_backward(  # the same labels as in the run
         found.graph, images, found.ranges, torch.Generator().manual_seed(0), True
     )
     product = next(p for p in products if p.gemm.name == gemm.name)

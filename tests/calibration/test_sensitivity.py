@@ -25,7 +25,7 @@ def test_noise_equals_a_literal_computation(quantized, images):
     assert set(found) == set(quantized.layers)
     whole = layer_noise(quantized, images, batch_size=12, seed=0, progress=silent)
     ranges = observe_ranges(quantized.graph, images, 12, silent)
-    products = fisher._forward_backward(
+    products = fisher.forward_backward(
         quantized.graph, images, ranges, torch.Generator().manual_seed(0), True
     )
     for product in products:

@@ -13,7 +13,7 @@ from edgevit.calibration.run import Run, calibrate
 from edgevit.calibration.trainable import trainable_part
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph, run_part
-from edgevit.graph.parts import parts_of
+from edgevit.graph.parts import feeds_in, parts_of
 from edgevit.quantizers.simulation import IntegerLinear
 from edgevit.targets.cpu import CpuTarget
 
@@ -85,6 +85,43 @@ def test_step_gradient_is_that_of_lsq(vit):
         for v in x.tolist()
     ]
     assert float(trained.log_scale.grad) == pytest.approx(sum(slopes) * scale, rel=1e-4)
+
+
+def test_affines_in_front_are_trained_and_kept(vit, images, tmp_path):
+    """What is resumed has the same LayerNorms; each belongs to one part only."""
+    run = new_run(vit, images, checkpoint=tmp_path)
+    parts = parts_of(run.graph)
+    feeds = {part.name: feeds_in(run.graph, part) for part in parts}
+    assert sorted(len(found) for found in feeds.values()) == [1, 2, 2]
+    names = [name for found in feeds.values() for f in found for name in (f.weight, f.bias)]
+    assert len(set(names)) == len(names)
+    trained = train(run, SHORT)
+    plain = calibrate(vit, run.placement, images, METHODS["edgevit"]).graph
+    moved = [not torch.equal(trained.graph.constant(n), plain.constant(n)) for n in names]
+    assert any(moved)
+    again = train(new_run(vit, images, checkpoint=tmp_path), SHORT)
+    assert all(torch.equal(trained.graph.constant(n), again.graph.constant(n)) for n in names)
+    assert torch.equal(trained.forward(images), again.forward(images))
+
+
+def test_training_affines_and_weight_steps_keeps_the_integer_form(vit, images):
+    """After baking, the integer layer computes what was trained."""
+    run = new_run(vit, images)
+    quantized, targets = calibrate_with_targets(run)
+    part = parts_of(run.graph)[0]
+    gemms = [run.graph.gemm(name) for name in part.gemms]
+    learner = trainable_part(quantized, gemms, targets, feeds_in(run.graph, part))
+    with torch.no_grad():
+        for parameter in [*learner.codes(), *learner.others()]:
+            parameter += 0.05 * torch.randn_like(parameter)
+        changed = dict(learner.constants())
+        trained = run_part(
+            run.graph, part.start, images, part.stop, gemm=learner.compute, constants=changed
+        )
+        assert len(changed) == 4
+        learner.bake()
+        baked = run_part(run.graph, part.start, images, part.stop, gemm=quantized.compute)
+    assert (trained - baked).norm() < 1e-3 * trained.norm()
 
 
 def error(graph, quantized, images):

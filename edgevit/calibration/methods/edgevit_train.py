@@ -1,11 +1,11 @@
 """EdgeViT's best method: after `edgevit`, every block is trained to undo what quantization did.
 
 Part by part in execution order, with the input that the quantized parts before it produce, weight
-codes, biases and activation steps are trained on unlabelled images to give back the float32
-output of the part. This is the block-wise training of BRECQ (Li et al., arXiv 2102.05426) with
-straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong et al., arXiv
-2311.10126). The local loss weights every element by its Fisher information; where the time can be
-afforded, the features that the float32 rest of the network makes of the output count as well.
+codes, steps, biases and the affines of LayerNorms are trained on unlabelled images to give back the
+float32 output of the part. This is the block-wise training of BRECQ (Li et al., arXiv 2102.05426)
+with straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong et al.,
+arXiv 2311.10126). The local loss weights every element by its Fisher information; where the time
+can be afforded, the features that the float32 rest of the network makes of the output count too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from edgevit.calibration.observe import batches
 from edgevit.calibration.run import Run
 from edgevit.calibration.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
+from edgevit.graph.layernorm import LayerNormFeed
 from edgevit.graph.model import Graph, Role
-from edgevit.graph.parts import Part, parts_of
+from edgevit.graph.parts import Part, feeds_in, parts_of
 from edgevit.quantizers.simulation import QuantizedGraph
 
 FAST_IMAGES = 64
@@ -79,15 +80,21 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             features=features,
         )
         if kept is None or not kept.load(part.name, quantized):
-            learner = trainable_part(quantized, gemms, targets)
+            learner = trainable_part(quantized, gemms, targets, _feeds(quantized, part))
             if learner.layers:
                 _train_part(graph, learner, lesson, training, run.seed)
             if kept is not None:
-                kept.save(part.name, quantized, part.gemms)
+                kept.save(part.name, quantized, part.gemms, tuple(learner.constants()))
         exact = wanted
         rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, quantized.compute)
         run.progress("training", done, len(parts))
     return quantized
+
+
+def _feeds(quantized: QuantizedGraph, part: Part) -> tuple[LayerNormFeed, ...]:
+    """Return the LayerNorms of a part whose readers are all quantized."""
+    feeds = feeds_in(quantized.graph, part)
+    return tuple(feed for feed in feeds if set(feed.linears) <= set(quantized.layers))
 
 
 def features_of(graph: Graph) -> str | None:
@@ -142,27 +149,34 @@ def _train_part(
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
-    norms = _losses(graph, learner.compute, lesson, held)
+    norms = _losses(graph, learner, lesson, held)
     before = _total(norms, norms, training)
     for _ in range(training.iterations):
         chosen = seen[torch.randint(len(seen), (training.batch_size,), generator=generator)]
         with torch.enable_grad():
-            losses = _losses(graph, learner.compute, lesson, chosen)
+            losses = _losses(graph, learner, lesson, chosen)
             optimizer.zero_grad()
             _total(losses, norms, training).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    after = _total(_losses(graph, learner.compute, lesson, held), norms, training)
+    after = _total(_losses(graph, learner, lesson, held), norms, training)
     if after.item() < before.item():
         learner.bake()
 
 
 def _losses(
-    graph: Graph, compute: Product, lesson: Lesson, chosen: Tensor
+    graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the local loss and the loss at the features (0 if not asked for)."""
     part = lesson.part
-    output = run_part(graph, part.start, lesson.inputs[chosen], part.stop, gemm=compute)
+    output = run_part(
+        graph,
+        part.start,
+        lesson.inputs[chosen],
+        part.stop,
+        gemm=learner.compute,
+        constants=learner.constants(),
+    )
     local = ((output - lesson.wanted[chosen]).square() * lesson.importance).mean()
     if part.stop is None or lesson.behind is None or lesson.features is None:
         return local, torch.zeros(())
