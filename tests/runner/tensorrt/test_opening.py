@@ -62,10 +62,8 @@ def test_it_belongs_to_this_device(driven, version):
     assert driven["tool"] == "python"
 
 
-def test_validating_finds_the_engine(driven, version):
-    name, stands_in, *opened = driven["validate"]
-    assert (name, stands_in) == ("tensorrt", False)
-    assert all(engine.startswith(f"tensorrt {version}") for engine in opened)
+def test_validating_finds_the_engine(driven):
+    assert driven["validate"] == ["tensorrt", False]
 
 
 def test_the_layer_table_joins_bundle_and_engine(driven):
