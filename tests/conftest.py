@@ -144,10 +144,12 @@ def perturbed(model, seed=0):
 @pytest.fixture(scope="session")
 def vit():
     """A tiny plain ViT as a canonical graph."""
+    import torch
     from timm.models.vision_transformer import VisionTransformer
 
     from edgevit.graph.capture import graph_from_module
 
+    torch.manual_seed(0)
     model = VisionTransformer(
         img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=10
     )
@@ -157,10 +159,12 @@ def vit():
 @pytest.fixture(scope="session")
 def swin():
     """A tiny Swin with shifted windows and patch merging as a canonical graph."""
+    import torch
     from timm.models.swin_transformer import SwinTransformer
 
     from edgevit.graph.capture import graph_from_module
 
+    torch.manual_seed(0)
     model = SwinTransformer(
         img_size=32,
         patch_size=4,

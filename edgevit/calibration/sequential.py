@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.run import Run
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_part
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.simulation import (
     IntegerLinear,
@@ -47,8 +47,31 @@ def walk(run: Run, quantized: QuantizedGraph, decide: Decide, stage: str) -> Non
         stage: Name for the progress bar.
     """
     images, sites = run.images_at_once, run.sites
-    wanted = [g for g in run.graph.gemms if {g.left.name, g.right.name} <= sites]
-    names = {gemm.name for gemm in wanted}
+    count = sum({g.left.name, g.right.name} <= sites for g in run.graph.gemms)
+    start = next(n.name for n in run.graph.module.graph.nodes if n.op == "placeholder")
+    walk_part(run, quantized, decide, (start, None), (images, images), stage, count)
+
+
+@torch.no_grad()
+def walk_part(
+    run: Run,
+    quantized: QuantizedGraph,
+    decide: Decide,
+    ends: tuple[str, str | None],
+    streams: tuple[Tensor, Tensor],
+    stage: str = "",
+    count: int = 0,
+) -> None:
+    """Fill `quantized.layers` for a stretch of the graph that one tensor enters and one leaves.
+
+    Args:
+        decide: Called once for every product whose operands all have a grid on offer.
+        ends: fx names of what enters and what leaves, None for the logits.
+        streams: What enters in float32 and in the quantized stream, [B, ...] each.
+        stage, count: Name and number of products for the progress bar; 0 shows none.
+    """
+    sites = run.sites
+    names = {g.name for g in run.graph.gemms if {g.left.name, g.right.name} <= sites}
     done = 0
 
     def step(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
@@ -62,10 +85,11 @@ def walk(run: Run, quantized: QuantizedGraph, decide: Decide, stage: str) -> Non
             quantized.layers[gemm.name] = layer
             output = quantized.compute(gemm, rounded.left, rounded.right)
             done += 1
-            run.progress(stage, done, len(wanted))
+            if count:
+                run.progress(stage, done, count)
         return torch.cat([exact_output, output])
 
-    run_graph(run.graph, torch.cat([images, images]), gemm=step)
+    run_part(run.graph, ends[0], torch.cat(streams), ends[1], gemm=step)
 
 
 def _halves(left: Tensor, right: Tensor | None) -> tuple[Operands, Operands]:

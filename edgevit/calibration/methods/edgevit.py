@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from edgevit.calibration.parallel import Choices, activation_grid, rewritten
 from edgevit.calibration.regression import moments, refitted
 from edgevit.calibration.rounding import gptq_codes, rounding_loss
 from edgevit.calibration.run import Run
-from edgevit.calibration.sequential import Layer, Operands, walk
+from edgevit.calibration.sequential import Decide, Layer, Operands, walk
 from edgevit.calibration.weight_search import searched_scale
 from edgevit.graph.model import Gemm, Site
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
@@ -42,8 +44,30 @@ def calibrate(run: Run) -> QuantizedGraph:
     return calibrate_with_targets(run)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is decided before the first layer is, and how layers are.
+
+    Args:
+        quantized: The quantized graph, no layer quantized yet.
+        decide: As for `edgevit.calibration.sequential.walk`.
+        targets: Filled while layers are decided: gemm name -> the refitted weight [out, in].
+    """
+
+    quantized: QuantizedGraph
+    decide: Decide
+    targets: dict[str, Tensor]
+
+
 def calibrate_with_targets(run: Run) -> tuple[QuantizedGraph, dict[str, Tensor]]:
     """Return the quantized graph, and gemm name -> the refitted weight that was rounded."""
+    plan = planned(run)
+    walk(run, plan.quantized, plan.decide, "layers")
+    return plan.quantized, plan.targets
+
+
+def planned(run: Run) -> Plan:
+    """Rewrite the run's graph, gather statistics, and return how its layers are decided."""
     ranges = rewritten(run, CHOICES)
     statistics = run.statistics(ranges, weighted=True, grams=False)
     quantized = run.quantized()
@@ -65,8 +89,7 @@ def calibrate_with_targets(run: Run) -> tuple[QuantizedGraph, dict[str, Tensor]]
         layer, targets[gemm.name] = _linear(run, gemm, left, rounded.left, output, tokens)
         return layer
 
-    walk(run, quantized, decide, "layers")
-    return quantized, targets
+    return Plan(quantized=quantized, decide=decide, targets=targets)
 
 
 def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:

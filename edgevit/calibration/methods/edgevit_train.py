@@ -1,11 +1,12 @@
 """EdgeViT's best method: after `edgevit`, every block is trained to undo what quantization did.
 
-Part by part in execution order, with the input that the quantized parts before it produce, weight
-codes, steps, biases and the affines of LayerNorms are trained on unlabelled images to give back the
-float32 output of the part. This is the block-wise training of BRECQ (Li et al., arXiv 2102.05426)
-with straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong et al.,
-arXiv 2311.10126). The local loss weights every element by its Fisher information; where the time
-can be afforded, the features that the float32 rest of the network makes of the output count too.
+Part by part in execution order, with the input that the trained parts before it produce, the layers
+of a part are decided as in `edgevit`; then weight codes, steps, biases and the affines of LayerNorms
+are trained on unlabelled images to give back the float32 output of the part. This is the block-wise
+training of BRECQ (Li et al., arXiv 2102.05426) with straight-through rounding instead of its
+rounding regulariser, as in I&S-ViT (Zhong et al., arXiv 2311.10126). The local loss weights every
+element by its Fisher information; where the time can be afforded, the features that the float32 rest
+of the network makes of the output count too.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
 from edgevit.calibration.fisher import sampled_loss
-from edgevit.calibration.methods.edgevit import calibrate_with_targets
+from edgevit.calibration.methods.edgevit import planned
 from edgevit.calibration.methods.method import Method
 from edgevit.calibration.observe import batches
 from edgevit.calibration.run import Run
+from edgevit.calibration.sequential import walk_part
 from edgevit.calibration.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
 from edgevit.graph.layernorm import LayerNormFeed
@@ -59,9 +61,11 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     if run.checkpoint is not None:
         kept = Checkpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
     fast = replace(run, images=run.images[:FAST_IMAGES])
-    quantized, targets = calibrate_with_targets(fast)
+    plan = planned(fast)
+    quantized, few = plan.quantized, len(fast.images_at_once)
     graph, parts = run.graph, parts_of(run.graph)
     importance = _importance(run, parts)
+    logits = _run_all(graph, graph_start(graph), None, run.images, run.batch_size, None)
     behind = features_of(graph) if training.suffix else None
     features = None
     if behind is not None:
@@ -70,17 +74,20 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     exact = rounded = run.images
     for done, part in enumerate(parts, 1):
         wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
+        streams = (exact[:few], rounded[:few])  # decided for what the trained parts before give
+        walk_part(fast, quantized, plan.decide, (part.start, part.stop), streams)
         gemms = [graph.gemm(name) for name in part.gemms]
         lesson = Lesson(
             part=part,
             inputs=rounded,
             wanted=wanted,
             importance=importance.get(part.stop or "", torch.ones(())),
+            logits=logits,
             behind=behind,
             features=features,
         )
         if kept is None or not kept.load(part.name, quantized):
-            learner = trainable_part(quantized, gemms, targets, _feeds(quantized, part))
+            learner = trainable_part(quantized, gemms, plan.targets, _feeds(quantized, part))
             if learner.layers:
                 _train_part(graph, learner, lesson, training, run.seed)
             if kept is not None:
@@ -118,6 +125,7 @@ class Lesson:
         inputs: Output of the quantized parts before it, float32 [N, ...].
         wanted: Its float32 output, [N, ...].
         importance: Fisher weight of each element of the output, mean 1, without the first axis.
+        logits: The float32 network's logits, [N, classes]; they judge the part.
         behind: fx name of the features that the head reads, None to leave them out.
         features: The float32 network's features, [N, ...].
     """
@@ -126,6 +134,7 @@ class Lesson:
     inputs: Tensor
     wanted: Tensor
     importance: Tensor
+    logits: Tensor
     behind: str | None
     features: Tensor | None
 
@@ -137,9 +146,12 @@ def _train_part(
     training: Training,
     seed: int,
 ) -> None:
-    """Train one part; put it into the quantized graph if held-out images find it better."""
+    """Train one part; put it into the quantized graph if held-out images find it better.
+
+    They judge it by the logits that the float32 rest of the network makes of its output.
+    """
     count = len(lesson.inputs)
-    held = torch.arange(0, count, HELD_OUT)
+    held = torch.arange(0, count, HELD_OUT if count >= 2 * HELD_OUT else 1)
     seen = torch.tensor([i for i in range(count) if i % HELD_OUT or count < 2 * HELD_OUT])
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(
@@ -149,8 +161,7 @@ def _train_part(
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
-    norms = _losses(graph, learner, lesson, held)
-    before = _total(norms, norms, training)
+    norms, before = _losses(graph, learner, lesson, held), _judged(graph, learner, lesson, held)
     for _ in range(training.iterations):
         chosen = seen[torch.randint(len(seen), (training.batch_size,), generator=generator)]
         with torch.enable_grad():
@@ -159,29 +170,45 @@ def _train_part(
             _total(losses, norms, training).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    after = _total(_losses(graph, learner, lesson, held), norms, training)
-    if after.item() < before.item():
+    if _judged(graph, learner, lesson, held) < before:
         learner.bake()
+
+
+@torch.no_grad()
+def _judged(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor) -> float:
+    """Return the mean KL divergence of the logits from float32, the rest of the network exact."""
+    total = 0.0
+    for some in batches(chosen, HELD_OUT):
+        output = _output(graph, learner, lesson, some)
+        if lesson.part.stop is not None:
+            output = run_part(graph, lesson.part.stop, output, None)
+        wanted, found = lesson.logits[some].log_softmax(1), output.log_softmax(1)
+        total += float((wanted.exp() * (wanted - found)).sum())
+    return total / len(chosen)
 
 
 def _losses(
     graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the local loss and the loss at the features (0 if not asked for)."""
-    part = lesson.part
-    output = run_part(
-        graph,
-        part.start,
-        lesson.inputs[chosen],
-        part.stop,
-        gemm=learner.compute,
-        constants=learner.constants(),
-    )
+    part, output = lesson.part, _output(graph, learner, lesson, chosen)
     local = ((output - lesson.wanted[chosen]).square() * lesson.importance).mean()
     if part.stop is None or lesson.behind is None or lesson.features is None:
         return local, torch.zeros(())
     features = run_part(graph, part.stop, output, lesson.behind)
     return local, (features - lesson.features[chosen]).square().mean()
+
+
+def _output(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor) -> Tensor:
+    """Return the part's output for some of the images, differentiably."""
+    return run_part(
+        graph,
+        lesson.part.start,
+        lesson.inputs[chosen],
+        lesson.part.stop,
+        gemm=learner.compute,
+        constants=learner.constants(),
+    )
 
 
 def _total(
