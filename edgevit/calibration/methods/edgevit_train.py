@@ -1,12 +1,12 @@
 """EdgeViT's best method: after `edgevit`, every block is trained to undo what quantization did.
 
-Part by part in execution order, with the input that the trained parts before it produce, the layers
-of a part are decided as in `edgevit`; then weight codes, steps, biases and the affines of LayerNorms
-are trained on unlabelled images to give back the float32 output of the part. This is the block-wise
-training of BRECQ (Li et al., arXiv 2102.05426) with straight-through rounding instead of its
-rounding regulariser, as in I&S-ViT (Zhong et al., arXiv 2311.10126). The local loss weights every
-element by its Fisher information; where the time can be afforded, the features that the float32 rest
-of the network makes of the output count too.
+Part by part in execution order, with the input that the trained parts before it produce, the
+layers of a part are decided as in `edgevit`; then weight codes, steps, biases and the affines of
+LayerNorms are trained on unlabelled images to give back the float32 output of the part. This is
+the block-wise training of BRECQ (Li et al., arXiv 2102.05426) with straight-through rounding
+instead of its rounding regulariser, as in I&S-ViT (Zhong et al., arXiv 2311.10126). The local loss
+weights every element by its Fisher information; where the time can be afforded, the features that
+the float32 rest of the network makes of the output count too.
 """
 
 from __future__ import annotations
