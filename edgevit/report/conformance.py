@@ -41,8 +41,15 @@ def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[Rend
         yield plain_text(f"rule {number}: {remedy}")
     left_out = [row for row in graph["rules"] if row["state"] == "not run"]
     if left_out:
-        reasons = "; ".join(f"{row['rule']} ({row['reason']})" for row in left_out)
-        yield plain_text(f"rules not looked at: {reasons}")
+        yield plain_text(f"rules not looked at: {_reasons(left_out)}")
+
+
+def _reasons(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return numbers of rules by the reason why they were not looked at, each reason once."""
+    numbers: dict[str, list[str]] = {}
+    for row in rows:
+        numbers.setdefault(row["reason"], []).append(str(row["rule"]))
+    return "; ".join(f"{', '.join(found)} ({reason})" for reason, found in numbers.items())
 
 
 def _style(cell: str) -> str:

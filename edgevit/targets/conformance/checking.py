@@ -147,7 +147,8 @@ def _loaded(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[An
     if isinstance(model, bytes):
         return onnx.ModelProto.FromString(model), ""
     path = Path(model)
-    return onnx.load(path, load_external_data=False), str(path.parent)
+    # Named, as otherwise a file called .json or .txt would be read as another form of ONNX.
+    return onnx.load(path, "protobuf", load_external_data=False), str(path.parent)
 
 
 def _checker_error(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> str:

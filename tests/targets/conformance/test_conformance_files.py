@@ -248,3 +248,21 @@ def test_docs_list_every_rule():
     text = (Path(__file__).parents[3] / "docs" / "check.md").read_text(encoding="utf-8")
     rows = [f"| {n} | {r.level.value} | {r.title} | {r.source} |" for n, r in sorted(RULES.items())]
     assert [line for line in text.splitlines() if line in rows] == rows
+
+
+def test_a_file_of_another_kind_is_refused_whatever_its_name_ends_in(tmp_path):
+    for name in ("manifest.json", "notes.txt", "graph.textproto", "graph.onnxtxt"):
+        (tmp_path / name).write_text('{"schema_version": 1}', encoding="utf-8")
+        result = run("check", tmp_path / name, "--target", "tensorrt")
+        assert result.exit_code == 2, (name, result.exception)
+        assert "EV344" in result.stderr
+
+
+def test_a_reason_why_rules_were_not_looked_at_is_said_once(tmp_path):
+    node = helper.make_node("Relu", ["missing"], ["y"], "relu")
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    model = helper.make_model(helper.make_graph([node], "damaged", [], [output]))
+    onnx.save(model, tmp_path / "damaged.onnx")
+    result = run("check", tmp_path / "damaged.onnx", "--target", "tensorrt")
+    assert result.exit_code == 4
+    assert " ".join(result.stderr.split()).count("the graph is damaged") == 1
