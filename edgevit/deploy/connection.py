@@ -55,7 +55,7 @@ class Connection:
     """
 
     def __init__(self, device: str, *, python: str = "python3") -> None:
-        if not re.fullmatch(r"(ssh://)?[\w.@:%\[\]-]+", device) or device.startswith("-"):
+        if not _is_address(device):
             raise UsageError(
                 "EV811",
                 f"{device!r} is no address of a board.",
@@ -195,6 +195,14 @@ def no_python(python: str, errors: str) -> DeviceError:
     )
 
 
+def _is_address(device: str) -> bool:
+    """Say whether a text can be an address: a host is named, and a port of ssh:// is one."""
+    if not re.fullmatch(r"(ssh://)?[\w.@:%\[\]-]+", device) or device[0] in "-@":
+        return False
+    port = re.fullmatch(r"ssh://.*[^:]:(\d+)", device)
+    return device[-1] != "@" and (port is None or 0 < int(port[1]) < 65536)
+
+
 def _refused(device: str, log: str) -> EdgeViTError:
     """Return the error that fits what `ssh` said."""
     why = log.strip()[-1500:] or f"No connection within {_CONNECT_SECONDS} seconds."
@@ -224,5 +232,5 @@ def _refused(device: str, log: str) -> EdgeViTError:
         "The board can't be reached.",
         where=device,
         why=why,
-        try_next=f"Try: ssh {device} true",
+        try_next=f"ssh {device} true",
     )

@@ -88,7 +88,10 @@ def test_not_reachable(board, bundle, few):
     refused(DeviceError, "EV814", bundle, few)
 
 
-@pytest.mark.parametrize("device", ["-oProxyCommand=touch x", "a b", "", "$(touch x)"])
+@pytest.mark.parametrize(
+    "device",
+    ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "user@", "@host", "ssh://u@h:99999"],
+)
 def test_addresses_that_are_none(bundle, few, device):
     with pytest.raises(UsageError) as caught:
         deploy(bundle, few, device=device)
