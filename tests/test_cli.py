@@ -337,3 +337,11 @@ def test_interrupted_work_exits_with_130(monkeypatch):
 
     monkeypatch.setattr(api, "inspect", stop)
     assert CliRunner().invoke(main, ["inspect", "anything"]).exit_code == 130
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgevit", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("edgevit, version")

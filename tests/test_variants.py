@@ -9,7 +9,7 @@ import pytest
 from edgevit import api
 from edgevit.bundle import open_bundle
 from edgevit.bundle.manifest import MANIFEST, dump_manifest
-from edgevit.errors import BundleError, UsageError
+from edgevit.errors import BundleError, UnsupportedError, UsageError
 from edgevit.runner.selfcheck import self_check
 from edgevit.runner.session import session_from_bundle
 from edgevit.zoo import reference_images
@@ -138,3 +138,11 @@ def test_validate_and_inspect_say_what_it_is(bundle, capsys):
     assert report["agreement"]["engine_vs_simulated"] == 100.0
     console().print(inspect_table(bundle.manifest))
     assert "also as fp16, int8_attention, fp8" in capsys.readouterr().err
+
+
+def test_what_stands_in_runs_on_the_cpu_only(bundle):
+    with pytest.raises(UnsupportedError) as caught:
+        api.validate(
+            bundle, str(reference_images("test")), num=10, provider="CUDAExecutionProvider"
+        )
+    assert caught.value.code == "EV828"

@@ -113,8 +113,17 @@ def onnxruntime_session(
     A graph for TensorRT runs there without optimizations, as its manifest says.
 
     Raises:
+        UnsupportedError: It stands in for TensorRT and another provider is asked for (EV828).
         EdgeViTError: The engine is missing or refuses the model.
     """
+    if choice.stands_in and provider not in (None, _CPU):
+        raise UnsupportedError(
+            "EV828",
+            "What stands in for TensorRT runs on the CPU only.",
+            where=f"--provider {provider}",
+            why="Other providers rewrite the graph, and no longer compute what was simulated.",
+            try_next="Leave --provider out.",
+        )
     return session_from_bundle(
         bundle, kind, threads=threads, provider=_CPU if choice.stands_in else provider
     )
