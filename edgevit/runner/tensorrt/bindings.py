@@ -54,16 +54,23 @@ def load_tensorrt() -> Any:
     try:
         import tensorrt
     except (ImportError, OSError) as error:  # OSError: its libraries are missing or don't fit
-        raise EnvironmentError_(
-            "EV750",
-            "TensorRT's Python module can't be loaded.",
-            where="import tensorrt",
-            why=str(error)[:500],
-            try_next="On a Jetson: sudo apt install python3-libnvinfer, and use the system's Python"
-            " (or a venv made with --system-site-packages). On a desktop: pip install tensorrt.",
-        ) from error
-    check_version(version_from_text(tensorrt.__version__))
+        raise _not_loaded(str(error)[:500]) from error
+    version = getattr(tensorrt, "__version__", None)
+    if version is None:  # Python takes any folder of that name for a package
+        raise _not_loaded(f"What was found is no TensorRT: {list(tensorrt.__path__)}")
+    check_version(version_from_text(version))
     return tensorrt
+
+
+def _not_loaded(why: str) -> EnvironmentError_:
+    return EnvironmentError_(
+        "EV750",
+        "TensorRT's Python module can't be loaded.",
+        where="import tensorrt",
+        why=why,
+        try_next="On a Jetson: sudo apt install python3-libnvinfer, and use the system's Python"
+        " (or a venv made with --system-site-packages). On a desktop: pip install tensorrt.",
+    )
 
 
 def version_from_text(text: str) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """From a bundle to a chosen engine, through the real bindings on the stub."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgevit.bundle import open_bundle
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.tensorrt import EngineOptions, available_tool, engine_for
 
+ROOT = Path(__file__).resolve().parents[3]
 DRIVER = Path(__file__).parent / "drive_bundle.py"
 
 
@@ -101,3 +103,16 @@ def test_without_tensorrt_it_is_said_what_to_install(bundle_path, monkeypatch):
 def test_an_unknown_tool_is_refused(bundle_path):
     with pytest.raises(UsageError, match="EV766"):
         engine_for(open_bundle(bundle_path), options=EngineOptions(tool="docker"))
+
+
+def test_a_folder_of_that_name_is_no_tensorrt(tmp_path):
+    """Python imports any folder on its path as a package."""
+    (tmp_path / "tensorrt").mkdir()
+    code = "from edgevit.runner.tensorrt import available_tool; print(available_tool())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "None", done.stderr
