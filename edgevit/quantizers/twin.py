@@ -56,9 +56,13 @@ class TwinGrid:
     def threshold(self) -> float:
         """Values from here on are coarse, in fine steps.
 
-        Softmax: 2^(k-1) - 1/2, so that no fine code is clipped. GELU: 0.
+        Softmax: 2^(k-1) - 1/2, so that no fine code is clipped, less four rounding errors of
+        float32: else x below step times threshold may, divided by the step, round to one code too
+        many, which is the coarse zero. GELU: 0.
         """
-        return self.half - 0.5 if self.spec.kind == "twin-softmax" else 0.0
+        if self.spec.kind != "twin-softmax":
+            return 0.0
+        return (self.half - 0.5) * (1 - 2.0**-22)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return int32 codes in [0, 2^k - 1] of float32 x: region bit (1 = coarse), magnitude.

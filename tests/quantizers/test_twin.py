@@ -19,7 +19,9 @@ def twin_value(x, kind, bits, fine, ratio):
     """The value of one float32 by the paper's two regions (eq. 8 and 9), in NumPy scalars."""
     half, fine = 2 ** (bits - 1), np.float32(fine)
     coarse = np.float32(fine * np.float32(2**ratio))
-    boundary = fine * np.float32(half - 0.5) if kind == "twin-softmax" else np.float32(0)
+    boundary = np.float32(0)
+    if kind == "twin-softmax":  # a few rounding errors early, see TwinGrid.threshold
+        boundary = fine * np.float32((half - 0.5) * (1 - 2.0**-22))
     if np.float32(x) >= boundary:
         return np.float32(min(max(np.rint(np.float32(x) / coarse), 0), half - 1) * 2**ratio) * fine
     low = 0 if kind == "twin-softmax" else -half
@@ -50,6 +52,17 @@ def test_values_equal_the_twin(case, values):
     assert int(codes.min()) >= 0
     assert int(codes.max()) < 2**bits
     assert torch.equal(grid.dequantize(codes), grid.fake_quantize(x))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_no_value_at_the_threshold_rounds_to_zero(bits):
+    """The float below step * (2^(k-1) - 1/2) may divide to 2^(k-1) - 1/2, which rounds up."""
+    for fine in torch.rand(500, generator=torch.Generator().manual_seed(0)).tolist():
+        grid = grid_of("twin-softmax", bits, fine, 2)
+        edge = torch.tensor(fine) * (grid.half - 0.5)
+        x = torch.stack([torch.nextafter(edge, torch.tensor(side)) for side in (0.0, 9.0)])
+        error = (grid.fake_quantize(torch.cat([x, edge[None]])) - edge).abs()
+        assert float(error.max()) <= float(grid.coarse) / 2 * 1.001
 
 
 @pytest.mark.parametrize("kind", ["twin-softmax", "twin-gelu"])
