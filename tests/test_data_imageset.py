@@ -183,6 +183,17 @@ BAD_ARRAYS = {
         "labels": np.array([2]),
         "classes": np.array(["a", "b"]),
     },
+    "one number": {"images": np.uint8(3)},
+    "one name": {
+        "images": np.zeros((1, 4, 4, 3), np.uint8),
+        "labels": np.array([1]),
+        "classes": np.array("a"),
+    },
+    "slashes": {
+        "images": np.zeros((2, 4, 4, 3), np.uint8),
+        "labels": np.array([0, 1]),
+        "classes": np.array(["pets/cat", "pets/dog"]),
+    },
 }
 
 
@@ -192,6 +203,35 @@ def test_npz_with_other_contents(arrays: dict[str, np.ndarray], tmp_path: Path) 
     with pytest.raises(DataError) as caught:
         open_images(tmp_path / "a.npz")
     assert caught.value.code == "EV107"
+
+
+def test_a_member_of_an_npz_that_is_no_array(tmp_path: Path) -> None:
+    zipped(tmp_path / "a.npz", {"images.npy": b"not an array"})
+    with pytest.raises(DataError, match="EV107"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_working_directory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder(tmp_path, tree(1, 1)))
+    with pytest.raises(DataError, match="EV101") as caught:
+        open_images(name)
+    assert "--calib" in caught.value.where
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are not bytes there")
+def test_a_name_that_is_no_utf8_is_read_and_shown_escaped(tmp_path: Path) -> None:
+    folder(tmp_path, tree(1, 30))
+    for name, data in ((b"\xff.png", png(9)), (b"\xfe.png", b"damaged")):
+        with open(os.fsencode(tmp_path) + b"/class_0/" + name, "wb") as file:
+            file.write(data)
+    images = open_images(tmp_path)
+    names = read(images)[2]
+    assert "class_0/\\udcff.png" in names
+    assert list(images.skipped) == ["class_0/\\udcfe.png"]
+    assert len(names) == len(images.sha256s()) == 31
 
 
 def test_damaged_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -306,6 +346,8 @@ def test_symlinks_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real/a/loop").symlink_to(tmp_path / "real", target_is_directory=True)
     (tmp_path / "real/c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "real/b/broken.png").symlink_to(tmp_path / "nowhere.png")
+    for name in ("itself", "itself.png"):
+        (tmp_path / "real/b" / name).symlink_to(tmp_path / "real/b" / name)
     names = [item.name for item in open_images(tmp_path / "real").items]
     assert names == ["a/1.png", "b/2.png", "c/3.png"]
 

@@ -24,17 +24,20 @@ class ArraySource:
         self.images = arrays["images"]  # [N, H, W, 3]
         self.labels = arrays.get("labels")  # [N]
         classes = arrays.get("classes")
-        self.classes = None if classes is None else tuple(str(name) for name in classes)
-        self._digits = len(str(max(len(self.images) - 1, 0)))
+        self.classes = None if classes is None else tuple(str(name) for name in classes.flat)
         why = self._wrong()
         if why:
             raise _no_images("The .npz does not hold images.", path, why)
+        self._digits = len(str(max(len(self.images) - 1, 0)))
 
     def _wrong(self) -> str:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
             return f"images is {self.images.dtype} {self.images.shape}, not uint8 [N, H, W, 3]."
         if 0 in self.images.shape[1:3]:
             return f"images has no pixels: {self.images.shape}."
+        slashed = [name for name in self.classes or () if "/" in name]
+        if slashed:  # names of images are class/index
+            return f"classes holds {slashed[0]!r}; no name of a class can have a slash."
         if self.labels is None:
             return ""
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype.kind not in "iu":
@@ -75,6 +78,9 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             loaded = {key: arrays[key] for key in known}
         if "images" not in loaded:
             raise ValueError("there is no array called images")
+        damaged = [key for key, array in loaded.items() if not isinstance(array, np.ndarray)]
+        if damaged:  # numpy returns the bytes of a member that is not in its format
+            raise ValueError(f"{damaged[0]} is no array")
         return loaded
     except ARCHIVE_DAMAGE as error:
         why = str(error) or type(error).__name__

@@ -31,6 +31,11 @@ class ImageItem:
     name: str
     folder: str | None
 
+    @property
+    def shown(self) -> str:
+        """The name for reports: bytes of a file name that are no UTF-8 are escaped."""
+        return self.name.encode("utf-8", "backslashreplace").decode()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
@@ -45,7 +50,7 @@ class ImageSet:
         labels: Folder -> label index of the model, see `edgevit.data.labels.labels_for`.
         numbered: Whether folder names are label indices (a .npz without class names).
         ignored: Number of images in the root beside class folders, which have no class.
-        skipped: Filled while reading: name -> why the image was left out.
+        skipped: Filled while reading: name as shown -> why the image was left out.
     """
 
     location: str
@@ -100,8 +105,8 @@ class ImageSet:
             batch_size: Images per batch.
 
         Yields:
-            pixels uint8 [B, H, W, 3], labels int64 [B], names of the B images; every label is
-            -1 in a flat folder and before `labels_for` has set `labels`.
+            pixels uint8 [B, H, W, 3], labels int64 [B], names of the B images as shown; every
+            label is -1 in a flat folder and before `labels_for` has set `labels`.
 
         Raises:
             DataError: More than 5 % of the images are damaged (EV104), or a folder has no label
@@ -127,7 +132,7 @@ class ImageSet:
 
     def sha256s(self) -> list[str]:
         """Return the SHA-256 of each image's bytes in order, without those in `skipped`."""
-        items = [item for item in self.items if item.name not in self.skipped]
+        items = [item for item in self.items if item.shown not in self.skipped]
         return [
             hashlib.sha256(self.source.read(self.prefix + item.name)).hexdigest() for item in items
         ]
@@ -180,7 +185,7 @@ class ImageSet:
             return error
 
     def _skip(self, item: ImageItem, error: DataError) -> None:
-        self.skipped[item.name] = error.why
+        self.skipped[item.shown] = error.why
         if len(self.skipped) > MAX_DAMAGED_SHARE * len(self.items):
             shown = [f"{name}: {why}" for name, why in list(self.skipped.items())[:8]]
             raise DataError(
@@ -202,4 +207,4 @@ def _batch(
 ) -> Batch:
     pixels = np.stack([pixels for pixels, _ in pairs])  # [B, H, W, 3]
     labels = np.array([numbers[item.folder] for _, item in pairs], dtype=np.int64)  # [B]
-    return pixels, labels, [item.name for _, item in pairs]
+    return pixels, labels, [item.shown for _, item in pairs]

@@ -77,6 +77,14 @@ def _image_set(location: str, source: Source, prefix: str, names: list[str]) -> 
 
 def _split_location(location: str) -> tuple[Path, str]:
     """Split ``PATH::SUB``; a path that exists as it is has no SUB."""
+    if not location.strip():  # it would mean the working directory
+        raise DataError(
+            "EV101",
+            "The name of the images is empty.",
+            where=f"{location!r}, as an option such as --calib or --data got it",
+            why="A variable in the command may not be set.",
+            try_next="Name a folder, .zip, .tar, .tar.gz or .npz; . is the working directory.",
+        )
     path, separator, sub = location.rpartition("::")
     file = Path(path if separator and not Path(location).exists() else location)
     if not file.exists():

@@ -71,12 +71,11 @@ class FolderSource:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from self._walk(
-                    folder / entry.name, f"{prefix}{entry.name}/", (*above, identity)
-                )
-            elif is_image(entry.name) and entry.is_file():
-                yield prefix + entry.name
+            name = prefix + entry.name
+            if _answers(entry.is_dir):
+                yield from self._walk(folder / entry.name, f"{name}/", (*above, identity))
+            elif is_image(entry.name) and _answers(entry.is_file):
+                yield name
 
     def read(self, name: str) -> bytes:
         """Return one file's bytes."""
@@ -170,6 +169,14 @@ class CompressedTarSource:
         return _bounded(self._bytes[name])
 
     decode = staticmethod(image_from_bytes)
+
+
+def _answers(question: Callable[[], bool]) -> bool:
+    """Return what an entry of a folder says of itself; False for a link to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def is_image(name: str) -> bool:
