@@ -78,7 +78,10 @@ def models(pattern: str, json_path: str | None) -> None:
 
     rows = [asdict(row) for row in list_models(pattern)]
     write_json(json_path, {"schema_version": 1, "models": rows})
-    console().print(models_table(rows))
+    if rows:
+        console().print(models_table(rows))
+    else:
+        click.echo(f"No model matches {pattern!r}.", err=True)
 
 
 @main.command()
@@ -142,15 +145,10 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     Raises:
         UsageError: The output has no name (EV223), or is there and may not be replaced (EV411).
     """
+    from edgevit.bundle.writing import check_target
+
     check_named(output)
-    if Path(output).exists() and not overwrite:
-        raise UsageError(
-            "EV411",
-            "Can't write the bundle there.",
-            where=output,
-            why="It is there already.",
-            try_next="Choose another --output, or --overwrite to replace a bundle.",
-        )
+    check_target(Path(output), overwrite)
     check_new_folder(Path(output))
 
 

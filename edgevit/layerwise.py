@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 from edgevit.artefact import tensor_of
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
-from edgevit.subject import Subject, check_num_calib, check_widths, loaded_model, subject_of
+from edgevit.errors import DataError
+from edgevit.subject import (
+    Subject,
+    check_num_calib,
+    check_seed,
+    check_widths,
+    loaded_model,
+    subject_of,
+)
 from edgevit.validating import labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from edgevit.calibration.methods.method import Method
     from edgevit.calibration.sensitivity import Effect, Noise
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.quantizers.spec import Placement
@@ -59,25 +68,45 @@ def sensitivity(
     Raises:
         EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
     """
+    from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
 
     chosen = target_named(target)
+    chosen_method = None if method is None else method_named(method)
+    check_seed(seed)
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_num_calib(num_calib)
     loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
     judged = None
     if data is not None:
         judged = labelled(data, loaded.classes, loaded.num_classes, num, seed)
+        _check_labelled(judged)
     subject = subject_of(loaded, images, num_calib, seed, chosen, progress)
     widths = {"weight_bits": w_bits, "act_bits": a_bits}
-    quantized = _quantized(subject, chosen, method, widths, float_layers, seed, progress)
+    quantized = _quantized(subject, chosen, chosen_method, widths, float_layers, seed, progress)
     return _rows(subject, quantized, judged, seed, progress)
+
+
+def _check_labelled(images: ImageSet) -> None:
+    """Refuse images without labels: every prediction would count as wrong.
+
+    Raises:
+        DataError: They are in no class folders (EV111).
+    """
+    if not images.classes:
+        raise DataError(
+            "EV111",
+            "The images have no labels.",
+            where=f"--data {images.location}",
+            why="They are not in class folders, so there is no accuracy to measure.",
+            try_next="Give one folder per class, or leave out --data for the columns without it.",
+        )
 
 
 def _quantized(
     subject: Subject,
     target: Target,
-    method: str | None,
+    method: Method | None,
     widths: dict[str, int],
     float_layers: tuple[str, ...],
     seed: int,
@@ -85,7 +114,6 @@ def _quantized(
 ) -> QuantizedGraph:
     """Calibrate with a method, or give each layer the grids that suit it on its own."""
     from edgevit.calibration.candidates import LayerBits, candidates
-    from edgevit.calibration.methods import method_named
     from edgevit.calibration.run import Run, calibrate
 
     graph, images = subject.prepared, subject.images
@@ -100,8 +128,7 @@ def _quantized(
         )
 
     if method is not None:
-        chosen = method_named(method)
-        return calibrate(graph, place({}), images, chosen, seed=seed, progress=progress)
+        return calibrate(graph, place({}), images, method, seed=seed, progress=progress)
     run = Run(graph=graph.clone(), placement=place({}), images=images, seed=seed, progress=progress)
     pair = widths["weight_bits"], widths["act_bits"]
     found = candidates(run, place, pair)

@@ -16,7 +16,7 @@ from edgevit.artefact import Pixels, logits_of
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.recipe import DEFAULT_METHOD
-from edgevit.subject import check_num_calib, loaded_model, subject_of
+from edgevit.subject import check_num_calib, check_seed, check_widths, loaded_model, subject_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,10 +64,11 @@ def simulate(
 
     chosen, offers = method_named(method), target_named(target)
     num = check_num_calib(chosen.num_images if num_calib is None else num_calib)
+    w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
+    check_seed(seed)
     loaded = loaded_model(model, pretrained, None, seed, preprocessing, progress)
     subject = subject_of(loaded, images, num, seed, offers, progress)
-    widths = [bits if own is None else own for own in (weight_bits, act_bits)]
-    placement = offers.place(subject.prepared, weight_bits=widths[0], act_bits=widths[1])
+    placement = offers.place(subject.prepared, weight_bits=w_bits, act_bits=a_bits)
     quantized = calibrate(
         subject.prepared, placement, subject.images, chosen, seed=seed, progress=progress
     )

@@ -96,8 +96,9 @@ def check_writable(*paths: str | None) -> None:
         if path is None or path == "-":
             continue
         check_named(path)
-        folder = Path(path).absolute().parent
-        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        target = _replaced(Path(path))
+        needed = target if _is_device(target) else target.parent
+        if target.is_dir() or not needed.exists() or not os.access(needed, os.W_OK):
             raise EnvironmentError_(
                 "EV206",
                 "A file can't be written.",
@@ -143,11 +144,17 @@ def check_new_folder(path: Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.part")
+    """Write a file under a temporary name and rename it, so that it is whole or not there.
+
+    A link keeps pointing where it did, and a device or a pipe (/dev/null) is written to: putting
+    a file in its place would take it away from everybody else.
+    """
+    target = _replaced(path)
     try:
-        write(temporary)
-        temporary.replace(path)
+        if _is_device(target):
+            write(target)
+        else:
+            _write_and_rename(target, write)
     except OSError as error:
         raise EnvironmentError_(
             "EV206",
@@ -156,5 +163,22 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             why=str(error),
             try_next="Choose a folder that exists and has room.",
         ) from error
+
+
+def _write_and_rename(target: Path, write: Callable[[Path], object]) -> None:
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        write(temporary)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)  # still there only if something went wrong
+
+
+def _replaced(path: Path) -> Path:
+    """Return the path a file is written to: where a link points, except for open files."""
+    is_open_file = str(path.absolute()).startswith(("/dev/fd/", "/proc/"))
+    return path.absolute() if is_open_file else Path(os.path.realpath(path))
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -197,9 +196,9 @@ def test_sigterm_at_any_time_leaves_nothing(tmp_path):
     with subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
     ) as process:
-        time.sleep(4)
+        said = process.stderr.readline()  # the first stage is done
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        said += process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
@@ -230,3 +229,73 @@ def test_a_file_whose_writing_is_interrupted_is_not_left_behind(tmp_path):
         replace_file(tmp_path / "out.json", write)
     assert os.listdir(tmp_path) == ["out.json"]
     assert json.loads((tmp_path / "out.json").read_text()) == {"old": True}
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        result = CliRunner().invoke(main, ["methods", "--json", str(pipe)])
+        assert result.exit_code == 0, result.output
+        assert json.loads(os.read(reader, 1 << 20))["schema_version"] == 1
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    result = CliRunner().invoke(main, ["methods", "--json", str(tmp_path / "link.json")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["methods"]
+
+
+def test_an_open_file_of_the_shell_is_written_to():
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "edgevit", "methods", "--json", f"/dev/fd/{write}"]
+    done = subprocess.run(command, pass_fds=(write,), capture_output=True, text=True, check=False)
+    os.close(write)
+    with os.fdopen(read) as file:
+        found = file.read()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(found)["methods"]
+
+
+def test_what_may_not_be_replaced_is_refused_before_any_work(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").write_bytes(b"mine")
+    (tmp_path / "file").write_bytes(b"mine")
+    for name in ("photos", "file"):
+        arguments = ["quantize", *QUICK, "--overwrite", "-o", str(tmp_path / name)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert result.output.startswith("error EV411"), result.output
+
+
+def test_accuracy_layer_by_layer_needs_labels(tmp_path):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "flat.npz", images=pixels)
+    arguments = ["sensitivity", *QUICK, "--data", tmp_path / "flat.npz", "--num", 4]
+    error = refused("EV111", *arguments, "-o", tmp_path / "s.csv", status=9)
+    assert "flat.npz" in error["where"]
+    assert os.listdir(tmp_path) == ["flat.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [(["--method", "nosuch"], "EV202"), (["--seed", "-1"], "EV220")]
+)
+def test_sensitivity_refuses_what_can_not_be_before_it_loads_a_model(options, code, tmp_path):
+    arguments = ["sensitivity", "--model", "vit_cifar10", "-o", str(tmp_path / "s.csv"), *options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"error {code}"), result.output
+
+
+def test_a_pattern_that_matches_no_model_says_so():
+    result = CliRunner().invoke(main, ["models", "nosuch_model"])
+    assert result.exit_code == 0
+    assert "No model matches 'nosuch_model'." in result.output

@@ -82,7 +82,7 @@ def write_bundle(
         BundleError: The manifest or a graph would not open again (EV402, EV407, EV409).
     """
     target = Path(os.path.abspath(path))
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     golden_npz = golden_bytes(golden)
     try:
         with _parents(target.parent), _fresh_folder(target) as folder:
@@ -212,7 +212,12 @@ def _check_size(name: str, skeleton: bytes, tensors: Tensors) -> None:
         )
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a path where something is that may not be replaced.
+
+    Raises:
+        UsageError: Something is there and `overwrite` is False, or it is no bundle (EV411).
+    """
     if not os.path.lexists(target):
         return
     try_next = "Choose another --output, or --overwrite to replace a bundle."
