@@ -36,7 +36,11 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
     table = new_table(title, "", "fp32", "engine", "change", numbers=("fp32", "engine"))
     for row in [*_accuracy_rows(report), *_latency_rows(report), *_cost_rows(report)]:
         table.add_row(*(plain_text(cell) for cell in row))
-    lines = [plain_text(line) for line in _notes(report)]
+    lines: list[RenderableType] = [plain_text(line) for line in _notes(report)]
+    if report["build"] is not None:
+        from edgevit.report.build import build_table
+
+        lines.append(build_table(report["build"]))
     if report["verdict"]:
         verdict = plain_text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
         lines.append(verdict.append(f"  {report['verdict_reason']}", style="not bold default"))

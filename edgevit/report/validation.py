@@ -12,13 +12,9 @@ from typing import Any
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.errors import UsageError
 from edgevit.report.eer import efficient_error_rate, quantized_metrics
 from edgevit.report.statistics import (
-    Interval,
     decide,
-    drop_points,
-    images_needed,
     mcnemar_exact_p,
     ratio_of_medians,
     wilson_percent,
@@ -26,6 +22,7 @@ from edgevit.report.statistics import (
 from edgevit.runner.accuracy import Predictions
 from edgevit.runner.latency import LatencySamples, median_paired_ratio
 from edgevit.runner.measuring import Measurements
+from edgevit.runner.paired import compared
 
 __all__ = ["Measurements", "validation_report"]
 
@@ -144,36 +141,20 @@ def _drop(
 def _comparison(
     fp32: Predictions, engine: Predictions, max_drop_points: float | None, confidence: float
 ) -> dict[str, Any]:
-    if not np.array_equal(fp32.labels, engine.labels):
-        raise UsageError("EV801", "These predictions are not of the same images.")
-    fp32_right, engine_right = fp32.correct(1), engine.correct(1)  # [N]
-    only_fp32 = int((fp32_right & ~engine_right).sum())
-    only_engine = int((engine_right & ~fp32_right).sum())
-    drop = drop_points(only_fp32, only_engine, engine.num_images, confidence=confidence)
+    found = compared(fp32, engine, confidence=confidence)
     report: dict[str, Any] = {
-        "drop_points": drop.to_dict(),
-        "discordant": {"only_fp32_right": only_fp32, "only_engine_right": only_engine},
-        "mcnemar_p": mcnemar_exact_p(only_fp32, only_engine),
+        "drop_points": found.drop.to_dict(),
+        "discordant": {
+            "only_fp32_right": found.only_fp32,
+            "only_engine_right": found.only_engine,
+        },
+        "mcnemar_p": mcnemar_exact_p(found.only_fp32, found.only_engine),
     }
     if max_drop_points is not None:
-        needed = images_needed(
-            only_fp32, only_engine, engine.num_images, max_drop_points, confidence=confidence
-        )
-        report["images_needed"] = needed
-        report["verdict"] = decide(drop, max_drop_points)
-        report["verdict_reason"] = _reason(drop, max_drop_points, needed)
+        report["images_needed"] = found.images_needed(max_drop_points)
+        report["verdict"] = decide(found.drop, max_drop_points)
+        report["verdict_reason"] = found.reason(max_drop_points)
     return report
-
-
-def _reason(drop: Interval, limit: float, needed: int | None) -> str:
-    span = f"The drop lies between {drop.low:.2f} and {drop.high:.2f} points"
-    verdict = decide(drop, limit)
-    if verdict == "PASS":
-        return f"{span}, within the limit of {limit:g}."
-    if verdict == "FAIL":
-        return f"{span}, above the limit of {limit:g}."
-    more = f"about {needed} more images would tell" if needed else "the drop is the limit itself"
-    return f"{span}, on both sides of the limit of {limit:g}; {more}."
 
 
 def _percentiles(samples: LatencySamples | None) -> dict[str, float] | None:

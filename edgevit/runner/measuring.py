@@ -79,7 +79,8 @@ class Conditions:
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
-        max_drop: Points of top-1 that a TensorRT variant may lose against fp32 to be kept.
+        max_drop: Points of top-1 that a TensorRT variant may lose against fp32; see
+            `edgevit.runner.tensorrt.gate`.
     """
 
     engine: str = "auto"

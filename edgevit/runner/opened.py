@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.errors import DeviceError
-from edgevit.runner.accuracy import Predictions, predict
 from edgevit.runner.engines import onnxruntime_session
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from edgevit.runner.accuracy import Batch, Normalize
     from edgevit.runner.engines import EngineChoice
     from edgevit.runner.measuring import Conditions, Progress
-    from edgevit.runner.tensorrt import Decision, Gate
+    from edgevit.runner.tensorrt import Decision
 
     Batches = Callable[[], Iterable[Batch]]
 
@@ -92,6 +91,7 @@ def _tensorrt(
     from edgevit.runner.tensorrt import EngineOptions, TrialPlan, engine_for, layer_table
     from edgevit.runner.tensorrt import choose_engine as choose_variant
     from edgevit.runner.tensorrt.building import BuildSettings
+    from edgevit.runner.tensorrt.gate import gate_against
 
     settings = BuildSettings(best_batch=conditions.batch, max_batch=max(16, conditions.batch))
     options, golden = EngineOptions(settings=settings, tool="python"), bundle.golden()
@@ -100,7 +100,7 @@ def _tensorrt(
         progress("build fp32", 0, 1)
         sessions["fp32"] = engine_for(bundle, "fp32", options=options)
         progress("build fp32", 1, 1)
-        gate = _gate(sessions["fp32"], conditions.max_drop, batches, normalize)
+        gate = gate_against(sessions["fp32"], conditions.max_drop, batches, normalize)
     plan = TrialPlan(
         golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
     )
@@ -114,29 +114,6 @@ def _tensorrt(
         variant=kept,
         build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
     )
-
-
-def _gate(
-    reference: Any, max_drop: float, batches: Batches, normalize: Normalize
-) -> Callable[[str, Any], Gate]:
-    """Return what judges a variant: top-1 on the images against that of fp32, in points."""
-    from edgevit.runner.tensorrt import Gate
-
-    limit = _top1(predict(reference, batches(), normalize))
-
-    def judge(variant: str, session: Any) -> Gate:
-        found = _top1(predict(session, batches(), normalize))
-        if limit is None or found is None:
-            return Gate()
-        drop = limit - found
-        verdict = "PASS" if drop <= max_drop else "FAIL"
-        return Gate(verdict, found, f"the drop is {drop:.2f} points, the limit {max_drop:g}")
-
-    return judge
-
-
-def _top1(predictions: Predictions) -> float | None:
-    return predictions.accuracy_percent(1)
 
 
 def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:

@@ -6,6 +6,7 @@ What ran on hardware and what did not is said in docs/tensorrt-session.md.
 from __future__ import annotations
 
 from edgevit.runner.tensorrt.choosing import choose_engine, layer_table
+from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.opening import (
     BuiltEngine,
     EngineOptions,
@@ -13,7 +14,7 @@ from edgevit.runner.tensorrt.opening import (
     built_engine,
     engine_for,
 )
-from edgevit.runner.tensorrt.policy import Decision, Gate, Parity, ParityLimits, Trial, decide
+from edgevit.runner.tensorrt.policy import Decision, Parity, ParityLimits, Trial, decide
 from edgevit.runner.tensorrt.session import TensorRTSession
 from edgevit.runner.tensorrt.trials import TrialPlan, try_variants
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevit.bundle import Bundle
+from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.inspecting import EngineLayer, layers_from_inspector
 from edgevit.runner.tensorrt.layer_table import EngineSummary, ProductRow, product_rows, summary
 from edgevit.runner.tensorrt.opening import DEFAULTS, BuiltEngine, EngineOptions, built_engine
-from edgevit.runner.tensorrt.policy import Decision, Gate, Trial
+from edgevit.runner.tensorrt.policy import Decision, Trial
 from edgevit.runner.tensorrt.trials import Opened, Session, TrialPlan, try_variants
 from edgevit.runner.tensorrt.trtexec_session import TrtexecSession
 

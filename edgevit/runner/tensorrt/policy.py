@@ -1,10 +1,10 @@
 """Chooses among the engines built of one model on one device: the fastest that may be used.
 
 A pure function of what was measured. An engine may be used when it computes what was simulated
-(parity) and keeps the accuracy that was asked for (gate). It is preferred to FP16 only if it is
-faster beyond doubt (the whole confidence interval of the median paired ratio lies above 1) and by
-enough to matter. FP16 winning is a normal outcome; its main reasons are then given with the
-milliseconds they cost.
+(parity) and its images do not show that it loses more accuracy than allowed (gate). It is preferred
+to FP16 only if it is faster beyond doubt (the whole confidence interval of the median paired ratio
+lies above 1) and by enough to matter. FP16 winning is a normal outcome; its main reasons are then
+given with the milliseconds they cost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.runner.tensorrt.gate import FAIL, NOT_JUDGED, UNDECIDED, Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
 from edgevit.runner.tensorrt.reasons import fp16_reasons
 
@@ -70,21 +71,6 @@ class ParityLimits:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Whether an engine keeps the accuracy.
-
-    Args:
-        verdict: "PASS", "FAIL", "UNDECIDED", or "" when no limit was asked for.
-        top1_percent: Its accuracy, None without labels.
-        reason: The verdict in words.
-    """
-
-    verdict: str = ""
-    top1_percent: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class Trial:
     """One variant of the model on the device.
 
@@ -102,7 +88,7 @@ class Trial:
     variant: str
     failure: str = ""
     parity: Parity | None = None
-    gate: Gate = Gate()
+    gate: Gate = NOT_JUDGED
     samples_ms: tuple[float, ...] = ()
     kernel_ms: float | None = None
     engine: EngineSummary | None = None
@@ -162,6 +148,8 @@ def decide(
     if not usable:
         return Decision(None, "No variant may be used: " + _all_of(excluded), (), rows)
     kept, reason = _fastest(usable, ratios, min_speedup)
+    if kept.gate.verdict == UNDECIDED:
+        reason += f" Its accuracy is not decided: {kept.gate.reason}"
     others = [trial for trial in usable if trial.variant != BASELINE]
     reasons: tuple[str, ...] = ()
     if kept.variant == BASELINE and others:
@@ -178,8 +166,8 @@ def why_not(trial: Trial, limits: ParityLimits) -> str:
     broken = limits.broken_by(trial.parity)
     if broken:
         return broken
-    if trial.gate.verdict in ("FAIL", "UNDECIDED"):
-        return f"accuracy {trial.gate.verdict}: {trial.gate.reason}"
+    if trial.gate.verdict == FAIL:
+        return f"accuracy FAIL: {trial.gate.reason}"
     return "" if trial.samples_ms else "latency: it was not measured"
 
 
@@ -222,7 +210,7 @@ def _fastest(
         if ratio.low > 1 and ratio.value >= min_speedup:
             return trial, (
                 f"{trial.variant} is {ratio.value:.2f} times as fast as FP16"
-                f" ({ratio.low:.2f} to {ratio.high:.2f}) and passes parity and gate."
+                f" ({ratio.low:.2f} to {ratio.high:.2f}) and may be used."
             )
     if len(usable) == 1:
         return baseline, "FP16 is the only one that may be used."

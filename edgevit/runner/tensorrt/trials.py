@@ -15,10 +15,10 @@ import numpy as np
 
 from edgevit.errors import EdgeViTError
 from edgevit.runner.latency import measure_alternating
+from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
 from edgevit.runner.tensorrt.policy import (
     Decision,
-    Gate,
     Parity,
     ParityLimits,
     Trial,

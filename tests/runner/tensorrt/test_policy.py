@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
 from edgevit.runner.tensorrt.policy import (
-    Gate,
     Parity,
     ParityLimits,
     Trial,
@@ -99,7 +99,6 @@ def test_a_slower_but_certain_variant_is_found_behind_an_uncertain_one():
         ({"parity": Parity(32, 100.0, float("nan"), 1.0)}, "parity: logits differ"),
         ({"parity": Parity(32, 90.625, 0.9999, 1.0)}, "parity: 3 of 32 golden images"),
         ({"gate": Gate("FAIL", 80.0, "too much")}, "accuracy FAIL: too much"),
-        ({"gate": Gate("UNDECIDED", 80.0, "few images")}, "accuracy UNDECIDED: few images"),
         ({"samples_ms": ()}, "latency: it was not measured"),
     ],
 )
@@ -107,6 +106,15 @@ def test_what_may_not_be_used_is_not_kept_however_fast(change, why):
     found = decide([trial("fp16", 1.0), trial("int8", 0.1, **change)])
     assert found.kept == "fp16"
     assert found.rows[1]["why_not"].startswith(why)
+
+
+def test_an_undecided_variant_may_be_used_and_the_decision_says_so():
+    """Few images are no proof against it; FP16 would be as undecided on them."""
+    gate = Gate("UNDECIDED", 80.0, "about 900 more images would tell.")
+    found = decide([trial("fp16", 1.0, gate=gate), trial("int8", 0.5, gate=gate)])
+    assert found.kept == "int8"
+    assert found.reason.endswith("Its accuracy is not decided: about 900 more images would tell.")
+    assert found.rows[1]["why_not"] == ""
 
 
 def test_nothing_is_kept_if_nothing_may_be_used():

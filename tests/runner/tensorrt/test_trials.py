@@ -5,7 +5,7 @@ import pytest
 
 from edgevit.errors import DeviceError
 from edgevit.runner.session import EngineSession
-from edgevit.runner.tensorrt.policy import Gate
+from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.trials import Opened, TrialPlan, check_parity, golden_key, try_variants
 
 
