@@ -168,11 +168,13 @@ from edgevit.bundle import writing
 add, rmtree = writing._Files.add, shutil.rmtree
 def terminated_add(self, *arguments):
     add(self, *arguments)
+    print("a file is written", file=sys.stderr)
     assert self.folder.name.endswith(".partial") and list(self.folder.iterdir())
     os.kill(os.getpid(), signal.SIGTERM)
-def terminated_rmtree(*arguments, **keywords):
-    os.kill(os.getpid(), signal.SIGTERM)
-    rmtree(*arguments, **keywords)
+def terminated_rmtree(folder, *arguments, **keywords):
+    if str(folder).endswith(".partial"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    rmtree(folder, *arguments, **keywords)
 writing._Files.add, shutil.rmtree = terminated_add, terminated_rmtree
 from edgevit.cli import main
 main(sys.argv[1:])
@@ -185,8 +187,36 @@ def test_sigterm_while_the_bundle_is_written_leaves_nothing(tmp_path):
     arguments = ["-o", str(tmp_path / "new" / "out"), "--json", str(tmp_path / "out.json")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True)
     assert done.returncode == 143, done.stderr
+    assert "a file is written" in done.stderr
     assert done.stderr.rstrip().endswith("Terminated.")
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+STOPPED_WHILE_CLEARING = """
+import os, shutil, signal
+from edgevit import scratch, terminal
+rmtree, stops = shutil.rmtree, [signal.{signal}, 0, 0, 0]
+def interrupted(*arguments, **keywords):
+    os.kill(os.getpid(), stops.pop(0))
+    rmtree(*arguments, **keywords)
+shutil.rmtree = interrupted
+with terminal.ended_in_order(), scratch.scratch_folder() as folder:
+    (folder / "file").touch()
+raise AssertionError("it went on")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_temporary_folder_goes_when_its_clearing_is_interrupted(tmp_path, name):
+    code = STOPPED_WHILE_CLEARING.replace("{signal}", name)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (143 if name == "SIGTERM" else -signal.SIGINT), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

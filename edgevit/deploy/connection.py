@@ -21,6 +21,7 @@ from typing import Any
 
 from edgevit.deploy.call import Call, ConnectionLost
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_, UsageError
+from edgevit.scratch import PREFIX, clear
 
 _CONNECT_SECONDS = 60
 _POLL_SECONDS = 0.05
@@ -69,11 +70,11 @@ class Connection:
     def __enter__(self) -> Connection:
         # Sockets have short names: not every folder for temporary files would do.
         place = "/tmp" if os.path.isdir("/tmp") else None
-        self._folder = tempfile.TemporaryDirectory(prefix="edgevit-", dir=place)
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
         try:
             self.connect()
         except BaseException:
-            self._folder.cleanup()
+            clear(self._folder)
             raise
         return self
 
@@ -83,9 +84,11 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._disconnect()
-        if self._folder is not None:
-            self._folder.cleanup()
+        try:
+            self._disconnect()
+        finally:
+            if self._folder is not None:
+                clear(self._folder)
 
     def connect(self) -> None:
         """Connect, or connect again after the connection was lost."""

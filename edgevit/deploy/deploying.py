@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +33,7 @@ from edgevit.report.validation import validation_report
 from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
 from edgevit.runner.measuring import Conditions, Measurements
+from edgevit.scratch import scratch_folder
 from edgevit.validating import (
     DEFAULT_MAX_DROP,
     class_names,
@@ -166,15 +166,15 @@ def _measured_there(
     progress: Progress,
 ) -> tuple[Measurements, dict[str, Any]]:
     """Send, run and fetch; each of them survives a connection that breaks."""
-    with tempfile.TemporaryDirectory(prefix="edgevit-images-") as folder:
+    with scratch_folder("edgevit-images-") as folder:
         preprocessing = Preprocessing.from_dict(bundle.preprocessing)
         pack_images(
             images,
             preprocessing,
-            Path(folder),
+            folder,
             lambda done: progress("prepare images", done, len(images)),
         )
-        files = _files(bundle, Path(folder))
+        files = _files(bundle, folder)
         total = sum(file.size_bytes for file in files)
         retry = _Retry(connection)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from edgevit.errors import EnvironmentError_, UnsupportedError
+from edgevit.scratch import scratch_folder
 
 INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 
@@ -24,8 +24,8 @@ def session_options(session_config: dict[str, str]) -> onnxruntime.SessionOption
 
 def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
     """Return tensor name -> operator that writes it, in the optimised graph of this machine."""
-    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
-        path = Path(folder) / "optimised.onnx"
+    with scratch_folder() as folder:
+        path = folder / "optimised.onnx"
         _save_optimised(model, session_config, path)
         return kernels_in(path, model)
 

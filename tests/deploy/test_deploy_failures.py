@@ -131,6 +131,10 @@ def test_killed_on_the_board(board, bundle, few, victims):
     def progress(stage, done, total):
         if stage == "latency":
             (pid,) = processes(board, "runner.board")
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+            (temporary,) = (word[7:] for word in environment if word[:7] == "TMPDIR=")
+            assert Path(temporary).is_dir()  # goes with the deployment, whoever is killed
+            assert board.home in Path(temporary).parents
             if victims != "the run":
                 supervisor = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
                 os.kill(int(supervisor), signal.SIGKILL)

@@ -172,7 +172,16 @@ def test_the_recorder_ends_with_its_block_and_with_its_parent(orin, tmp_path):
         "print(recorder._process.pid, flush=True)\n"
         "os._exit(0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    assert list(temporary.iterdir()) == []  # nothing could have cleared it away
     pid, end = int(done.stdout), time.monotonic() + 10
     while time.monotonic() < end:
         try:

@@ -17,6 +17,7 @@ from edgevit.deploy.agent.replies import PARTIAL, Refused, say
 RUN = "run"
 OWNER = ".owner"
 CACHE = "cache"  # what engines keep between runs; elsewhere they would litter the user's own
+TEMPORARY = "tmp"  # what a run leaves in it, killed or not, goes with the run
 _POLL_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 2.0
 _FOLLOWED_SECONDS = 20.0
@@ -35,7 +36,7 @@ def start(request: dict[str, Any]) -> None:
         refuse_if_followed(root)
         end_run(run)
         shutil.rmtree(str(run), ignore_errors=True)
-        run.mkdir()
+        (run / TEMPORARY).mkdir(parents=True)
         (run / "nonce").write_text(request["nonce"])
         _launch(run, request)
     _follow(run, request["offset"])
@@ -61,8 +62,9 @@ def _launch(run: Path, request: dict[str, Any]) -> None:
 
 
 def _supervise(run: Path, request: dict[str, Any]) -> int:
-    cache = {"XDG_CACHE_HOME": str(run.with_name(CACHE))}
-    environment = {**os.environ, **cache, **request["environment"]}
+    # Inside the deployment's folder, which is removed whole, even after a run that was killed.
+    places = {"XDG_CACHE_HOME": str(run.with_name(CACHE)), "TMPDIR": str(run / TEMPORARY)}
+    environment = {**os.environ, **places, **request["environment"]}
     command = [sys.executable, *request["arguments"]]
     with open(str(run / "output"), "wb") as output, open(str(run / "errors"), "wb") as errors:
         try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from edgevit.runner.telemetry.reading import Reading
 from edgevit.runner.telemetry.sources import INTERVAL_MS
@@ -64,15 +65,22 @@ class Recorder:
         self._phases: dict[str, list[tuple[float, float]]] = {}
 
     def __enter__(self) -> Recorder:
-        self._folder = tempfile.TemporaryDirectory(prefix="edgevit-telemetry-")
-        self._file = Path(self._folder.name) / "readings.jsonl"
+        # Files without names: however this process ends, nothing of them stays behind.
+        self._readings, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         command = [sys.executable, "-m", "edgevit.runner.telemetry", "--root", self._root]
-        command += ["--interval-ms", str(self._interval_ms), "--output", str(self._file)]
-        self._errors = open(self._file.with_suffix(".err"), "wb")
+        command += ["--interval-ms", str(self._interval_ms)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=self._errors, env=_environment()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=self._readings,
+            stderr=self._errors,
+            env=_environment(),
         )
-        self._wait_for_a_reading()
+        try:
+            self._wait_for_a_reading()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -82,6 +90,10 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._last = self.recording()
+        self._end()
+
+    def _end(self) -> None:
+        """End the process and forget the files."""
         assert self._process.stdin is not None
         self._process.stdin.close()  # that ends it
         try:
@@ -89,8 +101,8 @@ class Recorder:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._readings.close()
         self._errors.close()
-        self._folder.cleanup()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -108,9 +120,9 @@ class Recorder:
 
     def recording(self) -> Recording:
         """Return what was recorded so far; after the with block, all of it."""
-        if not self._file.exists():
-            return self._last if hasattr(self, "_last") else self._empty()
-        lines = self._file.read_text(encoding="utf-8").split("\n")[:-1]  # the last one is not whole
+        if self._readings.closed:
+            return self._last
+        lines = _text(self._readings).split("\n")[:-1]  # the last one is not whole
         if len(lines) < 2:
             return self._empty()
         return Recording(
@@ -128,10 +140,15 @@ class Recorder:
             time.sleep(0.02)
 
     def _empty(self) -> Recording:
-        said = self._file.with_suffix(".err")
-        problem = said.read_text(encoding="utf-8", errors="replace").strip()[-500:]
+        problem = _text(self._errors).strip()[-500:]
         problem = problem or f"No sensor answered within {_START_SECONDS} seconds."
         return Recording("", self._interval_ms, (), dict(self._phases), problem)
+
+
+def _text(file: IO[bytes]) -> str:
+    """Return what the other process wrote; its place in the file, which is shared, stays put."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode("utf-8", "replace")
 
 
 def _environment() -> dict[str, str]:
