@@ -1,28 +1,33 @@
 """`edgevit check`: an ONNX file or a bundle against the rules of a TensorRT device.
 
 A bundle can say more than a file: which precision each of its graphs is meant to have, and what
-its logits should be; those are compared on the spot, in ONNX Runtime without optimisations.
+its logits should be; those are compared on the spot, in ONNX Runtime without optimisations. A graph
+inside a bundle's folder is read with the weights that the bundle keeps elsewhere.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgevit.errors import DeviceError, UnsupportedError, UsageError
-from edgevit.targets.profiles import DeviceProfile, profile_named, version_key
+from edgevit.bundle_graphs import checked_graphs, graph_of_a_bundle
+from edgevit.errors import UnsupportedError, UsageError
+from edgevit.targets.profiles import (
+    NEWEST_TENSORRT,
+    OLDEST_TENSORRT,
+    DeviceProfile,
+    is_release,
+    is_version,
+    profile_named,
+    releases_text,
+    version_key,
+)
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
-    from edgevit.targets.conformance import Conformance, Facts, Parity
+    from edgevit.targets.conformance import Conformance
 
-_VERSION = re.compile(r"\d{1,3}\.\d{1,3}\Z")
-_BATCH = 8
 _SCHEMA_VERSION = 1
 
 
@@ -36,26 +41,32 @@ def check(
     """Return what the rules found in a model, as a JSON-able report.
 
     Args:
-        model: An ONNX file (external data beside it), or a bundle's folder.
+        model: An ONNX file (external data beside it), a bundle's folder, or one of its graphs.
         target: Name of a TensorRT device; a bundle's own target if left out.
         tensorrt: "10.3" or a range "10.3-11.4" to serve; the device's own if left out.
         precision: What a file's engine is meant to have ("fp32", "fp16", "int8", "fp8"); a
-            bundle knows.
+            bundle says it itself.
 
     Returns:
         ``model``, ``target``, ``conforms``, and per graph its name, counts, findings and rules.
 
     Raises:
-        UsageError: No such device (EV340) or release (EV342), no such file (EV343), it is no ONNX
-            model (EV344), its values can't be read (EV345), or a target is missing (EV346).
+        UsageError: No such device (EV340) or release (EV342), no such file (EV343, EV347), it is no
+            ONNX model (EV344), its values can't be read (EV345), a target is missing (EV346), or a
+            precision is given for a bundle (EV348).
         BundleError: The bundle is damaged.
     """
     path = Path(model)
-    bundle = _bundle(path) if path.is_dir() else None
+    only = None if path.is_dir() else graph_of_a_bundle(path)
+    bundle = _bundle(path if only is None else path.parent) if path.is_dir() or only else None
+    if bundle is not None:
+        _refuse_precision(precision)
+    elif not path.is_dir():
+        _refuse_no_file(path)
     profile = profile_named(_target(target, bundle))
     served = _served(tensorrt, profile)
     if bundle is not None:
-        graphs = list(_checked_variants(bundle, profile, served))
+        graphs = list(checked_graphs(bundle, profile, served, only))
     else:
         graphs = [(path.name, _checked_file(path, profile, served, precision or ""))]
     return {
@@ -114,32 +125,47 @@ def _served(tensorrt: str | None, profile: DeviceProfile) -> tuple[str, str]:
         return profile.tensorrt
     parts = tensorrt.split("-")
     oldest, newest = parts[0], parts[-1]
-    fits = len(parts) < 3 and all(map(_VERSION.match, parts))
+    fits = len(parts) < 3 and all(map(is_release, parts))
     if not fits or version_key(oldest) > version_key(newest):
         raise UsageError(
             "EV342",
-            f"{tensorrt!r} is no TensorRT release.",
+            f"{tensorrt!r} is no TensorRT release that the rules know.",
             where="--tensorrt",
-            why="It is a release such as 10.3, or a range such as 10.3-11.4.",
-            try_next="--tensorrt 10.3",
+            why=f"Known are {releases_text()}, one of them or a range such as "
+            f"{OLDEST_TENSORRT}-{NEWEST_TENSORRT}.",
+            try_next=f"--tensorrt {_nearest(oldest)}",
         )
     return oldest, newest
+
+
+def _nearest(version: str) -> str:
+    """Return a release that exists and is close to what was typed."""
+    fits = is_version(version) and version_key(version) > version_key(NEWEST_TENSORRT)
+    return NEWEST_TENSORRT if fits else OLDEST_TENSORRT
+
+
+def _refuse_precision(precision: str | None) -> None:
+    """Refuse a precision for a bundle.
+
+    Raises:
+        UsageError: One is given (EV348).
+    """
+    if precision is not None:
+        raise UsageError(
+            "EV348",
+            "A bundle's graphs have the precisions that its manifest says.",
+            where=f"--precision {precision}",
+            why="The option is for ONNX files, which do not say what they are meant to have.",
+            try_next="Leave out --precision.",
+        )
 
 
 def _checked_file(
     path: Path, profile: DeviceProfile, served: tuple[str, str], precision: str
 ) -> Conformance:
-    from edgevit.targets.conformance import Facts, check_onnx
-
-    if not path.is_file():
-        raise UsageError(
-            "EV343",
-            "There is no such model.",
-            where=str(path),
-            why="It is neither a file nor a folder.",
-            try_next="Give an ONNX file or a bundle's folder.",
-        )
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from edgevit.targets.conformance import Facts, check_onnx
 
     try:
         return check_onnx(path, profile, tensorrt=served, facts=Facts(asked=precision))
@@ -153,49 +179,19 @@ def _checked_file(
         ) from error
 
 
-def _checked_variants(
-    bundle: Bundle, profile: DeviceProfile, served: tuple[str, str]
-) -> Iterator[tuple[str, Conformance]]:
-    """Yield (name, findings) of every graph of a bundle."""
-    from edgevit.targets.conformance import check_onnx
+def _refuse_no_file(path: Path) -> None:
+    """Refuse what can't be read as a file.
 
-    names = tuple(getattr(bundle, "variants", ())) or ("int8",)
-    for index, name in enumerate(names):
-        onnx = bundle.engine_onnx(name) if index else bundle.engine_onnx()
-        key = f"logits_simulated_{name}" if index else "logits_simulated"
-        facts = _facts(bundle, onnx, key, name.split("_")[0])
-        yield name, check_onnx(onnx, profile, tensorrt=served, facts=facts)
-
-
-def _facts(bundle: Bundle, onnx: bytes, key: str, asked: str) -> Facts:
-    from edgevit.targets.conformance import Facts
-
-    simulated = bundle.golden().get(key)
-    if simulated is None:
-        return Facts(asked=asked, no_parity="the bundle has no logits of this graph")
-    try:
-        return Facts(asked=asked, parity=_parity(bundle, onnx, simulated))
-    except DeviceError as error:
-        return Facts(asked=asked, no_parity=f"ONNX Runtime can't run it: {error.why[:200]}")
-
-
-def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
-    """Compare logits float32 [n, classes] on the golden images, optimisations off."""
-    from edgevit.data import Preprocessing
-    from edgevit.runner.session import EngineSession
-    from edgevit.targets.conformance import Parity
-
-    images = bundle.golden()["images"]  # [n, H, W, 3]
-    normalize = Preprocessing.from_dict(bundle.preprocessing).normalize
-    session = EngineSession(onnx, optimize=False)
-    starts = range(0, len(images), _BATCH)
-    parts = [session.run(normalize(images[start : start + _BATCH])) for start in starts]
-    found, wanted = np.concatenate(parts).astype(np.float64), simulated.astype(np.float64)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)  # [n]
-    cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return Parity(
-        num_images=len(images),
-        agreement_percent=100 * float((found.argmax(1) == wanted.argmax(1)).mean()),
-        cosine=float(cosine.min()),
-        max_error=float(np.abs(found - wanted).max()),
+    Raises:
+        UsageError: It is not there (EV343), or a device, pipe or socket (EV347).
+    """
+    if path.is_file():
+        return
+    there = path.exists()
+    raise UsageError(
+        "EV347" if there else "EV343",
+        "This is no file that a model could be in." if there else "There is no such model.",
+        where=str(path),
+        why="It is a device, a pipe or a socket." if there else "There is nothing of this name.",
+        try_next="Give an ONNX file or a bundle's folder.",
     )

@@ -8,6 +8,7 @@ notes, and the limits of fused attention quoted by NVIDIA in NVIDIA/TensorRT iss
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -15,6 +16,8 @@ from edgevit.errors import UsageError
 
 OLDEST_TENSORRT, NEWEST_TENSORRT = "10.3", "11.4"
 """What one exported file has to serve."""
+RELEASES = (("8.6", "8.6"), ("10.0", "10.16"), ("11.0", "11.4"))
+"""TensorRT releases ("major.minor") the rules have been looked up for, as ranges."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,24 @@ class DeviceProfile:
 def version_key(version: str) -> tuple[int, ...]:
     """Return a version as comparable numbers: (10, 3) for "10.3"; "10.13" is newer than that."""
     return tuple(int(part) for part in version.split("."))
+
+
+def is_version(text: str) -> bool:
+    """Return whether a text is a "major.minor"."""
+    return re.match(r"[0-9]{1,3}\.[0-9]{1,3}\Z", text) is not None
+
+
+def is_release(version: str) -> bool:
+    """Return whether the rules know a TensorRT release: True for "10.3", False for "99.9"."""
+    if not is_version(version):
+        return False
+    key = version_key(version)
+    return any(version_key(old) <= key <= version_key(new) for old, new in RELEASES)
+
+
+def releases_text() -> str:
+    """Return the releases the rules know, for people."""
+    return ", ".join(old if old == new else f"{old} to {new}" for old, new in RELEASES)
 
 
 _AMPERE = ("fp32", "fp16", "bf16", "int8")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -179,16 +180,55 @@ def test_blackwell_and_thor_only_serve_releases_that_know_them(conforming):
         (["{good}"], "EV346"),
         (["{good}", "--target", "tensorrt", "--tensorrt", "ten"], "EV342"),
         (["{good}", "--target", "tensorrt", "--tensorrt", "11.4-10.3"], "EV342"),
+        (["{good}", "--target", "tensorrt", "--tensorrt", "99.9"], "EV342"),
+        (["{good}", "--target", "tensorrt", "--tensorrt", "9.0"], "EV342"),
+        (["{good}", "--target", "tensorrt", "--tensorrt", "10.3-11.5"], "EV342"),
         (["{text}", "--target", "tensorrt"], "EV344"),
+        (["/dev/null", "--target", "tensorrt"], "EV347"),
+        (["{pipe}"], "EV347"),
         (["{folder}", "--target", "tensorrt"], "EV401"),
     ],
 )
 def test_bad_input(arguments, code, conforming, tmp_path):
     (tmp_path / "text").write_text("not a model, and long enough to look like one")
-    named = {"good": conforming, "text": tmp_path / "text", "folder": tmp_path}
+    os.mkfifo(tmp_path / "pipe")
+    places = {name: tmp_path / name for name in ("text", "pipe")}
+    named = {"good": conforming, "folder": tmp_path, **places}
     result = run("check", *(word.format(**named) for word in arguments))
     assert code in result.stderr
     assert result.exit_code in (2, 10)
+
+
+def test_known_releases_are_named_and_taken(conforming):
+    result = run("check", conforming, "--target", "tensorrt", "--tensorrt", "99.9")
+    said = " ".join(result.stderr.split())
+    assert "8.6, 10.0 to 10.16, 11.0 to 11.4" in said
+    assert "--tensorrt 11.4" in said
+    for known in ("10.3", "10.0-10.16", "11.4"):
+        assert run("check", conforming, "--target", "tensorrt", "--tensorrt", known).exit_code == 0
+
+
+@pytest.mark.parametrize(("file", "graph"), [("graph.onnx", "int8"), ("reference.onnx", "fp32")])
+def test_a_graph_in_a_bundles_folder_is_checked_with_the_bundles_weights(bundle, file, graph):
+    report = checking.check(bundle / file, target="tensorrt")
+    (found,) = report["graphs"]
+    assert found["name"] == graph
+    assert "kept" in [row["state"] for row in found["rules"] if row["rule"] == 35]  # it ran
+    whole = checking.check(bundle, target="tensorrt")["graphs"][0]
+    assert (found == whole) == (graph == "int8")
+
+
+def test_a_file_beside_a_manifest_of_somebody_else_is_a_file(conforming):
+    (conforming.parent / "manifest.json").write_text('{"files": {"graph.onnx": {}}}')
+    path = conforming.rename(conforming.with_name("graph.onnx"))
+    assert checking.check(path, target="tensorrt")["graphs"][0]["name"] == "graph.onnx"
+
+
+def test_a_bundle_says_its_precisions_itself(bundle):
+    for path in (bundle, bundle / "graph.onnx"):
+        result = run("check", path, "--target", "tensorrt", "--precision", "fp16")
+        assert result.exit_code == 2
+        assert "EV348" in result.stderr
 
 
 def test_damaged_files_are_reported_never_a_crash(tmp_path):
