@@ -93,7 +93,8 @@ def refuse_errors(report: dict[str, Any]) -> None:
         "EV341",
         f"The model does not conform to {report['target']}.",
         where=report["model"],
-        why=f"{errors} errors, of rules {', '.join(map(str, sorted(broken)))}.",
+        why=f"{errors} {'error' if errors == 1 else 'errors'}, of "
+        f"{'rule' if len(broken) == 1 else 'rules'} {', '.join(map(str, sorted(broken)))}.",
         try_next="Follow the remedies above; --json FILE lists every finding.",
     )
 

@@ -75,7 +75,7 @@ def quantize(
         num_calib: Number of calibration images, drawn class-balanced; the method's own number
             if left out, or all if there are fewer (noted in the report).
         seed: Seed of everything drawn at random.
-        float_layers: Module paths (shell patterns) that stay in float.
+        float_layers: Modules or blocks ("blocks.2", shell patterns) that stay in float.
         layer_bits: Module path of a product -> its own (weight bits, activation bits).
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
@@ -109,7 +109,7 @@ def quantize(
         weight_bits=w_bits,
         act_bits=a_bits,
         method=method,
-        target=target,
+        target=chosen_target.name,
         num_calib=num,
         seed=seed,
         float_layers=float_layers,

@@ -32,7 +32,7 @@ class Recipe:
         target: Device the bundle is for.
         num_calib: Number of calibration images.
         seed: Seed of everything drawn at random.
-        float_layers: Module paths (or prefixes ending in ``*``) that stay in float.
+        float_layers: Modules or blocks ("blocks.2", shell patterns) that stay in float.
         layer_bits: Module path -> (weight bits, activation bits) of layers with widths of their
             own; see `edgevit.targets.widths`.
     """

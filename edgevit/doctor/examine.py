@@ -29,7 +29,7 @@ def examine(
         UsageError: There is no such target (EV203, EV340).
         EdgeViTError: The board can't be reached.
     """
-    check_target(target, device)
+    target = known_target(target, device)
     if device is not None:
         from edgevit.doctor.remote import facts_over_ssh
 
@@ -43,17 +43,19 @@ def examine(
     return report(findings, device=None, target=target, facts=facts)
 
 
-def check_target(target: str | None, device: str | None) -> None:
-    """Refuse a target that does not exist before anything is asked.
+def known_target(target: str | None, device: str | None) -> str | None:
+    """Return a target's own name; refuse one that does not exist before anything is asked.
 
     Raises:
         UsageError: There is none of this name (EV340).
     """
     from edgevit.targets.profiles import profile_named
 
-    if target is None or (target in ("cpu", "simulation") and device is None):
-        return
-    profile_named(target)
+    if target is None:
+        return None
+    if device is None and target.lower() in ("cpu", "simulation"):
+        return target.lower()
+    return profile_named(target).name
 
 
 def check_nothing_missing(found: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _STYLES = {"E": "bold red", "W": "yellow", "P": "cyan"}
-_WORDS = {"E": "errors", "W": "warnings", "P": "advice"}
+_WORDS = {"E": ("error", "errors"), "W": ("warning", "warnings"), "P": ("advice", "advice")}
 
 
 def conformance_table(report: Mapping[str, Any]) -> RenderableType:
@@ -22,9 +22,10 @@ def conformance_table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    counts = ", ".join(f"{graph['counts'][key]} {word}" for key, word in _WORDS.items())
+    counts = ", ".join(_counted(graph["counts"][level], level) for level in _WORDS)
     oldest, newest = report["tensorrt"]
-    title = f"{graph['name']} for {report['target']}, TensorRT {oldest} to {newest}: {counts}"
+    served = oldest if oldest == newest else f"{oldest} to {newest}"
+    title = f"{graph['name']} for {report['target']}, TensorRT {served}: {counts}"
     groups = _groups(graph["findings"])
     if groups:
         table = new_table(title, "rule", "", "places", "first place and what is wrong there")
@@ -42,6 +43,11 @@ def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[Rend
     left_out = [row for row in graph["rules"] if row["state"] == "not run"]
     if left_out:
         yield plain_text(f"rules not looked at: {_reasons(left_out)}")
+
+
+def _counted(count: int, level: str) -> str:
+    """Return a count with its word, such as "1 error" or "2 errors"."""
+    return f"{count} {_WORDS[level][count != 1]}"
 
 
 def _reasons(rows: Iterable[Mapping[str, Any]]) -> str:

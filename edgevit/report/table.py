@@ -94,18 +94,24 @@ def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the ``layers`` of a bundle's manifest, one row per matrix product.
 
     Bits are those of the left and the right operand (activation x weight for a linear layer). A
-    layer left in float shows the reason in place of its grid.
+    layer left in float shows the number of its reason in place of its grid; the reasons stand
+    below, each once.
     """
+    from rich.console import Group
+
+    notes: dict[str, int] = {}
     table = new_table("Layers", "module", "kind", "bits", "grid", "carrier", "kernel")
     for layer in layers:
         left = layer.get("left_bits", layer.get("act_bits"))
         right = layer.get("right_bits", layer.get("weight_bits"))
         bits = f"{left} x {right}" if left is not None or right is not None else None
-        grid = layer.get("grid", layer.get("reason"))
+        grid = layer.get("grid")
+        if grid is None and layer.get("reason"):
+            grid = f"note {notes.setdefault(layer['reason'], len(notes) + 1)}"
         name = layer.get("module", layer.get("name"))
         cells = (name, layer.get("kind"), bits, grid, layer.get("carrier"), layer.get("kernel"))
         table.add_row(*(plain_text(_shown(cell)) for cell in cells))
-    return table
+    return Group(table, *(plain_text(f"note {n}: {reason}") for reason, n in notes.items()))
 
 
 def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:

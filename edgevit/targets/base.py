@@ -56,7 +56,7 @@ class Target(Protocol):
         """Return the grids this target runs exactly, site by site.
 
         Args:
-            float_layers: Module paths (shell patterns) of products that stay in float.
+            float_layers: Module paths of products, or of blocks of them, that stay in float.
             layer_bits: Module path of a product -> its own (weight bits, activation bits).
 
         Raises:

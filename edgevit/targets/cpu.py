@@ -9,7 +9,6 @@ stay in float32, where the engine is fastest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from edgevit import __version__
 from edgevit.graph.model import Gemm, Graph
@@ -23,7 +22,13 @@ from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter, QuantizedWriter
 from edgevit.targets.split_linear import with_split_linears
-from edgevit.targets.widths import NO_LAYER_BITS, LayerBits, refuse_unmatched, widths_of
+from edgevit.targets.widths import (
+    NO_LAYER_BITS,
+    LayerBits,
+    is_asked_in_float,
+    refuse_unmatched,
+    widths_of,
+)
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
@@ -108,7 +113,7 @@ def _twin_notes(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> list[str
 
 
 def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
-    if any(fnmatchcase(gemm.module, pattern) for pattern in float_layers):
+    if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
     if gemm.kind == "matmul":
         return "a product of two activations outside attention"

@@ -196,14 +196,15 @@ PROFILES: dict[str, DeviceProfile] = {
 
 
 def profile_named(name: str) -> DeviceProfile:
-    """Return the profile of this name.
+    """Return the profile of this name, in small or capital letters.
 
     Raises:
         UsageError: There is none (EV340).
     """
-    if name in PROFILES:
-        return PROFILES[name]
-    near = get_close_matches(name, PROFILES, n=1)
+    known = name.lower()
+    if known in PROFILES:
+        return PROFILES[known]
+    near = get_close_matches(known, PROFILES, n=1)
     raise UsageError(
         "EV340",
         f"{name!r} is no TensorRT device.",

@@ -18,14 +18,15 @@ TARGETS: dict[str, Target] = {
 
 
 def target_named(name: str) -> Target:
-    """Return the target of this name.
+    """Return the target of this name, in small or capital letters.
 
     Raises:
         UsageError: There is none (EV203).
     """
-    if name in TARGETS:
-        return TARGETS[name]
-    near = get_close_matches(name, TARGETS, n=1)
+    known = name.lower()
+    if known in TARGETS:
+        return TARGETS[known]
+    near = get_close_matches(known, TARGETS, n=1)
     raise UsageError(
         "EV203",
         f"There is no target {name!r}.",

@@ -40,23 +40,45 @@ def widths_of(
     return widths
 
 
+def is_asked_in_float(module: str, float_layers: tuple[str, ...]) -> bool:
+    """Return whether a product is to stay in float.
+
+    Args:
+        module: Its module path, such as "blocks.2.attn.qkv".
+        float_layers: Paths of modules or of what holds them ("blocks.2" is the whole block, and
+            not "blocks.20"); shell patterns are allowed.
+    """
+    return any(
+        fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
+        for pattern in float_layers
+    )
+
+
 def refuse_unmatched(graph: Graph, float_layers: tuple[str, ...]) -> None:
-    """Refuse a pattern of layers to leave in float that matches none.
+    """Refuse a path of layers to leave in float that matches none.
 
     Raises:
         UsageError: There is one (EV219).
     """
     known = [gemm.module for gemm in graph.gemms]
     for pattern in float_layers:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            near = get_close_matches(pattern, known, n=1) or known[:1]
+        if not any(is_asked_in_float(name, (pattern,)) for name in known):
+            near = _near(pattern, known)
             raise UsageError(
                 "EV219",
                 f"No layer is called {pattern!r}.",
                 where="--float-layer",
-                why=f"It matches none of the {len(known)} products of the model.",
+                why=f"It matches none of the {len(known)} products of the model and no block of "
+                f"them; the closest are {', '.join(near)}.",
                 try_next=f"--float-layer {near[0]}",
             )
+
+
+def _near(pattern: str, modules: list[str]) -> list[str]:
+    """Return up to three names of modules, or of what holds them, that are close to a text."""
+    paths = [name.split(".") for name in modules]
+    names = {".".join(path[: depth + 1]) for path in paths for depth in range(len(path))}
+    return get_close_matches(pattern, sorted(names), n=3) or modules[:3]
 
 
 def _refuse_unknown(layer_bits: LayerBits, known: list[str]) -> None:

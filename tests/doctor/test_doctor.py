@@ -171,7 +171,7 @@ def test_wrong_targets_are_refused_before_anything_is_asked():
         result = CliRunner().invoke(main, ["doctor", *arguments])
         assert result.exit_code == 2, result.output
         assert "EV340" in result.output
-    assert examine(target="cpu")["target"] == "cpu"
+    assert examine(target="CPU")["target"] == "cpu"
 
 
 def test_something_missing_is_exit_status_3_after_the_list(tmp_path, monkeypatch):
@@ -184,6 +184,22 @@ def test_something_missing_is_exit_status_3_after_the_list(tmp_path, monkeypatch
     (index,) = [i for i, line in enumerate(lines) if line.startswith("missing  TensorRT  ")]
     # the command is on one line, whole, however narrow the terminal is
     assert lines[index + 1].strip() == "$ sudo apt update && sudo apt install tensorrt"
+
+
+def test_a_command_that_mends_two_things_is_shown_once():
+    from rich.console import Console
+
+    from edgevit.report.doctor import doctor_list
+
+    mend = "python3 -m pip install tensorrt"
+    findings = [missing("TensorRT", "no", mend), missing("its module", "no", mend)]
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(doctor_list(report([*findings, missing("numpy", "no", "x")], device=None)))
+    said = capture.get()
+    assert said.count(mend) == 1
+    assert "as for TensorRT" in said
+    assert "$ x" in said
 
 
 def test_reports_and_their_gate():

@@ -197,11 +197,19 @@ def test_layers_show_bits_grids_and_reasons():
             "kernel": "QGemm",
         },
         {"module": "blocks.0.[bold]head", "kind": "linear", "kernel": "float32", "reason": "asked"},
+        {"module": "blocks.1.head", "kind": "linear", "kernel": "float32", "reason": "asked"},
+        {"module": "norm", "kind": "linear", "kernel": "float32", "reason": "no grid fits"},
         {"module": "layers.2.blocks.17.a_very_long_name.attn.relative_position.qk", "kind": "qk"},
     ]
     text = shown(layers_table(layers))
-    for expected in ("blocks.0.attn.qkv", "6 x 4", "u8 x s8", "QGemm", "[bold]head", "asked"):
+    for expected in ("blocks.0.attn.qkv", "6 x 4", "u8 x s8", "QGemm", "[bold]head"):
         assert expected in text
+    assert text.count("asked") == 1  # a reason of many layers is said once
+    assert "note 1: asked" in text
+    assert "note 2: no grid fits" in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "note 1" in rows["blocks.1.head"]
+    assert "note 2" in rows["norm"]
 
 
 def test_a_manifest_at_a_glance(bundle):

@@ -10,7 +10,7 @@ from edgevit.graph.sharing import leaders
 from edgevit.quantizers.simulation import IntegerLinear
 from edgevit.targets.cpu import CpuTarget
 from edgevit.targets.parity import layer_parity
-from edgevit.targets.widths import widths_of
+from edgevit.targets.widths import is_asked_in_float, widths_of
 
 TARGET = CpuTarget()
 ATTENTION = "blocks.0.attn.qkv"
@@ -80,3 +80,46 @@ def test_twin_notes_count_the_layers_of_each_width(split_vit):
     placement = TARGET.place(split_vit, weight_bits=4, act_bits=4, layer_bits=layer_bits)
     assert len(placement.notes) == 1
     assert "6-bit codes: 1 layers" in placement.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "module", "expected"),
+    [
+        ("blocks.2", "blocks.2.attn.qkv", True),
+        ("blocks.2", "blocks.20.attn.qkv", False),
+        ("blocks.2.attn", "blocks.2.attn.proj", True),
+        ("blocks.2.attn", "blocks.2.attn_drop", False),
+        ("blocks.2.attn.qkv", "blocks.2.attn.qkv", True),
+        ("blocks.[12]", "blocks.1.mlp.fc1", True),
+        ("*.fc1", "blocks.1.mlp.fc1", True),
+        ("attn", "blocks.2.attn.qkv", False),
+    ],
+)
+def test_a_path_takes_the_module_or_all_that_it_holds(asked, module, expected):
+    assert is_asked_in_float(module, ("other", asked)) == expected
+
+
+def test_a_whole_block_stays_in_float_and_no_other(split_vit):
+    placement = TARGET.place(split_vit, weight_bits=4, act_bits=4, float_layers=("blocks.1",))
+    for gemm in split_vit.gemms:
+        assert (gemm.left.name in placement.skipped) == gemm.module.startswith("blocks.1.")
+
+
+def test_a_layer_that_is_not_there_is_refused_with_close_names(split_vit):
+    with pytest.raises(UsageError) as caught:
+        TARGET.place(split_vit, weight_bits=4, act_bits=4, float_layers=("block.1.mlp",))
+    assert caught.value.code == "EV219"
+    assert "blocks.1.mlp, " in caught.value.why
+    assert caught.value.try_next == "--float-layer blocks.1.mlp"
+
+
+def test_targets_are_found_in_any_case():
+    from edgevit.targets.profiles import profile_named
+    from edgevit.targets.registry import target_named
+
+    assert target_named("CPU").name == "cpu"
+    assert target_named("Jetson-Orin-Nano").name == "jetson-orin-nano"
+    assert profile_named("Jetson-Orin-Nano").name == "jetson-orin-nano"
+    with pytest.raises(UsageError) as caught:
+        profile_named("JETSON-ORIN-NAN")
+    assert caught.value.try_next == "--target jetson-orin-nano"

@@ -10,7 +10,6 @@ channels and more. The patch embedding (three channels), what stands between blo
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from edgevit.graph.attention import Attention, find_attention
@@ -21,7 +20,7 @@ from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.targets.profiles import AttentionLimits, DeviceProfile
-from edgevit.targets.widths import LayerBits, refuse_unmatched, widths_of
+from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
 
 MAIN = "int8"
 SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is used
@@ -90,7 +89,7 @@ def _left_in_float(
     graph: Graph, gemm: Gemm, inside: set[str], float_layers: tuple[str, ...]
 ) -> str:
     """Return why a product stays in float16, or an empty string."""
-    if any(fnmatchcase(gemm.module, pattern) for pattern in float_layers):
+    if is_asked_in_float(gemm.module, float_layers):
         return ASKED
     if gemm.kind in {"qk", "pv"}:
         return ATTENTION

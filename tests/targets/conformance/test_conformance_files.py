@@ -13,12 +13,14 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
+from rich.console import Console
 from small_transformer import Transformer, node_named, put
 
 from edgevit import checking
 from edgevit.bundle import open_bundle
 from edgevit.cli import main
 from edgevit.errors import EdgeViTError, UnsupportedError, UsageError
+from edgevit.report.conformance import conformance_table
 from edgevit.targets.conformance import RULES, check_onnx
 from edgevit.targets.profiles import PROFILES, profile_named, version_key
 from edgevit.zoo import reference_images
@@ -205,7 +207,28 @@ def test_known_releases_are_named_and_taken(conforming):
     assert "8.6, 10.0 to 10.16, 11.0 to 11.4" in said
     assert "--tensorrt 11.4" in said
     for known in ("10.3", "10.0-10.16", "11.4"):
-        assert run("check", conforming, "--target", "tensorrt", "--tensorrt", known).exit_code == 0
+        result = run("check", conforming, "--target", "tensorrt", "--tensorrt", known)
+        assert result.exit_code == 0
+        said = " ".join(result.stderr.split())
+        shown = known.replace("-", " to ")
+        assert f"TensorRT {shown}: 0 errors, 0 warnings, 0 advice" in said
+    onnx.save(put(Transformer().model(), "proj.in.zero", np.int8(7)), conforming)
+    result = run("check", conforming, "--target", "tensorrt")
+    assert "2 errors, of rule 3." in " ".join(result.stderr.split())
+
+
+def test_one_error_is_not_several(conforming):
+    onnx.save(put(Transformer().model(), "proj.in.zero", np.int8(7)), conforming)
+    report = checking.check(conforming, target="tensorrt")
+    (graph,) = report["graphs"]
+    graph["findings"], graph["counts"] = graph["findings"][:1], {"E": 1, "W": 2, "P": 0}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(conformance_table(report))
+    assert "1 error, 2 warnings, 0 advice" in capture.get()
+    with pytest.raises(UnsupportedError, match="EV341") as caught:
+        checking.refuse_errors(report)
+    assert caught.value.why == "1 error, of rule 3."
 
 
 @pytest.mark.parametrize(("file", "graph"), [("graph.onnx", "int8"), ("reference.onnx", "fp32")])
