@@ -125,7 +125,7 @@ class Artefact:
             "calibration": self.calibration,
             "versions": _versions(),
             "layers": self.lowered.layers,
-            "bits": _bits(self.recipe, self.lowered.layers),
+            "bits": bits_of(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
 
@@ -187,16 +187,30 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _bits(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the widths asked for and the means over what was done; float counts as it is."""
+def bits_of(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the widths asked for and the means over what was done.
+
+    ``weight_mean`` and ``act_mean`` are of all products, one in float counting as the 16 or 32 bits
+    it has; ``weight_mean_quantized`` is of the quantized weights alone, which is what a budget of
+    `--avg-bits` is about. None where nothing is quantized. Means of weights count every weight
+    once, that of activations every product once.
+
+    Args:
+        recipe: What was asked for.
+        layers: One row per product, as in a bundle's manifest.
+    """
     weights = [row for row in layers if row["parameters"]]
     total = sum(row["parameters"] for row in weights)
     stored = sum(row["parameters"] * (row.get("weight_bits") or _float(row)) for row in weights)
+    rounded = [row for row in weights if row.get("weight_bits")]
+    count = sum(row["parameters"] for row in rounded)
+    codes = sum(row["parameters"] * row["weight_bits"] for row in rounded)
     acts = [row.get("left_bits", _float(row)) for row in layers]
     return {
         "weights": recipe.weight_bits,
         "activations": recipe.act_bits,
         "weight_mean": stored / max(total, 1),
+        "weight_mean_quantized": codes / count if count else None,
         "act_mean": sum(acts) / max(len(acts), 1),
         "float_products": sum(row["kernel"].startswith("float") for row in layers),
         "products": len(layers),

@@ -102,8 +102,16 @@ def methods(json_path: str | None) -> None:
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("--weight-bits", type=int, help="Width of weights alone.")
 @click.option("--act-bits", type=int, help="Width of activations alone.")
-@click.option("--avg-bits", type=float, help="Choose widths per layer, of mean at most this.")
-@click.option("--max-size-mb", type=float, help="Choose weight widths per layer for this size.")
+@click.option(
+    "--avg-bits",
+    type=float,
+    help="Choose widths per layer; their mean over what is quantized is at most this.",
+)
+@click.option(
+    "--max-size-mb",
+    type=float,
+    help="Choose weight widths per layer; graph.onnx and weights.bin together take at most this.",
+)
 @click.option("--allocation", default="fisher", show_default=True, help="... by fisher or nuclear.")
 @click.option("--method", default="edgevit", show_default=True, help="Calibration method.")
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")

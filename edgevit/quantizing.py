@@ -65,10 +65,11 @@ def quantize(
         images: Folder, archive or ``.npz`` of images like those the model will see.
         bits: Grid width of weights and activations, 2 to 8; see the next two to set one.
         weight_bits, act_bits: Override `bits` for weights or activations.
-        avg_bits: Choose widths per layer, of mean at most this; `weight_bits` or `act_bits` beside
-            it stay the same everywhere.
-        max_size_mb: Choose widths of weights per layer so that graph and weights of the engine
-            take at most so many 10^6 bytes.
+        avg_bits: Choose widths per layer; the mean of what is quantized is at most this;
+            `weight_bits` or `act_bits` beside it stay the same everywhere.
+        max_size_mb: Choose widths of weights per layer so that the engine's files in the bundle,
+            its graph and packed weights, take at most so many 10^6 bytes; not counted are the fp32
+            reference, golden images and further variants.
         allocation: Criterion of that choice, "fisher" or "nuclear".
         target: Device the bundle is for.
         method: Calibration method.

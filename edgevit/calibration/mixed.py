@@ -73,8 +73,9 @@ class Mixed:
         correlation = self.additivity.correlation
         doubt = "" if correlation >= ENOUGH else "; losses of single layers do not add up well"
         return (
-            f"mixed precision by {self.criterion}: mean widths {self.weight_mean:.2f} (weights) "
-            f"and {self.act_mean:.2f} (activations); correlation of predicted loss and true KL "
+            f"mixed precision by {self.criterion}: mean widths of what is quantized "
+            f"{self.weight_mean:.2f} (weights) and {self.act_mean:.2f} (activations); "
+            f"correlation of predicted loss and true KL "
             f"{correlation:.2f} over {len(self.additivity.true)} random allocations{doubt}"
         )
 

@@ -84,6 +84,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     if "size_bytes" in manifest:
         sizes = manifest["size_bytes"].items()
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
+    lines += _means(manifest["bits"])
     if manifest.get("variants"):
         lines.append("also as " + ", ".join(manifest["variants"]) + "; layers are those of int8")
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
@@ -250,6 +251,16 @@ def plain_text(content: str, style: str = "") -> Text:
 
 def _widths(bits: Mapping[str, Any]) -> str:
     return f"W{bits.get('weights', '?')}A{bits.get('activations', '?')}"
+
+
+def _means(bits: Mapping[str, Any]) -> list[str]:
+    """Return a line with the mean width of weights where it differs with what stays in float."""
+    quantized, every = bits.get("weight_mean_quantized"), bits["weight_mean"]
+    if quantized is None or quantized == every:
+        return []
+    return [
+        f"mean width of weights: {quantized:.2f} where quantized, {every:.2f} with float layers"
+    ]
 
 
 def _target(target: Any) -> str:

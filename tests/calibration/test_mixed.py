@@ -238,3 +238,21 @@ def test_correlation():
     assert Additivity(predicted=(1, 2, 3), true=(2, 4, 6)).correlation == pytest.approx(1)
     assert Additivity(predicted=(1, 2, 3), true=(3, 2, 1)).correlation == pytest.approx(-1)
     assert Additivity(predicted=(1, 1), true=(1, 2)).correlation == 0
+
+
+def test_means_with_and_without_what_stays_in_float():
+    """A budget is about what is quantized: its mean stands apart from that of all products."""
+    from edgevit.artefact import bits_of
+    from edgevit.recipe import Recipe
+
+    recipe = Recipe(model="m", weight_bits=4, act_bits=4, method="minmax", target="cpu")
+    rows = [
+        {"parameters": 100, "weight_bits": 3, "left_bits": 4, "kernel": "QGemm"},
+        {"parameters": 300, "weight_bits": 5, "left_bits": 4, "kernel": "QGemm"},
+        {"parameters": 100, "float_bits": 16, "kernel": "float16"},
+    ]
+    found = bits_of(recipe, rows)
+    assert found["weight_mean_quantized"] == 4.5
+    assert found["weight_mean"] == (300 + 1500 + 1600) / 500
+    assert found["act_mean"] == 8
+    assert bits_of(recipe, rows[2:])["weight_mean_quantized"] is None
