@@ -247,6 +247,21 @@ def test_a_program_that_uses_the_command_line_keeps_its_own_handling_of_sigterm(
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    """Replaced by a file, /dev/null would be gone for the whole machine."""
+    from edgevit.terminal import check_writable, write_json
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_writable(str(pipe), "/dev/null")
+    write_json(str(pipe), {"key": 1})
+    assert json.loads(os.read(reader, 1000)) == {"key": 1}
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_a_file_whose_writing_is_interrupted_is_not_left_behind(tmp_path):
     from edgevit.terminal import replace_file
 

@@ -136,8 +136,8 @@ def _stand_in(reason: str) -> EngineChoice:
         stands_in=True,
         warnings=(
             f"ONNX Runtime on the CPU stands in for TensorRT ({reason}): "
-            "no latency of the device was measured, and logits are not bit for bit the simulation's, "
-            "as it drops roundings to float16 that the graph asks for",
+            "no latency of the device was measured, and logits are not quite the simulation's, "
+            "as roundings to float16 that the graph asks for are dropped",
         ),
     )
 
