@@ -136,6 +136,11 @@ def test_a_manifest_that_is_not_a_manifest(path, text):
         lambda m: m["model"].update(input_size=[3, 8, 10**9]),
         lambda m: m["model"].update(num_classes=True),
         lambda m: m["model"].pop("name"),
+        lambda m: m["model"].update(classes=5),
+        lambda m: m["model"].update(classes=["cat", "dog"]),
+        lambda m: m["model"].update(classes=list(range(7))),
+        lambda m: m.update(layers=[1]),
+        lambda m: m.update(warnings=[{"a": 1}]),
         lambda m: m["bits"].update(weight_mean=None),
         lambda m: m["bits"].update(act_mean=0),
         lambda m: m["files"].pop("recipe.toml"),
@@ -149,6 +154,12 @@ def test_a_manifest_that_is_not_a_manifest(path, text):
 def test_keys_that_are_missing_or_of_another_type(path, change):
     reseal(path, change)
     refused(path, "EV402")
+
+
+@pytest.mark.parametrize("change", [{"num_classes": 8}, {"input_size": [3, 8, 16]}])
+def test_golden_images_of_another_model(path, change):
+    reseal(path, lambda manifest: manifest["model"].update(change))
+    assert "golden.npz" in refused(path, "EV402")
 
 
 def test_an_edited_manifest_without_its_seal(path):

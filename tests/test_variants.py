@@ -1,6 +1,7 @@
 """Bundles with several variants: what is stored once, read back, and refused when damaged."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -100,6 +101,15 @@ def resealed(bundle, folder, change):
     return copy
 
 
+def name_often(table, stored):
+    """One stored tensor as so many initializers that the model would not fit 2 GiB."""
+    sizes = {
+        row["name"]: math.prod(row["shape"]) * np.dtype(row["dtype"]).itemsize for row in stored
+    }
+    largest = max(sizes, key=sizes.get)
+    table.update({f"copy{n}": largest for n in range(2**31 // sizes[largest] + 1)})
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -109,7 +119,10 @@ def resealed(bundle, folder, change):
         (lambda m: m["variants"]["fp16"].update(golden="images"), "EV402"),
         (lambda m: m["variants"]["fp16"]["tensors"].update(x="not stored"), "EV402"),
         (lambda m: m["variants"]["fp16"].update(tensors=[]), "EV402"),
+        (lambda m: m["variants"]["fp16"]["tensors"].update(x=["not", "a", "name"]), "EV402"),
         (lambda m: m["variants"]["fp16"].update(layers={}), "EV402"),
+        (lambda m: m["variants"]["fp16"].update(layers=[1]), "EV402"),
+        (lambda m: name_often(m["variants"]["fp16"]["tensors"], m["tensors"]), "EV402"),
         (lambda m: m.update(variants=[]), "EV402"),
         (lambda m: m["files"].pop("fp16.onnx"), "EV402"),
         (lambda m: m["files"].pop("variants.bin"), "EV402"),

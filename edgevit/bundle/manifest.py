@@ -86,6 +86,8 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
     for key, kind in _TYPES.items():
         if not isinstance(manifest.get(key), kind):
             raise bad_manifest(f"{key!r} is missing or has the wrong type")
+    _check_rows("layers", manifest["layers"], dict)
+    _check_rows("warnings", manifest["warnings"], str)
     _check_model(manifest["model"])
     _check_bits(manifest["bits"])
     _check_engine(manifest.get("engine", {}))
@@ -136,6 +138,11 @@ def _check_version(manifest: Any) -> None:
         )
 
 
+def _check_rows(key: str, rows: list[Any], kind: type) -> None:
+    if not all(isinstance(row, kind) for row in rows):
+        raise bad_manifest(f"{key} has a row that is no {'text' if kind is str else 'table'}")
+
+
 def _check_model(model: dict[str, Any]) -> None:
     size, classes = model.get("input_size"), model.get("num_classes")
     sizes_fit = isinstance(size, list) and len(size) == 3 and size[0] == 3
@@ -145,6 +152,10 @@ def _check_model(model: dict[str, Any]) -> None:
         raise bad_manifest("model.num_classes is not a positive whole number")
     if not isinstance(model.get("name"), str):
         raise bad_manifest("model.name is not a string")
+    names = model.get("classes")
+    if names is not None and (not isinstance(names, list) or len(names) != classes):
+        raise bad_manifest(f"model.classes is not a list of {classes} names")
+    _check_rows("model.classes", names or [], str)
 
 
 def _check_bits(bits: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,16 +159,24 @@ class Bundle:
         there, ``logits_fp32`` float32 [n, classes] and ``names`` str [n] where they were written.
 
         Raises:
-            BundleError: The archive is damaged (EV405, EV410).
+            BundleError: The archive is damaged (EV405, EV410) or of another model (EV402).
             UsageError: There is no such variant (EV416).
         """
         arrays = golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+        self._check_golden(arrays)
         if variant in (None, MAIN_VARIANT):
             return arrays
         key = variant_of(self.manifest, str(variant))["golden"]
         if key not in arrays:
             raise bad_manifest(f"{GOLDEN} lacks {key}")
         return {**arrays, "logits_simulated": arrays[key]}
+
+    def _check_golden(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse images and logits of another model than the manifest's."""
+        side, classes = self.input_size[1:], self.manifest["model"]["num_classes"]
+        fits = arrays["images"].shape[1:3] == side
+        if not fits or arrays["logits_simulated"].shape[1] != classes:
+            raise bad_manifest(f"{GOLDEN} is not of {classes} classes at {list(side)} pixels")
 
     def recipe_toml(self) -> str:
         """Return the recipe the bundle was made with, as TOML."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Mapping
 
 from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS, bad_manifest
+from edgevit.bundle.tensors import MAX_MODEL_BYTES
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,15 +99,25 @@ def check_variants(
             raise bad_manifest(f"{where}.graph is not {VARIANT_GRAPHS[name]}")
         if VARIANT_GRAPHS[name] not in manifest["files"]:
             raise bad_manifest(f"files lacks {VARIANT_GRAPHS[name]}")
-        if not isinstance(variant.get("layers"), list):
-            raise bad_manifest(f"{where}.layers is not a list")
+        layers = variant.get("layers")
+        if not isinstance(layers, list) or not all(isinstance(row, dict) for row in layers):
+            raise bad_manifest(f"{where}.layers is not a list of tables")
         if variant.get("golden") != golden_key(name):
             raise bad_manifest(f"{where}.golden is not {golden_key(name)}")
-        names = variant.get("tensors")
-        if not isinstance(names, dict) or not set(map(str, names.values())) <= set(stored):
-            raise bad_manifest(f"{where}.tensors names a tensor that is not stored")
-        if any(not initializer.isprintable() or len(initializer) > 512 for initializer in names):
-            raise bad_manifest(f"{where}.tensors has a name that no tensor has")
+        _check_tensors(variant.get("tensors"), (*tensors, *variant_tensors), f"{where}.tensors")
+
+
+def _check_tensors(names: Any, stored: tuple[TensorEntry, ...], where: str) -> None:
+    """Refuse a table of initializers that are not stored, or that would fill the memory."""
+    sizes = {entry.name: entry.decoded_bytes for entry in stored}
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and name in sizes for name in names.values()
+    ):
+        raise bad_manifest(f"{where} names a tensor that is not stored")
+    if any(not initializer.isprintable() or len(initializer) > 512 for initializer in names):
+        raise bad_manifest(f"{where} has a name that no tensor has")
+    if sum(sizes[name] for name in names.values()) > MAX_MODEL_BYTES:  # each may be named often
+        raise bad_manifest(f"{where} makes a model of more than {MAX_MODEL_BYTES} bytes")
 
 
 def _table(manifest: Mapping[str, Any]) -> dict[str, Any]:

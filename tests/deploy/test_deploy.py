@@ -11,7 +11,13 @@ import pytest
 from thin_python import bare_python
 
 from edgevit.deploy.deploying import deploy
-from edgevit.errors import DeviceError, EnvironmentError_, UnsupportedError, UsageError
+from edgevit.errors import (
+    BundleError,
+    DeviceError,
+    EnvironmentError_,
+    UnsupportedError,
+    UsageError,
+)
 from edgevit.validating import validate
 
 QUICK = {"threads": 1, "rounds": 5}
@@ -146,7 +152,7 @@ def test_what_fails_there_is_raised_here(board, make_parts, preprocessing, few, 
     parts = make_parts()
     parts.manifest.update(preprocessing=preprocessing)
     logits = parts.golden["logits_simulated"]
-    parts.golden["logits_simulated"] = logits[:, :-1]  # of another model: the engine has to say so
-    error = refused(DeviceError, "EV711", parts.write(tmp_path / "bundle"), few)
+    parts.golden["logits_simulated"] = logits[:, :-1]  # of another model: the board has to say so
+    error = refused(BundleError, "EV402", parts.write(tmp_path / "bundle"), few)
     assert error.where.startswith("on the board")
     assert board.left() == []
