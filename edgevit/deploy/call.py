@@ -86,8 +86,8 @@ class Call:
         """
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if not line.startswith(MARK.encode()):
-                continue  # a login script's greeting
+            if not line.startswith(MARK.encode()) or not line.endswith(b"\n"):
+                continue  # a login script's greeting, or a reply that was cut off
             reply = json.loads(line[len(MARK) :])
             if "error" in reply:
                 raise _reported(reply["error"], reply["message"])

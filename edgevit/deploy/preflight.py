@@ -16,6 +16,7 @@ from typing import Any
 from edgevit.deploy.connection import Connection, no_python
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.engines import is_for_tensorrt
+from edgevit.targets.profiles import OLDEST_TENSORRT, version_key
 
 _OLDEST_PYTHON = (3, 8)
 _MODULES = ("numpy", "onnxruntime", "tensorrt")
@@ -121,14 +122,13 @@ def _check_numpy(board: Board) -> None:
 
 
 def _check_engine(board: Board, needs: Needs) -> None:
-    if needs.engine == "tensorrt" or is_for_tensorrt(needs.target):
-        if board.has("tensorrt"):
-            return
-        if needs.engine == "tensorrt" or not board.has("onnxruntime"):
+    if needs.engine != "onnxruntime" and is_for_tensorrt(needs.target):
+        problem = _no_tensorrt(board)
+        if problem and (needs.engine == "tensorrt" or not board.has("onnxruntime")):
             raise EnvironmentError_(
                 "EV818",
                 "The board has no TensorRT that its Python could use.",
-                why=board.modules["tensorrt"]["error"],
+                why=problem,
                 try_next="On a Jetson: sudo apt install python3-libnvinfer. To check accuracy "
                 "alone, on its CPU: pip install onnxruntime there, and --engine onnxruntime.",
             )
@@ -140,6 +140,19 @@ def _check_engine(board: Board, needs: Needs) -> None:
             try_next="On the board: python3 -m pip install onnxruntime; "
             "--python names another Python, such as that of a virtual environment.",
         )
+
+
+def _no_tensorrt(board: Board) -> str:
+    """Return why the board's Python has no TensorRT to build with, "" if it has one."""
+    if not board.has("tensorrt"):
+        return board.modules["tensorrt"]["error"]
+    version = board.modules["tensorrt"]["version"]
+    release = re.match(r"\d+\.\d+", version)
+    if release is None:
+        return f"What it imports under that name tells no version: {version}."
+    if version_key(release.group()) < version_key(OLDEST_TENSORRT):
+        return f"It is TensorRT {version}; {OLDEST_TENSORRT} or newer is needed."
+    return ""
 
 
 def _check_room(board: Board, needs: Needs) -> None:

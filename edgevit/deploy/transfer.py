@@ -70,7 +70,8 @@ def send_files(
     Raises:
         ConnectionLost: The connection broke; call again over a new one.
         EdgeViTError: The board's disk is full (EV817), a file arrived damaged (EV821), another
-            deployment is under way (EV822), or the folder can't be written (EV824).
+            deployment is under way (EV822), the folder can't be written (EV824), or a file here
+            changed meanwhile (EV829).
     """
     listed = [{"name": f.name, "size": f.size_bytes, "sha256": f.sha256} for f in files]
     with connection.call("receive", root=root, nonce=nonce, files=listed) as call:
@@ -98,10 +99,13 @@ def _offset(file: Shipped, has: dict[str, Any]) -> int | None:
     if has["whole"]:
         return None
     digest, left = hashlib.sha256(), int(has["bytes"])
-    with open(file.path, "rb") as stream:
-        while left and (chunk := stream.read(min(left, 1 << 20))):
-            digest.update(chunk)
-            left -= len(chunk)
+    try:
+        with open(file.path, "rb") as stream:
+            while left and (chunk := stream.read(min(left, 1 << 20))):
+                digest.update(chunk)
+                left -= len(chunk)
+    except OSError as error:
+        raise _changed(file, error.strerror or str(error)) from error
     return int(has["bytes"]) if digest.hexdigest() == has["sha256"] and not left else 0
 
 
@@ -112,13 +116,17 @@ def _stream(
     on_received: Callable[[int], None],
 ) -> None:
     """Write in a thread while the replies are read here; the board's word is what counts."""
-    stop = threading.Event()
+    stop, unreadable = threading.Event(), list[DeviceError]()
 
     def write() -> None:
         call.write(json.dumps(offsets).encode() + b"\n")
-        for file, offset in zip(files, offsets, strict=True):
-            if offset is not None:
-                _write_file(call, file, offset, stop)
+        try:
+            for file, offset in zip(files, offsets, strict=True):
+                if offset is not None:
+                    _write_file(call, file, offset, stop)
+        except DeviceError as error:
+            unreadable.append(error)
+            call.abandon()  # the board would wait for bytes that don't come
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
@@ -130,6 +138,10 @@ def _stream(
             complete = complete or "complete" in reply
         if not complete:
             raise ConnectionLost("it ended before all files were there")
+    except ConnectionLost:
+        if unreadable:
+            raise unreadable[0] from None
+        raise
     finally:
         stop.set()
         call.abandon()
@@ -137,11 +149,33 @@ def _stream(
 
 
 def _write_file(call: Call, file: Shipped, offset: int, stop: threading.Event) -> None:
-    with open(file.path, "rb") as stream:
-        stream.seek(offset)
-        while not stop.is_set() and (chunk := stream.read(_CHUNK_BYTES)):
-            if not call.write(chunk):
-                return
+    """Send a file from `offset` on, as long as somebody listens.
+
+    Raises:
+        DeviceError: It is no longer what was announced (EV829).
+    """
+    left = file.size_bytes - offset
+    try:
+        with open(file.path, "rb") as stream:
+            stream.seek(offset)
+            while left and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+                left -= len(chunk)
+                if stop.is_set() or not call.write(chunk):
+                    return
+    except OSError as error:
+        raise _changed(file, error.strerror or str(error)) from error
+    if left:
+        raise _changed(file, f"It is {left} bytes shorter than when it was hashed.")
+
+
+def _changed(file: Shipped, why: str) -> DeviceError:
+    return DeviceError(
+        "EV829",
+        "A file changed while it was being sent.",
+        where=str(file.path),
+        why=why,
+        try_next="Deploy again, and leave the bundle alone meanwhile.",
+    )
 
 
 def fetch(connection: Connection, root: str, name: str) -> bytes:

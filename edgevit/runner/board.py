@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,25 @@ def _run(options: argparse.Namespace) -> None:
     measured = measure(bundle, lambda: images.batches(BATCH), len(images), conditions, _progress)
     measured = replace(measured, skipped_images=images.skipped)
     content = {**dict_from_measurements(measured), "machine": _machine()}
-    temporary = options.output.with_name(options.output.name + ".part")
-    temporary.write_text(json.dumps(content))
-    os.replace(str(temporary), str(options.output))
+    _write(options.output, json.dumps(content))
+
+
+def _write(output: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = output.with_name(output.name + ".part")
+    try:
+        temporary.write_text(text)
+        os.replace(str(temporary), str(output))
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise EnvironmentError_(
+            "EV817",
+            "The measurements can't be written.",
+            where=str(output),
+            why=error.strerror or str(error),
+            try_next="Free some space there; the folder has to exist and be writable.",
+        ) from error
 
 
 def _machine() -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Shipment:
     def _pixels(self, number: int, count: int) -> npt.NDArray[np.uint8]:
         path = self.folder / file_name(number)
         try:
-            return np.memmap(str(path), np.uint8, "r", shape=(count, *self.shape))
+            pixels = np.memmap(str(path), np.uint8, "r")
+            return pixels.reshape((count, *self.shape))  # refuses any other size
         except (OSError, ValueError) as error:
             raise _unreadable(path, str(error)) from error
 
