@@ -52,6 +52,6 @@ def test_a_file_that_changes_while_it_is_sent(tmp_path, shipped, change):
 @pytest.mark.parametrize("cut", ["@edgevit {", '@edgevit {"size": 3}'])
 def test_a_reply_that_is_cut_off_is_a_lost_connection(cut):
     script = ["sh", "-c", f"printf '%s' '{cut}'; exit 255"]
-    with Call(subprocess.Popen(script, **PIPES), "send", {}) as call:
-        with pytest.raises(ConnectionLost):
-            call.reply()
+    call = Call(subprocess.Popen(script, **PIPES), "send", {})
+    with call, pytest.raises(ConnectionLost):
+        call.reply()

@@ -13,7 +13,8 @@ import os
 import platform
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,21 @@ class EngineCache:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
+        with self.scratch() as folder:
+            (folder / name).write_bytes(data)
+            os.replace(str(folder / name), str(self.folder / name))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a new folder beside the engines that is gone afterwards, whatever happens.
+
+        Raises:
+            EnvironmentError_: Something can't be written there (EV755).
+        """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=str(self.folder), prefix=".part-")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.replace(temporary, str(self.folder / name))
+            with tempfile.TemporaryDirectory(dir=str(self.folder), prefix=".part-") as folder:
+                yield Path(folder)
         except OSError as error:
             raise EnvironmentError_(
                 "EV755",

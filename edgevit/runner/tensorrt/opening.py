@@ -230,8 +230,7 @@ def _through_trtexec(
     key = engine_key(onnx, options.settings, where)
     seconds = None
     if options.rebuild or cache.engine(key) is None:
-        seconds = _build_with_trtexec(tool, bundle, onnx, options, cache, key)
-        plan = (cache.folder / f"{key}.plan").read_bytes()
+        plan, seconds = _build_with_trtexec(tool, bundle, onnx, options, cache, where)
         cache.store_engine(key, plan, _record(variant, options, where, seconds))
     engine_file = EngineFile(
         cache.folder / f"{key}.plan", INPUT_NAME, bundle.input_size, options.settings.max_batch
@@ -245,28 +244,24 @@ def _build_with_trtexec(
     onnx: bytes,
     options: EngineOptions,
     cache: EngineCache,
-    key: str,
-) -> float:
-    """Build into the cache's folder and return the seconds it took."""
-    cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    graph = cache.folder / f"{key}.onnx"
-    graph.write_bytes(onnx)
-    start = time.perf_counter()
-    try:
-        tool.call(
-            build_arguments(
-                tool.version,
-                graph,
-                cache.folder / f"{key}.plan",
-                options.settings,
-                input_name=INPUT_NAME,
-                image_shape=bundle.input_size,
-                timing_cache=cache.timings_path(timing_key(identity("", "", ""))),
-            )
+    where: Identity,
+) -> tuple[bytes, float]:
+    """Return the engine and the seconds it took; only kernel timings stay on disk."""
+    with cache.scratch() as folder:
+        graph, plan = folder / "graph.onnx", folder / "engine.plan"
+        graph.write_bytes(onnx)
+        arguments = build_arguments(
+            tool.version,
+            graph,
+            plan,
+            options.settings,
+            input_name=INPUT_NAME,
+            image_shape=bundle.input_size,
+            timing_cache=cache.timings_path(timing_key(where)),
         )
-    finally:
-        graph.unlink()
-    return time.perf_counter() - start
+        start = time.perf_counter()
+        tool.call(arguments)
+        return plan.read_bytes(), time.perf_counter() - start
 
 
 def _record(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from edgevit.bundle.manifest import MAIN_VARIANT, bad_manifest
 from edgevit.errors import EdgeViTError
 from edgevit.runner.latency import measure_alternating
 from edgevit.runner.tensorrt.gate import Gate
@@ -145,9 +146,15 @@ def check_parity(session: Session, plan: TrialPlan, variant: str) -> Parity:
 
 
 def golden_key(golden: Mapping[str, Any], variant: str) -> str:
-    """Return the key of a variant's simulated logits; "int8" is the bundle's main graph."""
-    named = f"logits_simulated_{variant}"
-    return named if named in golden else "logits_simulated"
+    """Return the key of a variant's simulated logits; "int8" is the bundle's main graph.
+
+    Raises:
+        BundleError: There are none (EV402); those of another variant would not do.
+    """
+    key = "logits_simulated" if variant == MAIN_VARIANT else f"logits_simulated_{variant}"
+    if key not in golden:
+        raise bad_manifest(f"the golden images have no {key}")
+    return key
 
 
 def _checked(

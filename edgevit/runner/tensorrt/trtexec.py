@@ -11,19 +11,16 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgevit.errors import DeviceError, EnvironmentError_
 from edgevit.runner.tensorrt.bindings import check_version
 from edgevit.runner.tensorrt.building import BuildSettings
 from edgevit.runner.tensorrt.trtexec_report import TrtexecReport, report_from_output
 
-if TYPE_CHECKING:
-    pass
-
 PATH_VARIABLE = "EDGEVIT_TRTEXEC"
 USUAL_PLACE = "/usr/src/tensorrt/bin/trtexec"
 _TIMEOUT_SECONDS = 7200  # a first build on a small board takes tens of minutes
+_HELP_SECONDS = 120
 
 
 def find_trtexec() -> Path:
@@ -197,18 +194,12 @@ class Trtexec:
 
     Raises:
         EnvironmentError_: It is not here (EV770), tells no version, or is too old (EV751).
+        DeviceError: It can't be run (EV772).
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = find_trtexec() if path is None else path
-        banner = subprocess.run(
-            [str(self.path), "--help"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-        )
-        self.version = report_from_output(banner.stdout).version
+        self.version = report_from_output(self._said(["--help"], _HELP_SECONDS).stdout).version
         check_version(self.version)
 
     def call(self, arguments: Sequence[str]) -> TrtexecReport:
@@ -217,23 +208,36 @@ class Trtexec:
         Raises:
             DeviceError: It failed (EV772).
         """
-        done = subprocess.run(
-            [str(self.path), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-        )
+        done = self._said(arguments, _TIMEOUT_SECONDS)
         report = report_from_output(done.stdout)
         if done.returncode or not report.passed:
-            raise DeviceError(
-                "EV772",
-                "trtexec failed.",
-                where=" ".join(arguments)[:500],
-                why="\n".join(report.errors)[-2000:] or done.stdout[-2000:],
-                try_next="Run the command by hand with --verbose to see all of its output.",
-            )
+            raise _failed(arguments, "\n".join(report.errors)[-2000:] or done.stdout[-2000:])
         return report
+
+    def _said(self, arguments: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [str(self.path), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _failed(arguments, f"It took more than {seconds} seconds.") from error
+        except OSError as error:
+            raise _failed(arguments, str(error)) from error
+
+
+def _failed(arguments: Sequence[str], why: str) -> DeviceError:
+    return DeviceError(
+        "EV772",
+        "trtexec failed.",
+        where=" ".join(arguments)[:500],
+        why=why,
+        try_next="Run the command by hand with --verbose to see all of its output.",
+    )
 
 
 def _shape(name: str, batch: int, rest: Sequence[int]) -> str:

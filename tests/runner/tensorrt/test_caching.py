@@ -72,6 +72,13 @@ def test_a_folder_that_can_not_be_written_is_said(tmp_path):
         EngineCache(tmp_path / "file" / "cache").store_engine("k", b"plan", {})
 
 
+def test_a_store_that_fails_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "k.plan").mkdir()  # in the way
+    with pytest.raises(EnvironmentError_, match="EV755"):
+        EngineCache(tmp_path).store_engine("k", b"plan", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["k.plan"]
+
+
 def test_the_folder_can_be_named(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEVIT_ENGINE_CACHE", str(tmp_path))
     assert default_folder() == tmp_path

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgevit.errors import DeviceError
+from edgevit.errors import BundleError, DeviceError
 from edgevit.runner.session import EngineSession
 from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.trials import Opened, TrialPlan, check_parity, golden_key, try_variants
@@ -13,6 +13,7 @@ from edgevit.runner.tensorrt.trials import Opened, TrialPlan, check_parity, gold
 def plan(parts, pixels_to_input):
     """The tiny model's golden images; the fp16 variant's simulation is its fp32 reference."""
     golden = {**parts.golden, "logits_simulated_fp16": parts.golden["logits_fp32"]}
+    golden["logits_simulated_int8_attention"] = golden["logits_simulated"]
     return TrialPlan(golden=golden, normalize=pixels_to_input, rounds=40, warmup=2)
 
 
@@ -43,6 +44,8 @@ class Slowed:
 def test_each_variant_is_compared_with_its_own_simulation(plan, sessions):
     assert golden_key(plan.golden, "int8") == "logits_simulated"
     assert golden_key(plan.golden, "fp16") == "logits_simulated_fp16"
+    with pytest.raises(BundleError, match="logits_simulated_fp8"):
+        golden_key(plan.golden, "fp8")
     for variant, session in sessions.items():
         parity = check_parity(session, plan, variant)
         assert parity.agreement_percent == 100

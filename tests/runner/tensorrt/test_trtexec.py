@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgevit.bundle import open_bundle
 from edgevit.errors import DeviceError, EnvironmentError_
+from edgevit.runner.tensorrt import EngineOptions, built_engine
 from edgevit.runner.tensorrt.building import BuildSettings
 from edgevit.runner.tensorrt.trtexec import (
     Trtexec,
@@ -201,6 +203,57 @@ def test_a_tool_that_fails_says_why(tmp_path):
     with pytest.raises(DeviceError, match="out of memory") as caught:
         found.call(["--loadEngine=x"])
     assert caught.value.code == "EV772"
+
+
+def test_a_tool_that_hangs_or_does_not_start_is_said(tmp_path, monkeypatch):
+    found = Trtexec(tool(tmp_path, "exec sleep 30"))
+    monkeypatch.setattr("edgevit.runner.tensorrt.trtexec._TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(DeviceError, match="EV772") as caught:
+        found.call(["--loadEngine=x"])
+    assert "0.2 seconds" in caught.value.why
+    found.path.write_bytes(b"\x7fELF of another processor")
+    with pytest.raises(DeviceError, match="EV772"):
+        Trtexec(found.path)
+
+
+BUILD = """for argument in "$@"; do
+  case "$argument" in
+    --saveEngine=*) printf plan > "${argument#--saveEngine=}";;
+    --timingCacheFile=*) echo "${argument#--timingCacheFile=}" >> "$0.timings";;
+  esac
+done
+{end}
+"""
+PASSED = 'echo "&&&& PASSED TensorRT.trtexec [TensorRT v100300]"'
+
+
+def built(folder, bundle_path, end, monkeypatch, version="100300"):
+    path = tool(folder, BUILD.replace("{end}", end), version)
+    monkeypatch.setenv("EDGEVIT_TRTEXEC", str(path))
+    options = EngineOptions(tool="trtexec", cache_folder=folder / "cache")
+    return built_engine(open_bundle(bundle_path), options=options)
+
+
+def test_an_engine_is_built_once_and_timings_belong_to_a_version(
+    tmp_path, bundle_path, monkeypatch
+):
+    assert built(tmp_path, bundle_path, PASSED, monkeypatch).build_seconds > 0
+    assert built(tmp_path, bundle_path, PASSED, monkeypatch).build_seconds is None
+    built(tmp_path, bundle_path, PASSED, monkeypatch, version="101303")
+    timings = (tmp_path / "trtexec.timings").read_text().splitlines()
+    assert len(timings) == len(set(timings)) == 2
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [
+        ".json",
+        ".json",
+        ".plan",
+        ".plan",
+    ]
+
+
+def test_a_build_that_fails_leaves_nothing_half_written(tmp_path, bundle_path, monkeypatch):
+    with pytest.raises(DeviceError, match="EV772"):
+        built(tmp_path, bundle_path, "exit 1", monkeypatch)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_an_old_tool_is_refused(tmp_path):
