@@ -15,6 +15,7 @@ from edgevit.targets.profiles import OLDEST_TENSORRT, DeviceProfile, profile_nam
 
 _OLDEST_PYTHON = (3, 8)
 _GIB = 1 << 30
+_FIRST_DRIVER_OF_CUDA_13 = 580  # NVIDIA's CUDA release notes, table of toolkit and driver versions
 _ENOUGH_MEMORY, _ENOUGH_DISK, _LEAST_DISK = 2 * _GIB, 4 * _GIB, _GIB
 _SDK_MANAGER = "flash JetPack 6.2 with NVIDIA SDK Manager: https://developer.nvidia.com/sdk-manager"
 
@@ -114,8 +115,11 @@ def _cuda_python(facts: Mapping[str, Any]) -> Finding:
     for module in ("cuda", "pycuda", "torch"):
         if python[module] is not None:
             return ok(name, f"{module} {python[module]}")
-    major = (facts["cuda"] or "12").split(".")[0]
-    version = "'cuda-python>=13,<14'" if major == "13" else "'cuda-python>=12.6,<13'"
+    if facts["cuda"] is not None:
+        return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
+    driver = (facts["gpu"]["driver"] or "0").split(".")[0]
+    newer = driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
+    version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
     mend = f"{python['executable'] or 'python3'} -m pip install --user {version}"
     if facts["tensorrt"]["trtexec"] is not None:
         return warning(name, "not installed; trtexec measures without it", mend)

@@ -189,7 +189,9 @@ def _graphics(root: Path, soc: str | None) -> dict[str, Any]:
     listed = (_command(root, f"{query} --format=csv,noheader,nounits") or "").splitlines()
     cells = [cell.strip() for cell in listed[0].split(",")] if listed else []
     if len(cells) == 4:
-        facts.update(name=cells[0], compute_capability=cells[1], driver=cells[2])
+        known = re.match(r"\d+\.\d+$", cells[1])  # "[N/A]" where the driver does not know
+        facts.update(name=cells[0], driver=cells[2])
+        facts["compute_capability"] = cells[1] if known else None
         facts["memory_bytes"] = int(cells[3]) << 20 if cells[3].isdigit() else None
     if soc in _COMPUTE_CAPABILITY:
         facts["compute_capability"] = _COMPUTE_CAPABILITY[soc]
@@ -204,7 +206,7 @@ def _devfreq(root: Path) -> dict[str, int | None] | None:
     for folder in sorted(root.glob("sys/class/devfreq/*")):
         if re.search(r"\.gpu$|^gpu-gpc|\.ga10b$|\.gv11b$", folder.name):
             found = {key: _text(folder, f"{key}_freq") for key in ("min", "max", "cur")}
-            return {key: int(text) if text else None for key, text in found.items()}
+            return {key: _number(text) for key, text in found.items()}
     return None
 
 
@@ -270,6 +272,10 @@ def _text(root: Path, path: str) -> str | None:
         return (root / path).read_bytes().decode("utf-8", "replace")
     except OSError:
         return None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdigit() else None
 
 
 def _command(root: Path, line: str) -> str | None:

@@ -63,7 +63,7 @@ class EngineSession:
         if provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
         defaults = _DEFAULT_CONFIG if provider == _CPU else _DEVICE_CONFIG
-        options = _options(runtime, threads, {**defaults, **(session_config or {})})
+        options = _options(runtime, threads)
         level = runtime.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
@@ -71,6 +71,8 @@ class EngineSession:
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
         try:
+            for key, value in {**defaults, **(session_config or {})}.items():
+                options.add_session_config_entry(key, value)
             self._session = runtime.InferenceSession(onnx, options, providers=[provider])
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise _engine_failed("EV703", "The engine refuses the model.", error) from error
@@ -183,7 +185,7 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _options(runtime: Any, threads: int | None, config: Mapping[str, str]) -> Any:
+def _options(runtime: Any, threads: int | None) -> Any:
     if threads is not None and threads < 1:
         raise UsageError(
             "EV707",
@@ -196,8 +198,6 @@ def _options(runtime: Any, threads: int | None, config: Mapping[str, str]) -> An
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
-    for key, value in config.items():
-        options.add_session_config_entry(key, value)
     return options
 
 

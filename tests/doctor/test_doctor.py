@@ -69,9 +69,19 @@ NO_TENSORRT = {"tensorrt": {"version": None, "trtexec": None}, "python": {"tenso
         ({"python": {"tensorrt": None}}, "TensorRT's Python module", "warning", "libnvinfer"),
         ({"tensorrt": {"version": "8.6.2.3"}}, "TensorRT", "missing", "apt install tensorrt"),
         ({"tensorrt": {"trtexec": None}}, "trtexec", "warning", "libnvinfer-bin"),
-        ({"python": {"cuda": None}}, "CUDA for Python", "warning", "'cuda-python>=12.6,<13'"),
         (
-            {"python": {"cuda": None}, "tensorrt": {"trtexec": None}, "cuda": "13.0"},
+            {"python": {"cuda": None}, "cuda": None},
+            "CUDA for Python",
+            "warning",
+            "'cuda-python>=12.6,<13'",
+        ),
+        (
+            {
+                "python": {"cuda": None},
+                "tensorrt": {"trtexec": None},
+                "cuda": None,
+                "gpu": {"driver": "580.65.06"},
+            },
             "CUDA for Python",
             "missing",
             "'cuda-python>=13,<14'",
@@ -102,6 +112,13 @@ def test_one_fault_at_a_time(tmp_path, changed, name, status, mend):
         related |= {"TensorRT", "TensorRT's Python module", "trtexec"}
     others = [one for one in board_findings(facts) if one.name not in related]
     assert {one.status for one in others} == {"ok"}
+
+
+def test_the_cuda_runtime_alone_is_enough(tmp_path):
+    """The runner calls libcudart by ctypes where there is no package: no pip on a board."""
+    one = found(facts_of(tmp_path, python={"cuda": None}), "CUDA for Python")
+    assert (one.status, one.mend) == ("ok", "")
+    assert one.found.startswith("ctypes, with the CUDA runtime 12.6")
 
 
 def test_thor_as_recorded(tmp_path):

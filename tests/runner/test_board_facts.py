@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from recorded_trees import ORIN_NANO, THOR, python_of_a_board, write_tree
 
+from edgevit.doctor.board import board_findings
 from edgevit.runner import board_facts as module
 from edgevit.runner.board_facts import board_facts
 
@@ -101,6 +102,23 @@ def test_a_computer_with_a_gpu(tmp_path):
     assert (facts["kind"], facts["target"]) == ("computer", "tensorrt-ada")
     assert facts["gpu"]["memory_bytes"] == 23034 << 20
     assert facts["power_mode"] is None
+
+
+def test_what_can_not_be_read_is_null(orin):
+    for path in orin.glob("sys/class/devfreq/*/cur_freq"):
+        path.write_text("\n")
+    assert board_facts(orin)["gpu"]["clock_hz"]["cur"] is None
+
+
+def test_a_capability_the_driver_does_not_know(tmp_path):
+    query = "nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total"
+    line = "GRID T4, [N/A], 550.54, [N/A]\n"
+    facts = board_facts(
+        write_tree(tmp_path, {f"commands/{query} --format=csv,noheader,nounits": line})
+    )
+    assert facts["gpu"]["name"] == "GRID T4"
+    assert facts["gpu"]["compute_capability"] is None
+    assert board_findings(facts)[0].status == "missing"
 
 
 def test_an_empty_tree_is_null_not_an_error(tmp_path):

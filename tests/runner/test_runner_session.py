@@ -152,3 +152,8 @@ def test_a_missing_engine_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EnvironmentError_, match="pip install onnxruntime"):
         EngineSession(model())
+
+
+def test_settings_that_the_engine_does_not_take():
+    with pytest.raises(DeviceError, match="EV703"):
+        EngineSession(model(), session_config={"session.x": "y" * 10_000})

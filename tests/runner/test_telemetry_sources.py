@@ -169,6 +169,16 @@ def test_tegrastats_as_a_process(tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_a_tegrastats_that_ended_says_nothing_any_more(tmp_path):
+    program = tmp_path / "tegrastats"
+    program.write_text(f'#!/bin/sh\necho "{NANO}"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    source = TegrastatsSource(50, str(program))
+    time.sleep(0.6)
+    assert source.read().power_mw == {}
+    source.close()
+
+
 def test_sysfs_comes_before_what_adds_to_it(tmp_path):
     board = SysfsSource(write_tree(tmp_path, ORIN_NANO)).read()
     added = merged(board, reading_from_line(THOR_LINE, 0))

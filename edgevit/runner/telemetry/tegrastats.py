@@ -23,6 +23,7 @@ _CORES = re.compile(r"\bCPU \[([^\]]*)\]")
 _NOT_RAILS = {"NC", "RAM", "SWAP", "IRAM"}
 _OFFLINE_BELOW_C = -100
 _FIRST_LINE_SECONDS = 5
+_LASTING_INTERVALS, _LEAST_LASTING_SECONDS = 5, 0.5
 
 
 def reading_from_line(line: str, time_s: float) -> Reading:
@@ -65,14 +66,19 @@ class TegrastatsSource:
             universal_newlines=True,
         )
         self._latest = Reading(time_s=time.monotonic())
+        self._lasts_s = max(_LEAST_LASTING_SECONDS, _LASTING_INTERVALS * interval_ms / 1000)
         self._first = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
         self._first.wait(_FIRST_LINE_SECONDS)
 
     def read(self) -> Reading:
-        """Return the latest line's reading, with the time at which the line came."""
-        return self._latest
+        """Return the latest line's reading, with the time at which the line came.
+
+        A line that is old says nothing any more: then the reading is empty.
+        """
+        latest, now = self._latest, time.monotonic()
+        return latest if now - latest.time_s <= self._lasts_s else Reading(time_s=now)
 
     def close(self) -> None:
         """End tegrastats."""

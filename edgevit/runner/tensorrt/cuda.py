@@ -134,11 +134,16 @@ def open_device(choice: str | None = None) -> CudaDevice:
             try_next=f"One of {', '.join(ADAPTERS)}.",
         )
     failures: list[str] = []
+    broken: DeviceError | None = None
     for name in (named,) if named else _TRIED:
         try:
             return _opened(name)
         except EnvironmentError_ as error:
             failures.append(f"{name}: {error.why}")
+        except DeviceError as error:  # a package newer than the driver; another one may fit
+            broken = broken or error
+    if broken is not None:
+        raise broken
     raise EnvironmentError_(
         "EV757",
         "CUDA can't be used from Python here.",

@@ -148,8 +148,10 @@ def _cut_weights(
     if found.code_type != INT8 or found.block_size:
         return
     axis = found.axis if found.axis is not None else 1
+    if scale.size == 0:
+        return  # rule 6 says so
     if scale.size > 1:
-        if values.ndim == 0 or values.shape[axis % values.ndim] != scale.size:
+        if not -values.ndim <= axis < values.ndim or values.shape[axis] != scale.size:
             return  # rule 8 says so
         shape = [1] * values.ndim
         shape[axis] = scale.size

@@ -77,6 +77,17 @@ def test_without_a_gpu_a_package_says_so(name):
         cuda.open_device(name)
 
 
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+def test_a_package_that_fits_no_driver_gives_way_to_the_library(stubs, monkeypatch):
+    pytest.importorskip("cuda.bindings.runtime")
+    monkeypatch.delenv("EDGEVIT_CUDA", raising=False)
+    monkeypatch.setenv("EDGEVIT_CUDART", str(stubs / "libstub.so"))
+    assert cuda.open_device().adapter == "ctypes"
+    monkeypatch.setenv("EDGEVIT_CUDART", "/nowhere/libcudart.so")
+    with pytest.raises(DeviceError, match="EV758"):  # what the package said is worth more
+        cuda.open_device()
+
+
 @pytest.mark.parametrize("name", ["cuda", "pycuda", "torch"])
 def test_a_missing_package_is_named(name, monkeypatch):
     import sys

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 from rich.console import Console
-from small_transformer import Transformer, node_named, put
+from small_transformer import Transformer, change, node_named, put
 
 from edgevit import checking
 from edgevit.bundle import open_bundle
@@ -287,6 +287,16 @@ def test_damaged_graphs_are_reported_never_a_crash():
         damaged = {f.rule for f in report.findings} & {31, 5, 12, 13, 3}
         assert report.conforms or damaged or report.errors
     assert False in seen
+
+
+@pytest.mark.parametrize("axis", [5, -5, 1])
+def test_grids_that_fit_nothing_are_reported_never_a_crash(axis):
+    """ONNX's checker accepts an axis beyond the rank and a scale without values."""
+    model = change(Transformer(stored=False).model(), "fc1.q", axis=axis)
+    model = put(model, "proj.scale", np.zeros(0, np.float16))
+    rules = {f.rule for f in check_onnx(model, AMPERE).findings}
+    assert 6 in rules
+    assert (8 in rules) == (axis != 1)
 
 
 def test_order_decides_nothing_else_is_looked_at():
