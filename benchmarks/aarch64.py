@@ -29,14 +29,13 @@ from rows import add_row
 from edgevit import api
 from edgevit.bundle import open_bundle
 from edgevit.data import open_images
+from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.runner.selfcheck import self_check
 from edgevit.runner.session import session_from_bundle
 from edgevit.targets.kernels import kernels_in
 from edgevit.targets.parity import Engine, Tensors, engine_here, layer_parity
 from edgevit.zoo import reference_images
 
-ROOMS = ("__init__.py", "errors.py", "bundle", "runner", "quantizers/__init__.py")
-ROOMS += ("quantizers/packing.py",)
 # Without an Arm /proc/cpuinfo ONNX Runtime's reader of it ends in a segmentation fault. What the
 # processor can do (asimddp, i8mm, ...) is not read from there but asked of the kernel, here qemu.
 PARTS = {"cortex-a57": "d07", "cortex-a72": "d08", "cortex-a76": "d0b", "neoverse-n1": "d0c"}
@@ -55,15 +54,10 @@ Board = Callable[..., dict[str, Any]]
 
 
 def install_rooms(folder: Path) -> None:
-    """Copy the rooms a board gets, and nothing else."""
-    home = Path(api.__file__).parent
-    for room in ROOMS:
-        source, target = home / room, folder / "edgevit" / room
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    """Copy what `edgevit deploy` sends to a board, and nothing else of EdgeViT."""
+    for name, path in thin_runner_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / name)
     shutil.copy(BOARD, folder)
 
 

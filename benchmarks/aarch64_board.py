@@ -19,19 +19,14 @@ import numpy as np
 def golden(path: str) -> dict[str, Any]:
     """Open the bundle, which verifies every byte, and compare its golden logits."""
     from edgevit.bundle import open_bundle
+    from edgevit.data.normalizing import normalizer
     from edgevit.runner.selfcheck import self_check
     from edgevit.runner.session import session_from_bundle
 
     bundle = open_bundle(path)
     session = session_from_bundle(bundle, threads=1)
-    mean, std = (np.asarray(bundle.preprocessing[k], np.float32) for k in ("mean", "std"))
-
-    def normalize(pixels: Any) -> Any:  # as edgevit.data.Preprocessing, which needs Pillow
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, 3, H, W]
-
     start = time.perf_counter()
-    checked = self_check(session, bundle.golden(), normalize)
+    checked = self_check(session, bundle.golden(), normalizer(bundle.preprocessing))
     seconds = time.perf_counter() - start
     heavy = {"torch", "onnx", "PIL", "timm", "click", "rich"} & set(sys.modules)
     assert not heavy, heavy

@@ -103,7 +103,7 @@ def deploy(
         progress: Called with (stage, done, total).
 
     Raises:
-        EdgeViTError: Any of `edgevit.errors`; EV810 to EV826 are about the board and the way there.
+        EdgeViTError: Any of `edgevit.errors`; EV810 to EV829 are about the board and the way there.
     """
     check_limits(max_drop=max_drop, max_latency_ms=None)
     check_runs(threads=threads, batch=batch, rounds=rounds)

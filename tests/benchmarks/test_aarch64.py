@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgevit import api
+from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.zoo import reference_images
 
 OPTIONS = Namespace(model="vit_cifar10", bits=6, num_images=1)
@@ -36,9 +37,9 @@ def board(work):
 
 
 def test_a_board_with_those_rooms_reproduces_golden_logits_and_every_code(artefact, work, board):
-    rooms = work / "rooms" / "edgevit"
-    found = {path.relative_to(rooms).parts[0] for path in rooms.rglob("*/*.py")}
-    assert found == {"bundle", "runner", "quantizers"}
+    rooms = work / "rooms"
+    sent = {path.relative_to(rooms).as_posix() for path in rooms.rglob("edgevit/**/*.py")}
+    assert sent == set(thin_runner_files())
     row = aarch64.measure(OPTIONS, "none", board, work, artefact)
     assert row["golden_agreement"] == 100
     assert row["exact_layers"] == row["exact_up_to_fusing"] == row["layers"] == 50
