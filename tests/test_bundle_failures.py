@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgevit.bundle import open_bundle
-from edgevit.errors import EnvironmentError_
+from edgevit.errors import EnvironmentError_, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITER = """
@@ -143,3 +143,22 @@ def test_many_writers_of_one_name_leave_one_whole_bundle(parts, tmp_path):
     assert len(bundle.engine_onnx()) > 1 << 20
     assert os.listdir(tmp_path) == ["out"]
     assert bundle.golden()["images"].dtype == np.uint8
+
+
+def test_what_appeared_while_it_was_written_is_not_replaced(parts, tmp_path):
+    """Weights take a while to write; somebody else may have taken the name by then."""
+    target = tmp_path / "out"
+
+    class Slow(dict):
+        def items(self):
+            target.mkdir(exist_ok=True)
+            (target / "mine.txt").write_text("mine")
+            return super().items()
+
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="EV411"):
+            parts.write(target, tensors=Slow(parts.tensors), overwrite=overwrite)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (target / "mine.txt").read_text() == "mine"
+        (target / "mine.txt").unlink()
+        target.rmdir()

@@ -14,7 +14,8 @@ from typing import Any
 from edgevit.deploy.agent.replies import MARK
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
 
-_SSH_FAILED = 255
+SSH_FAILED = 255
+"""Status with which ssh itself fails; a command there has another."""
 _AGENT_MODULES = ("replies", "running", "receiving", "answering")  # each before its users
 
 
@@ -119,7 +120,7 @@ class Call:
             return
         said = self._errors.decode(errors="replace").strip()
         # 255 is ssh's own; a signal is ssh ended by one; 1 without a word is an agent that lost us.
-        if status == _SSH_FAILED or status < 0 or (status == 1 and not said):
+        if status == SSH_FAILED or status < 0 or (status == 1 and not said):
             raise ConnectionLost(said or f"ssh ended with {status}")
         raise DeviceError(
             "EV816",

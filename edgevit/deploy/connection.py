@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgevit.deploy.call import Call, ConnectionLost
+from edgevit.deploy.call import SSH_FAILED, Call, ConnectionLost
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_, UsageError
 from edgevit.scratch import PREFIX, clear
 
@@ -114,11 +114,15 @@ class Connection:
 
         Raises:
             DeviceError: It failed (EV816).
+            ConnectionLost: The connection broke.
         """
         process = self._channel(["exec", self.python, "-", *arguments])
         output, errors = process.communicate(source.encode())
+        said = errors.decode(errors="replace")
+        if process.returncode == SSH_FAILED or process.returncode < 0:
+            raise ConnectionLost(said.strip() or f"ssh ended with {process.returncode}")
         if process.returncode != 0:
-            raise no_python(self.python, errors.decode(errors="replace"))
+            raise no_python(self.python, said)
         return output.decode(errors="replace")
 
     def _channel(self, words: list[str]) -> subprocess.Popen[bytes]:

@@ -125,7 +125,7 @@ def deploy(
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
     with Connection(device, python=python) as connection:
-        board = look_at(connection, name=name, folder=folder)
+        board = _Retry(connection)(lambda: look_at(connection, name=name, folder=folder))
         warnings = check(board, needs)
         progress("preflight", 1, 1)
         try:

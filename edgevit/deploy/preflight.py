@@ -6,14 +6,13 @@ figures worth less is a warning in the report.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from edgevit.deploy.connection import Connection, no_python
+from edgevit.deploy.facts import facts_through
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.engines import is_for_tensorrt
 from edgevit.targets.profiles import OLDEST_TENSORRT, version_key
@@ -77,7 +76,9 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
 
     Raises:
         UsageError: The folder can't be passed on (EV825).
-        DeviceError: Its Python does not start or is older than 3.8 (EV816).
+        DeviceError: Its Python does not start or is older than 3.8 (EV816), or it does not say
+            what it is (EV782).
+        ConnectionLost: The connection broke.
     """
     if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
         raise UsageError("EV825", "This is no folder.", where="--folder", why=repr(folder))
@@ -85,16 +86,13 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
         found = call.reply()
     if tuple(int(part) for part in re.findall(r"\d+", found["python"])[:2]) < _OLDEST_PYTHON:
         raise no_python(connection.python, f"It is Python {found['python']}.")
-    source = (resources.files("edgevit.runner") / "board_facts.py").read_text("utf-8")
-    said = connection.run_script(source, "--disk", found["root"])
-    facts = json.loads(said.strip().splitlines()[-1])  # a login script may have said more before
     return Board(
         python=found["python"],
         modules=found["modules"],
         root=found["root"],
         free_bytes=found["free_bytes"],
         present_bytes=found["present_bytes"],
-        facts=facts,
+        facts=facts_through(connection, "--disk", found["root"]),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import Any
 
 from edgevit.errors import DeviceError
@@ -20,30 +18,18 @@ def facts_over_ssh(device: str, python: str = "python3") -> dict[str, Any]:
         EdgeViTError: The board can't be reached (EV810 to EV816).
         DeviceError: Its answer is no facts (EV782).
     """
+    from edgevit.deploy.call import ConnectionLost
     from edgevit.deploy.connection import Connection
+    from edgevit.deploy.facts import facts_through
 
-    script = (resources.files("edgevit.runner") / "board_facts.py").read_text(encoding="utf-8")
     with Connection(device, python=python) as connection:
-        return facts_from_output(connection.run_script(script), device)
-
-
-def facts_from_output(output: str, device: str) -> dict[str, Any]:
-    """Return the facts in what the script printed; a login script may have printed before it.
-
-    Raises:
-        DeviceError: There are none (EV782).
-    """
-    for line in reversed(output.splitlines()):
         try:
-            facts = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(facts, dict) and facts.get("schema_version") == 1:
-            return facts
-    raise DeviceError(
-        "EV782",
-        "The board did not say what it is.",
-        where=device,
-        why=f"It answered: {output.strip()[-300:] or 'nothing'}",
-        try_next=f"Try: ssh {device} python3 -c 'print(1)'",
-    )
+            return facts_through(connection)
+        except ConnectionLost as error:
+            raise DeviceError(
+                "EV815",
+                "The connection to the board was lost.",
+                where=device,
+                why=str(error),
+                try_next="Run the same command again when the board can be reached.",
+            ) from error

@@ -39,6 +39,7 @@ _DESKTOP_TARGETS = {
     "10.0": "tensorrt-blackwell",
     "10.3": "tensorrt-blackwell",
     "12.0": "tensorrt-blackwell",
+    "12.1": "tensorrt-blackwell",
 }
 # JetPack of a Jetson Linux release, from NVIDIA's JetPack archive; first match wins.
 _JETPACKS = (

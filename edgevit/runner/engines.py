@@ -88,17 +88,19 @@ def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
     wanted = is_for_tensorrt(target)
     if not wanted or asked == "onnxruntime":
         return _stand_in("it was asked for") if wanted else EngineChoice(name="onnxruntime")
-    if _has_tensorrt():
+    missing = _why_no_tensorrt()
+    if missing is None:
         return EngineChoice(name="tensorrt")
     if asked == "tensorrt":
         raise EnvironmentError_(
             "EV818",
-            "TensorRT is not installed here.",
+            "TensorRT can't run here.",
             where="--engine tensorrt",
-            why="Python finds no module tensorrt that works.",
-            try_next="On a Jetson: sudo apt install python3-libnvinfer",
+            why=f"{missing.what} {missing.why}",
+            try_next=missing.try_next,
         )
-    return _stand_in("there is no TensorRT")
+    too_old = missing.code == "EV751"
+    return _stand_in(missing.what.rstrip(".") if too_old else "there is no TensorRT")
 
 
 def onnxruntime_session(
@@ -142,11 +144,15 @@ def _stand_in(reason: str) -> EngineChoice:
     )
 
 
-def _has_tensorrt() -> bool:
-    """Return whether TensorRT's Python module works here.
+def _why_no_tensorrt() -> EnvironmentError_ | None:
+    """Return what is wrong with TensorRT's Python module here, None if it works.
 
     trtexec alone is not enough: each of its runs loads the engine anew, which would be timed too.
     """
-    from edgevit.runner.tensorrt import available_tool
+    from edgevit.runner.tensorrt.bindings import load_tensorrt
 
-    return available_tool() == "python"
+    try:
+        load_tensorrt()
+    except EnvironmentError_ as error:
+        return error
+    return None

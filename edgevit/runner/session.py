@@ -107,7 +107,8 @@ class EngineSession:
                 where=self.provider,
                 why=f"Shape {list(logits.shape)}, {np.count_nonzero(~np.isfinite(logits))} values"
                 " are NaN or infinite.",
-                try_next="Run `edgevit validate` with the fp32 engine to see which of them fails.",
+                try_next="Try the fp32 model on the same images: if it fails as well, its weights"
+                " or the images are to blame; else write the bundle again.",
             )
         return np.asarray(logits, dtype=np.float32)
 

@@ -62,6 +62,13 @@ def test_cut_while_sending_it_goes_on_where_it_was(board, heavy, few):
     assert board.left() == []
 
 
+def test_cut_while_looking_it_looks_again(board, bundle, few):
+    board.line.at = [(9_000, board.line.cut)]  # behind the login, within the first request
+    assert deploy(bundle, few, device="board", **QUICK)["num_images"] == 40
+    assert board.line.cuts == 1
+    assert board.left() == []
+
+
 def test_lost_for_good_the_next_deployment_continues(board, heavy, few):
     board.line.at = [(6_000_000, board.line.refuse)]
     with pytest.raises(DeviceError) as caught:

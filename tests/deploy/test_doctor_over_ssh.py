@@ -56,10 +56,16 @@ def test_a_python_that_is_a_recorded_orin(board, tmp_path):
     assert report["facts"]["model"].startswith("NVIDIA Jetson Orin Nano")
     assert report["facts"]["power_mode"]["name"] == "MAXN_SUPER"
     statuses = {check["name"]: check["status"] for check in report["checks"]}
-    assert statuses.pop("CUDA for Python") == "warning"
     statuses.pop("disk")  # this machine's own
     assert set(statuses.values()) == {"ok"}
-    assert "'cuda-python>=12.6,<13'" in result.output
+    assert "ctypes, with the CUDA runtime 12.6" in result.output
+
+
+def test_a_connection_that_breaks_is_said(board):
+    board.line.at = [(9_000, board.line.refuse)]  # behind the login, within the script
+    result = doctor()
+    assert result.exit_code == 7
+    assert "EV815" in result.output
 
 
 def test_a_board_whose_host_key_is_not_known(board):

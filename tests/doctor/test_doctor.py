@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from recorded_trees import ORIN_NANO, THOR, write_tree
 
 from edgevit.cli import main
+from edgevit.deploy.facts import facts_from_output
 from edgevit.doctor.board import board_findings
 from edgevit.doctor.examine import check_nothing_missing, examine
 from edgevit.doctor.finding import missing, ok, report, warning
-from edgevit.doctor.remote import facts_from_output
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.board_facts import board_facts

@@ -105,6 +105,28 @@ def test_an_unknown_tool_is_refused(bundle_path):
         engine_for(open_bundle(bundle_path), options=EngineOptions(tool="docker"))
 
 
+CHOICE = """
+from edgevit.errors import EdgeViTError
+from edgevit.runner.engines import choose_engine
+print(choose_engine("jetson-orin-nano").warnings[0])
+try:
+    choose_engine("jetson-orin-nano", "tensorrt")
+except EdgeViTError as error:
+    print(error.code, error.why)
+"""
+
+
+def test_a_tensorrt_that_is_too_old_is_not_called_missing(tmp_path):
+    (tmp_path / "tensorrt.py").write_text('__version__ = "8.6.2"')
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", CHOICE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    warning, refusal = done.stdout.splitlines()
+    assert "(TensorRT 8.6.2 is too old)" in warning
+    assert refusal.startswith("EV818 TensorRT 8.6.2 is too old")
+
+
 def test_a_folder_of_that_name_is_no_tensorrt(tmp_path):
     """Python imports any folder on its path as a package."""
     (tmp_path / "tensorrt").mkdir()
