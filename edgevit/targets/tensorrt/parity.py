@@ -73,15 +73,16 @@ class AsWritten:
         self._session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+        self._input = self._session.get_inputs()[0].name
 
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return logits float32 [B, classes] of images float32 [B, 3, H, W]."""
         logits: npt.NDArray[np.float32] = self.tensors(images, ["logits"])["logits"]
         return logits
 
-    def tensors(self, images: npt.NDArray[np.float32], names: list[str]) -> Values:
-        """Return tensors of the model by name."""
-        return dict(zip(names, self._session.run(names, {"image": images}), strict=True))
+    def tensors(self, images: npt.NDArray[Any], names: list[str]) -> Values:
+        """Return tensors of the model by name; of a part of a model, `images` is its one input."""
+        return dict(zip(names, self._session.run(names, {self._input: images}), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
