@@ -2,139 +2,175 @@
 
     python benchmarks/tensorrt_export.py --data imagenet_sample --models deit_s,vit_b,swin_t,swin_b
 
-Every model is calibrated once; what each device is offered is the same for the main variant. Graphs
-run in ONNX Runtime on the CPU as they are written (`edgevit.targets.tensorrt.parity`). Models
-without embedded weights are built untrained; images are real.
+Every model is calibrated once: what the devices are offered differs in the variants they run, not
+in their grids. Graphs run in ONNX Runtime on the CPU as they are written
+(`edgevit.targets.tensorrt.parity`), or with --casts dropped as ONNX Runtime runs them when left
+alone. Models without embedded weights are built untrained, and a second time with a fitted head
+(`subjects.fitted_head`); images are real. Models that have rows are skipped, and what was run is
+kept under benchmarks/cache, so the script can be stopped and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rows import add_row
+from agreement import Outputs, agreement, head_of, outputs, unfenced, with_head
+from rows import add_row, read_rows
+from subjects import fitted_head
 
 from edgevit import api
 from edgevit.artefact import Artefact, Pixels
-from edgevit.calibration.run import Run
-from edgevit.calibration.variants import variant_of
-from edgevit.data import open_images
+from edgevit.data import labels_for, open_images
+from edgevit.quantizers.half import to_half
 from edgevit.quantizers.simulation import QuantizedGraph
-from edgevit.quantizers.spec import Placement
 from edgevit.targets.conformance import Facts, Level, check_onnx
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.profiles import PROFILES
-from edgevit.targets.tensorrt.parity import AsWritten
 from edgevit.targets.tensorrt.target import TENSORRT_TARGETS, TensorRTTarget, precision_of
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
-BATCH = 8
+EVERYTHING = "jetson-thor"
+"""A device that runs every variant: the one to calibrate for."""
+TRAINED, UNTRAINED, FITTED = "trained", "untrained", "fitted head"
+Forms = dict[str, QuantizedGraph]
 
 
-def measure(data: str, model: str, bits: int, method: str, num_images: int) -> None:
-    embedded = model in EMBEDDED_MODELS
-    calibration = str(reference_images("calibration")) if embedded else data
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to measure: a model's name, the widths, the calibration, the images, who runs them."""
+
+    model: str
+    bits: int
+    method: str
+    num_calib: int
+    images: int
+    casts: str
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Heads to measure with."""
+        return (TRAINED,) if self.model in EMBEDDED_MODELS else (UNTRAINED, FITTED)
+
+    def is_done(self) -> bool:
+        """Return whether there are rows: those of one task are written together."""
+        wanted = {k: str(v) for k, v in asdict(self).items()}
+        return any(wanted.items() <= row.items() for row in read_rows("tensorrt_export"))
+
+
+def measure(task: Task, data: str, variants: list[str]) -> None:
+    embedded = task.model in EMBEDDED_MODELS
     artefact = api.quantize(
-        model,
-        calibration,
-        bits=bits,
-        method=method,
-        num_calib=8,
+        task.model,
+        str(reference_images("calibration")) if embedded else data,
+        bits=task.bits,
+        method=task.method,
+        num_calib=task.num_calib,
         pretrained=embedded,
-        target="tensorrt",
+        target=EVERYTHING,
     )
     source = str(reference_images("test")) if embedded else data
-    pixels = pixels_of(source, artefact, num_images)
-    calib = pixels_of(calibration, artefact, 8)
-    known: dict[str, dict[str, Any]] = {}
-    made: dict[str, QuantizedGraph] = {}
-    for profile in PROFILES:
-        target = TENSORRT_TARGETS[profile]
-        for name, quantized in forms(artefact, target, calib, made).items():
-            lowered = target.lower(quantized)
-            onnx = whole_model(lowered.onnx, lowered.tensors)
-            digest = hashlib.sha256(onnx).hexdigest()
-            if digest not in known:
-                known[digest] = agreement(artefact, quantized, onnx, pixels)
-            found = check_onnx(onnx, target.profile, facts=Facts(asked=precision_of(quantized)))
-            add_row(
-                "tensorrt_export",
-                {
-                    "model": model,
-                    "bits": bits,
-                    "method": method,
-                    "device": profile,
-                    "variant": name,
-                    "products": len(lowered.layers),
-                    "quantized": len(quantized.layers),
-                    **{level.name.lower(): len(found.of_level(level)) for level in Level},
-                    **known[digest],
-                },
-            )
+    pixels, labels = chosen(source, artefact, task.images)
+    forms = {"int8": artefact.quantized}
+    forms |= {name: variant.quantized for name, variant in artefact.variants.items()}
+    run = {
+        name: outputs(form, exported(form), artefact.model.preprocessing, pixels)
+        for name, form in forms.items()
+    }
+    rows = []
+    for weights in task.weights:
+        if weights == FITTED:
+            forms, run = refitted(forms, run, labels)
+        some = {name: form for name, form in forms.items() if name in (variants or forms)}
+        rows += list(rows_of(task, weights, artefact, some, run, pixels))
+    for row in rows:
+        add_row("tensorrt_export", row)
 
 
-def pixels_of(source: str, artefact: Artefact, num: int) -> Pixels:
-    """Return `num` images as uint8 [N, H, W, 3]."""
-    subset = open_images(source).subset(num, 1)
-    return np.concatenate([p for p, _, _ in subset.batches(artefact.model.preprocessing, 32)])
+def chosen(source: str, artefact: Artefact, num: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Return `num` images as uint8 [N, H, W, 3] and their labels, int64 [N]."""
+    model = artefact.model
+    subset = labels_for(model.classes, open_images(source).subset(num, 1), model.num_classes)
+    parts = list(subset.batches(model.preprocessing, 32))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def forms(
-    artefact: Artefact, target: TensorRTTarget, calib: Pixels, made: dict[str, QuantizedGraph]
-) -> dict[str, QuantizedGraph]:
-    """Return the main form and the variants for a device; `made` keeps those of earlier ones."""
-    import torch
+def exported(form: QuantizedGraph) -> bytes:
+    """Return the file of one form; the device decides only on what it is checked against."""
+    lowered = TENSORRT_TARGETS[EVERYTHING].lower(form)
+    return whole_model(lowered.onnx, lowered.tensors)
 
+
+def refitted(
+    forms: Forms, run: dict[str, Outputs], labels: npt.NDArray[np.int64]
+) -> tuple[Forms, dict[str, Outputs]]:
+    """Return forms and outputs with a head fitted to what all of them give the head to read."""
+    features = np.concatenate([found.simulated_features for found in run.values()])
+    any_form = next(iter(forms.values()))
+    head = head_of(any_form)
+    shape = any_form.graph.constant(str(head.weight)).shape
+    weight, bias = fitted_head(features, np.tile(labels, len(run)), shape[0])
+    graph = any_form.graph.clone()
+    graph.set_constant(str(head.weight), to_half(weight))
+    graph.set_constant(str(head.bias), to_half(bias))
+    forms = {name: replace(form, graph=graph) for name, form in forms.items()}
+    return forms, {name: with_head(run[name], form, exported(form)) for name, form in forms.items()}
+
+
+def rows_of(
+    task: Task,
+    weights: str,
+    artefact: Artefact,
+    forms: Forms,
+    run: dict[str, Outputs],
+    pixels: Pixels,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every device and form it runs."""
+    for name, form in forms.items():
+        model = exported(form)
+        found = run[name]
+        if task.casts == "dropped":
+            found = unfenced(found, model, artefact.model.preprocessing, pixels)
+        compared = asdict(agreement(found.engine, found.simulated))
+        for profile in PROFILES:
+            target = TENSORRT_TARGETS[profile]
+            if not offers(target, artefact, name):
+                continue
+            checked = check_onnx(model, target.profile, facts=Facts(asked=precision_of(form)))
+            yield {
+                **asdict(task),
+                "weights": weights,
+                "device": profile,
+                "variant": name,
+                "graph": hashlib.sha256(model).hexdigest()[:12],
+                "products": len(form.graph.gemms),
+                "quantized": len(form.layers),
+                **{level.name.lower(): len(checked.of_level(level)) for level in Level},
+                **compared,
+                "onnx_mb": len(model) / 1e6,
+            }
+
+
+def offers(target: TensorRTTarget, artefact: Artefact, variant: str) -> bool:
+    """Return whether a device runs a variant.
+
+    Raises:
+        ValueError: It does on other grids than those calibrated.
+    """
     main = artefact.quantized
     placement = target.place(
         main.graph, weight_bits=main.placement.weight_bits, act_bits=main.placement.act_bits
     )
-    if placement.options != main.placement.options:
-        raise ValueError(f"{target.name} is offered other grids than tensorrt")
-    images = torch.from_numpy(artefact.model.preprocessing.normalize(calib))
-    found = {"int8": replace(main, placement=placement)}
-    for name, offered in target.variants(main.graph, placement).items():
-        if name not in made:
-            made[name] = variant(main, offered, images)
-        found[name] = replace(made[name], placement=offered)
-    return found
-
-
-def variant(main: QuantizedGraph, offered: Placement, images: Any) -> QuantizedGraph:
-    """Return the main form with the grids of a variant."""
-    return variant_of(main, offered, Run(graph=main.graph, placement=offered, images=images))
-
-
-def agreement(
-    artefact: Artefact, quantized: QuantizedGraph, onnx: bytes, pixels: Pixels
-) -> dict[str, Any]:
-    """Run graph and simulation on the same images; return how well they agree."""
-    from edgevit.artefact import logits_of
-
-    preprocessing = artefact.model.preprocessing
-    session = AsWritten(onnx)
-    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-    engine = np.concatenate([session.run(preprocessing.normalize(part)) for part in parts])
-    simulated = logits_of(quantized.forward, preprocessing, pixels)
-    return {
-        "images": len(pixels),
-        "agreement_percent": 100 * float((engine.argmax(1) == simulated.argmax(1)).mean()),
-        "smallest_cosine": float(cosines(engine, simulated).min()),
-        "onnx_mb": len(onnx) / 1e6,
-    }
-
-
-def cosines(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the cosine between the logits of each image, [N]."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    cosine: npt.NDArray[np.float64] = (x * y).sum(1) / (
-        np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    )
-    return cosine
+    offered = {"int8": placement, **target.variants(main.graph, placement)}
+    made = {"int8": main, **{k: v.quantized for k, v in artefact.variants.items()}}
+    if variant in offered and offered[variant].options != made[variant].placement.options:
+        raise ValueError(f"{target.name} is offered other grids than {EVERYTHING}")
+    return variant in offered
 
 
 def main() -> None:
@@ -143,11 +179,23 @@ def main() -> None:
     parser.add_argument("--models", default="vit_cifar10,swin_cifar10,deit_s,vit_b,swin_t,swin_b")
     parser.add_argument("--bits", default="8")
     parser.add_argument("--method", default="minmax")
+    parser.add_argument("--num-calib", type=int, default=8)
     parser.add_argument("--num-images", type=int, default=64)
+    parser.add_argument("--variants", default="", help="write rows of these only")
+    parser.add_argument("--casts", choices=["kept", "dropped"], default="kept")
     options = parser.parse_args()
     for model in options.models.split(","):
         for bits in options.bits.split(","):
-            measure(options.data, model, int(bits), options.method, options.num_images)
+            task = Task(
+                model=model,
+                bits=int(bits),
+                method=options.method,
+                num_calib=options.num_calib,
+                images=options.num_images,
+                casts=options.casts,
+            )
+            if not task.is_done():
+                measure(task, options.data, [v for v in options.variants.split(",") if v])
 
 
 if __name__ == "__main__":

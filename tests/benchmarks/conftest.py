@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """Empty folders for rows and for the cache; returns that of the rows."""
+    import agreement
     import cells
     import rows
     import subjects
@@ -18,6 +19,6 @@ def results(tmp_path, monkeypatch):
 
     for module in (rows, summary):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    for module in (subjects, cells):
+    for module in (subjects, cells, agreement):
         monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     return tmp_path / "results"
