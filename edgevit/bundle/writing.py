@@ -105,7 +105,7 @@ def write_bundle(
             complete["files"] = dict(files.records)
             files.add(MANIFEST, dump_manifest(complete))
             _sync_folder(folder)
-            _check_target(target, overwrite)  # somebody else may have made it meanwhile
+            check_target(target, overwrite)  # somebody else may have made it meanwhile
             _put_in_place(folder, target)
     except OSError as error:
         raise _unwritable(target, error) from error
