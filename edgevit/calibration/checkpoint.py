@@ -19,7 +19,6 @@ from torch import Tensor
 from edgevit.calibration.run import Run
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.quantizers.simulation import IntegerLinear, IntegerMatmul, QuantizedGraph
-from edgevit.quantizers.uniform import UniformGrid
 
 _CONSTANT = "constant/"  # before the name of a constant; names of products have no slash
 
@@ -148,7 +147,6 @@ def _put_back(quantized: QuantizedGraph, gemm: str, own: dict[str, Tensor]) -> N
             scale=own["scale"],
         )
     elif isinstance(layer, IntegerMatmul):
-        left, right = replace(layer.left, scale=own["left"]), layer.right
-        if isinstance(right, UniformGrid):
-            right = replace(right, scale=own["right"])
+        left = replace(layer.left, scale=own["left"])
+        right = replace(layer.right, scale=own["right"])
         quantized.layers[gemm] = IntegerMatmul(left=left, right=right)

@@ -1,8 +1,6 @@
 """Differentiable twins of the integer layers, so that codes and steps can be trained.
 
-Rounding passes its gradient straight through (Bengio et al., arXiv 1308.3432); the gradient of
-an activation step is LSQ's (Esser et al., arXiv 1902.08153, eq. 3), which follows from that. A
-weight is trained in units of its step, so that one learning rate suits every layer; steps are
+A weight is trained in units of its step, so that one learning rate suits every layer; steps are
 trained as logarithms, so that they stay positive. The affine of a LayerNorm in front costs nothing
 at run time either, and shapes what is rounded behind it channel by channel.
 """
@@ -14,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from edgevit.calibration.straight_through import quantize_through, round_through
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import LayerNormFeed
 from edgevit.quantizers.simulation import (
@@ -23,41 +22,35 @@ from edgevit.quantizers.simulation import (
     QuantizedGraph,
     float_product,
 )
-from edgevit.quantizers.uniform import UniformGrid
 
 _INSIDE = 0.49  # a real-valued code starts at most this far from the integer it stands for
 
 
-def round_through(x: Tensor) -> Tensor:
-    """Return round(x), half to even, with the gradient of x."""
-    return x + (torch.round(x) - x).detach()
-
-
 class TrainableGrid(nn.Module):
-    """An activation grid whose step is trained; twin grids are used as they are.
+    """An activation grid whose step is trained.
 
     Args:
-        grid: Where it starts; zero point and width stay.
+        grid: Where it starts; zero point, width and the ratio of a twin grid's steps stay.
     """
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
         self.log_scale = nn.Parameter(grid.scale.log().clone())
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return float32 x rounded to the grid."""
-        if not isinstance(self.grid, UniformGrid):
-            return x + (self.grid.fake_quantize(x) - x).detach()
-        spec, scale = self.grid.spec, self.log_scale.exp()
-        zero = self.grid.zero_point.to(torch.float32)
-        codes = (round_through(x / scale) + zero).clamp(spec.qmin, spec.qmax)
-        return (codes - zero) * scale
+        """Return float32 x rounded to the grid; readers of one tensor share the result."""
+        if self._last is None or self._last[0] is not x:
+            self._last = x, quantize_through(x, self.log_scale.exp(), self.grid)
+        return self._last[1]
+
+    def forget(self) -> None:
+        """Free the last tensor; to be called after a step."""
+        self._last = None
 
     def baked(self) -> Grid:
         """Return the grid with the trained step."""
-        if not isinstance(self.grid, UniformGrid):
-            return self.grid
         return replace(self.grid, scale=self.log_scale.detach().exp())
 
 
@@ -184,6 +177,13 @@ class TrainablePart:
         modules = [*self.layers.values(), *self.norms]
         found = [p for module in modules for p in module.parameters()]
         return list({id(p): p for p in found if id(p) not in codes}.values())
+
+    def forget(self) -> None:
+        """Free what the layers keep of the last batch."""
+        for layer in self.layers.values():
+            for module in layer.modules():
+                if isinstance(module, TrainableGrid):
+                    module.forget()
 
     def bake(self) -> None:
         """Put the trained layers into the quantized graph."""

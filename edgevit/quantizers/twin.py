@@ -86,6 +86,12 @@ class TwinGrid:
         return torch.where(codes >= self.half, magnitude << self.ratio_log2, fine)
 
     @property
+    def operand_range(self) -> tuple[int, int]:
+        """The least and the largest operand."""
+        low = 0 if self.spec.kind == "twin-softmax" else -self.half
+        return low, (self.half - 1) << self.ratio_log2
+
+    @property
     def operand_offset(self) -> int:
         """What is added to an operand to carry it in u8: 2^(k-1) for GELU, else 0."""
         return self.half if self.spec.kind == "twin-gelu" else 0
@@ -95,8 +101,16 @@ class TwinGrid:
         return self.operand(codes).to(torch.float32) * self.scale
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
-        return self.dequantize(self.codes(x))
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit.
+
+        It stays in float32, where all these integers are exact.
+        """
+        coarse = torch.div(x, self.coarse).round_().clamp_(0, self.half - 1)
+        coarse.mul_(float(1 << self.ratio_log2))
+        low, high = (0, None) if self.spec.kind == "twin-softmax" else (-self.half, 0)
+        fine = torch.div(x, self.scale).round_().clamp_(low, high)
+        operand = torch.where(x >= self.scale * self.threshold, coarse, fine)
+        return operand.add_(0.0).mul_(self.scale)  # no negative zero
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""

@@ -87,6 +87,28 @@ def test_step_gradient_is_that_of_lsq(vit):
     assert float(trained.log_scale.grad) == pytest.approx(sum(slopes) * scale, rel=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "ends"), [("twin-softmax", (0, 12)), ("twin-gelu", (-4, 12))])
+def test_twin_step_gradient_is_that_of_lsq(kind, ends):
+    """Whole steps less x/s between the ends, the end beyond; x itself has a gradient between."""
+    from edgevit.calibration.straight_through import quantize_through
+    from edgevit.quantizers.spec import GridSpec
+    from edgevit.quantizers.twin import TwinGrid
+
+    spec = GridSpec(kind=kind, bits=3, signed=False, symmetric=False, max_ratio_log2=2)
+    grid = TwinGrid(spec=spec, scale=torch.tensor(0.1), ratio_log2=2)
+    x = torch.tensor([-0.9, -0.22, 0.13, 0.33, 0.77, 9.0], requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    rounded = quantize_through(x, scale, grid)
+    rounded.sum().backward()
+    whole = [round(v / 0.1) for v in rounded.tolist()]
+    between = [ends[0] - 0.5 <= v / 0.1 <= ends[1] + 0.5 for v in x.tolist()]
+    slopes = [n - v / 0.1 * k for n, v, k in zip(whole, x.tolist(), between, strict=True)]
+    assert torch.equal(rounded.detach(), grid.fake_quantize(x.detach()))
+    assert float(scale.grad) == pytest.approx(sum(slopes), rel=1e-4)
+    assert x.grad.tolist() == [float(k) for k in between]
+    assert 0 < sum(between) < len(between)
+
+
 def test_affines_in_front_are_trained_and_kept(vit, images, tmp_path):
     """What is resumed has the same LayerNorms; each belongs to one part only."""
     run = new_run(vit, images, checkpoint=tmp_path)

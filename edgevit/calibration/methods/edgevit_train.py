@@ -170,6 +170,7 @@ def _train_part(
             _total(losses, norms, training).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        learner.forget()
     if _judged(graph, learner, lesson, held) < before:
         learner.bake()
 
