@@ -1,9 +1,9 @@
 """Rounding with gradients: how training sees a grid.
 
-Rounding passes its gradient straight through (Bengio et al., arXiv 1308.3432) and values beyond the
-ends of the grid get none; the gradient of the step is LSQ's (Esser et al., arXiv 1902.08153, eq. 3),
-which follows from that. One backward pass per tensor, since rounding takes most of the time
-of a training step.
+Rounding passes its gradient straight through (Bengio et al., arXiv 1308.3432) and values beyond
+the ends of the grid get none; the gradient of the step is LSQ's (Esser et al., arXiv 1902.08153,
+eq. 3), which follows from that. One backward pass per tensor, since rounding takes most of the
+time of a training step.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class LogGrid:
         """Return int32 codes in [0, 2^k - 1] of float32 x; the last code is zero.
 
         Code c ends where its value is multiplied by 2^(-1 / 2n). Looking x up between these
-        limits gives the same codes on every machine, which a float32 log2 does not.
+        limits gives the same codes on every machine, which a float32 log2 does not. (Where the
+        limits themselves are below 2^-126, float32 has too few digits for them.)
         """
         last = self.spec.qmax
         limits = self._powers(torch.arange(last, 0, -1) - 0.5)  # [2^k - 1], ascending
