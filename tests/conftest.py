@@ -12,9 +12,8 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("same", derandomize=True)
-settings.load_profile(
-    "same"
-)  # the same examples in every run; --hypothesis-profile=default: new ones
+# `--hypothesis-profile=default` draws new examples
+settings.load_profile("same")
 
 SIDE, CLASSES = 8, 7
 PIXELS = 3 * SIDE * SIDE
