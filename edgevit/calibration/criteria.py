@@ -81,16 +81,16 @@ def _unit_losses(found: Candidates, units: list[Unit], bits: int, which: Operand
     inside = {name for unit in units for name in unit.gemms}
     norms: dict[int, float] = {}
     losses = [0.0] * len(units)
-    home = {name: at for at, unit in enumerate(units) for name in unit.gemms}
+    home = {name: at for at, unit in enumerate(units) for name in unit.maps}
 
     def step(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
+        if gemm.name in home:
+            norms[home[gemm.name]] = nuclear_norm(left.chunk(2)[0], len(images))
         if gemm.name not in inside:
             return float_product(found.graph, gemm, left, right)
         (left, x), (right, y) = left.chunk(2), (None, None) if right is None else right.chunk(2)
         exact = float_product(found.graph, gemm, left, right)
         rounded = rounded_product(found, gemm, x, y, bits, which)
-        if gemm.kind == "pv":
-            norms[home[gemm.name]] = nuclear_norm(left, len(images))
         if gemm.name not in last:
             return torch.cat([exact, rounded])
         at = last[gemm.name]

@@ -24,10 +24,12 @@ class Unit:
         gemms: Their names in execution order.
         cost: Bits this unit takes per bit of width: its weights, or its activation values of
             one image.
+        maps: Names of the products P V in its module, whose left operand is an attention map.
     """
 
     gemms: tuple[str, ...]
     cost: int
+    maps: tuple[str, ...] = ()
 
 
 def single_layers(graph: Graph) -> list[set[str]]:
@@ -57,7 +59,8 @@ def weight_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) -> l
         inside = [g for g in graph.gemms if g.name in group and g.weight is not None]
         linears = [g for g in inside if g.right.name in sites]
         cost = sum(graph.constant(str(g.weight)).numel() for g in linears)
-        units.append(Unit(gemms=tuple(g.name for g in linears), cost=cost))
+        names = tuple(g.name for g in linears)
+        units.append(Unit(gemms=names, cost=cost, maps=_maps(graph, group)))
     return [unit for unit in units if unit.cost]
 
 
@@ -69,8 +72,13 @@ def activation_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) 
         inside = [g for g in graph.gemms if g.name in group]
         read = {s.name: s for g in inside for s in activation_sites(graph, g) if s.name in sites}
         cost = sum(prod(at_batch(shape_of(sizes[s.producer]), 1)) for s in read.values())
-        units.append(Unit(gemms=tuple(g.name for g in inside), cost=cost))
+        names = tuple(g.name for g in inside)
+        units.append(Unit(gemms=names, cost=cost, maps=_maps(graph, group)))
     return [unit for unit in units if unit.cost]
+
+
+def _maps(graph: Graph, group: set[str]) -> tuple[str, ...]:
+    return tuple(g.name for g in graph.gemms if g.name in group and g.kind == "pv")
 
 
 def activation_sites(graph: Graph, gemm: Gemm) -> list[Site]:

@@ -160,15 +160,16 @@ def test_fisher_losses_equal_a_literal_computation(vit, images):
         assert found.activation_loss(gemm.left, bits) == pytest.approx(literal, rel=0.7)
 
 
-def test_nuclear_losses_equal_a_literal_computation(split_vit, images):
-    """Weights of one MLP rounded, everything else float32."""
+@pytest.mark.parametrize("first", ["fc1", "qkv.q"])
+def test_nuclear_losses_equal_a_literal_computation(split_vit, images, first):
+    """Weights of one MLP, or one attention, rounded, everything else float32."""
     run = run_of(split_vit, images)
     found = candidates(run, place_of(split_vit), (3,))
     groups = modules(found.graph)
     units = weight_units(found.graph, groups, run.sites)
     acts = activation_units(found.graph, groups, run.sites)
-    at = next(i for i, u in enumerate(units) if found.graph.gemm(u.gemms[0]).module.endswith("fc1"))
-    outputs = {}
+    at = next(i for i, u in enumerate(units) if found.graph.gemm(u.gemms[0]).module.endswith(first))
+    outputs, maps = {}, []
 
     def product(rounded):
         def compute(gemm, left, right):
@@ -179,6 +180,8 @@ def test_nuclear_losses_equal_a_literal_computation(split_vit, images):
                 bias = found.graph.constant(gemm.bias)
                 output = torch.nn.functional.linear(left, weight, bias)
             outputs[gemm.name, rounded] = output
+            if gemm.kind == "pv" and not rounded:
+                maps.append(left)
             return output
 
         return compute
@@ -187,11 +190,12 @@ def test_nuclear_losses_equal_a_literal_computation(split_vit, images):
         for rounded in (False, True):
             run_graph(found.graph, images, gemm=product(rounded))
     exact, rounded = (outputs[units[at].gemms[-1], r] for r in (False, True))
-    norm = np.linalg.svd(exact.numpy(), compute_uv=False).sum() / len(images)
+    judged = exact if first == "fc1" else maps[0]  # the first attention, of the first block
+    norm = np.linalg.svd(judged.numpy(), compute_uv=False).sum() / len(images)
     expected = norm * float((rounded - exact).square().sum()) / len(images)
     tables = nuclear_losses(found, units, acts, (3,))
     assert tables.weights[at, 0] == pytest.approx(expected, rel=1e-3)
-    assert nuclear_norm(exact, len(images)) == pytest.approx(norm, rel=1e-3)
+    assert nuclear_norm(judged, len(images)) == pytest.approx(norm, rel=1e-3)
     assert (tables.weights > 0).all()
     assert (tables.activations > 0).all()
 
