@@ -30,13 +30,16 @@ def check_against(graph: Graph, model: Callable[[Tensor], Tensor]) -> float:
     """Return the largest relative error of the graph's logits at batches 1 and 7.
 
     Raises:
-        UnsupportedError: It is above `TOLERANCE`, or the graph doesn't run (EV305).
+        UnsupportedError: It is above `TOLERANCE`, or the graph doesn't run (EV305); or the model's
+            own logits are not finite (EV309).
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in BATCHES:
         image = torch.randn(batch, *graph.input_size, generator=generator)  # [B, 3, H, W]
         wanted = model(image)
+        if not bool(wanted.isfinite().all()):
+            raise _not_finite(batch)
         try:
             found = graph.forward(image)
         except RuntimeError as cause:
@@ -48,6 +51,17 @@ def check_against(graph: Graph, model: Callable[[Tensor], Tensor]) -> float:
             raise _mismatch(f"Relative error {error:.2e} at batch {batch}.")
         worst = max(worst, error)
     return worst
+
+
+def _not_finite(batch: int) -> UnsupportedError:
+    return UnsupportedError(
+        "EV309",
+        "The model's logits are not finite numbers.",
+        where="model",
+        why=f"At batch {batch} of random images it returns NaN or infinity; its weights may be "
+        "damaged, or made for another architecture.",
+        try_next="Check the checkpoint (--weights FILE), or run the model on an image by itself.",
+    )
 
 
 def _mismatch(why: str) -> UnsupportedError:

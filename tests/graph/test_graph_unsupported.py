@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -49,7 +50,9 @@ def _depends_on_values(x: Tensor) -> Tensor:
         (lambda x: {"features": x}, "EV302"),
         (lambda x: x[None], "EV302"),
         (lambda x: x + torch.arange(x.shape[0])[:, None], "EV303"),
+        (lambda x: x * torch.full((1,), x.shape[0]), "EV303"),
         (lambda x: x.cumsum(1), "EV304"),
+        (lambda x: x * math.nan, "EV309"),
     ],
 )
 def test_refused(function: Callable[[Tensor], object], code: str) -> None:

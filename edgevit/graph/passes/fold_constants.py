@@ -3,8 +3,9 @@
 Rules:
 1. An operator whose inputs are all constants (or batch-sized integers) is a constant.
 2. ``new_zeros(x, ...)`` and its like need only the shape of x: they are constants too.
-3. Constants are evaluated at batches 1 and 2. A dimension that grows with the batch must hold the
-   same for every image; then the value for one image is kept and broadcasting does the rest.
+3. Constants are evaluated at batches 1 and 2 and must not change with the batch. A dimension that
+   grows with it must hold the same for every image; then the value for one image is kept and
+   broadcasting does the rest.
 4. Only constants an activation meets are stored.
 """
 
@@ -79,8 +80,9 @@ def _evaluate(module: GraphModule, node: Node, values: dict[Node, tuple[Any, ...
 
 def _for_every_batch(node: Node, one: Tensor, two: Tensor) -> Tensor:
     """Return the value at batch 1 if the value at batch 2 is its repetition."""
-    repeats = [b // a for a, b in zip(one.shape, two.shape, strict=True)]
-    if one.shape != two.shape and not torch.equal(one.repeat(repeats), two):
+    repeats = [b // max(a, 1) for a, b in zip(one.shape, two.shape, strict=True)]
+    many = one.repeat(repeats)
+    if many.shape != two.shape or not bool(torch.isclose(many, two, 0, 0, equal_nan=True).all()):
         raise batch_error(node, "its value differs between the images of a batch")
     return one
 
