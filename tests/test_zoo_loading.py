@@ -181,6 +181,12 @@ known.edgevit_preprocessing = {
 }
 known.edgevit_classes = ["a", "b", "c", "d"]
 
+def misnamed():
+    return plain()
+
+misnamed.edgevit_preprocessing = known.edgevit_preprocessing
+misnamed.edgevit_classes = ["a", "b", "c"]
+
 def by_model():
     model = plain()
     model.pretrained_cfg = dict(known.edgevit_preprocessing)
@@ -216,6 +222,24 @@ def test_factory(own: str) -> None:
     assert load_model(f"{own}:by_model").preprocessing == loaded.preprocessing
     first, second = (load_model(f"{own}:by_model", seed=1).weights_sha256 for _ in range(2))
     assert first == second
+
+
+def test_as_many_class_names_as_logits(own: str) -> None:
+    with pytest.raises(UsageError, match="EV165") as caught:
+        load_model(f"{own}:misnamed")
+    assert "3 names and 4 logits" in caught.value.why
+
+
+def test_a_folder_called_as_a_timm_model_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "test_vit"
+    (tmp_path / name).mkdir()  # such as a bundle made before
+    monkeypatch.chdir(tmp_path)
+    assert load_model(name, pretrained=False).source.startswith(f"timm:{name}")
+    (tmp_path / name / "config.json").write_text("no json")
+    with pytest.raises(UsageError, match="EV151"):
+        load_model(name, pretrained=False)
 
 
 def test_factory_with_weights(own: str, tmp_path: Path) -> None:

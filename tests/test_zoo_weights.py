@@ -166,3 +166,11 @@ def test_other_window_size_is_not_resized_silently(tmp_path: Path) -> None:
     torch.save(swin(window_size=8, **tiny).state_dict(), tmp_path / "swin.pth")
     with pytest.raises(DataError, match=name):
         load_weights(swin(window_size=4, **tiny), tmp_path / "swin.pth")
+
+
+def test_a_container_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    loop: dict[str, object] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "loop.pth")
+    with pytest.raises(DataError, match="EV154"):
+        read_state_dict(tmp_path / "loop.pth")

@@ -92,19 +92,33 @@ def loaded_from_module(
         pretrained: Whether the weights are trained.
 
     Raises:
-        UsageError: Nothing says the preprocessing (EV157), or the output is no logits (EV156).
+        UsageError: Nothing says the preprocessing (EV157), the output is no logits (EV156), or
+            there are more or fewer class names than logits (EV165).
     """
     name = name or type(model).__name__
     preprocessing = preprocessing or preprocessing_of(model, name)
     named = classes or getattr(model, "edgevit_classes", None)
+    num_classes = num_logits(model.eval(), preprocessing.input_size)
+    if named is not None and len(named) != num_classes:
+        raise _misnamed(name, len(named), num_classes)
     return loaded_model(
         name=name,
         source=source or f"module:{type(model).__module__}.{type(model).__qualname__}",
         model=model,
         preprocessing=preprocessing,
         classes=None if named is None else tuple(str(item) for item in named),
-        num_classes=num_logits(model.eval(), preprocessing.input_size),
+        num_classes=num_classes,
         pretrained=pretrained,
+    )
+
+
+def _misnamed(name: str, named: int, num_classes: int) -> UsageError:
+    return UsageError(
+        "EV165",
+        "The class names don't fit the model.",
+        where=f"{name}: edgevit_classes",
+        why=f"There are {named} names and {num_classes} logits.",
+        try_next="Give one name per logit in the order of the labels, or no names.",
     )
 
 

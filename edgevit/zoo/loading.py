@@ -84,10 +84,11 @@ def _loader(name: str) -> tuple[str, Loader]:
         return rest, prefixed[prefix]
     if prefix in timm_models.FOLDERS_AND_HUB:
         return name, timm_models.load
-    if Path(name).is_dir():
-        return _folder(Path(name))
-    if timm_models.knows(name):
+    is_model_folder = (Path(name) / "config.json").exists()
+    if timm_models.knows(name) and not is_model_folder:  # a bundle may be called as a model
         return name, timm_models.load
+    if name and Path(name).is_dir():
+        return _folder(Path(name))
     if separator:
         return name, factories.load
     raise unknown_model(name)

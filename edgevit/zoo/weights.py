@@ -121,8 +121,10 @@ def _read_pickled(path: Path) -> Any:
 
 
 def _tensors(loaded: Any, path: Path) -> StateDict:
-    """Open containers until the values are tensors."""
-    while isinstance(loaded, Mapping):
+    """Open containers until the values are tensors; one that holds itself has no end."""
+    for _ in CONTAINERS:
+        if not isinstance(loaded, Mapping):
+            break
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
             return {str(name): tensor for name, tensor in loaded.items()}
         inner = [key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)]
