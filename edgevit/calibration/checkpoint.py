@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +73,6 @@ class Checkpoint:
             save_file(tensors, partial, metadata={"run": self.digest})
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             raise EnvironmentError_(
                 "EV216",
                 "A trained part can't be kept.",
@@ -80,6 +80,8 @@ class Checkpoint:
                 why=str(error),
                 try_next="Free space there, or choose another --checkpoint folder.",
             ) from error
+        finally:
+            _removed(partial)  # still there only if something went wrong, Ctrl-C included
 
     def load(self, name: str, quantized: QuantizedGraph) -> bool:
         """Put the layers of one part back into `quantized`; return whether there were any.
@@ -107,6 +109,11 @@ class Checkpoint:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '_') or 'all'}.safetensors"
+
+
+def _removed(partial: Path) -> None:
+    with suppress(OSError):  # such as a folder that is a file: what went wrong is raised already
+        partial.unlink(missing_ok=True)
 
 
 def _refused(path: Path, why: str) -> UsageError:

@@ -57,7 +57,7 @@ class Run:
         """Names of the sites that will be quantized."""
         return set(self.placement.options)
 
-    @property
+    @cached_property
     def images_at_once(self) -> Tensor:
         """The images of a pass that holds all of them, but only a few tensors, at a time."""
         return self.images[: max(32, min(64, self.batch_size))]
@@ -118,6 +118,16 @@ def calibrate(
         checkpoint=checkpoint,
     )
     quantized = method.calibrate(run)
+    quantized.notes += _few_images_note(run)
     if placement.float_type == "float16":
         quantized = with_half_body(quantized, run.images, run.batch_size, progress)
     return quantized
+
+
+def _few_images_note(run: Run) -> list[str]:
+    """Return a note for the report if a pass over all images at once had to do with fewer."""
+    seen = vars(run).get("images_at_once")  # there once it was asked for
+    if seen is None or len(seen) == len(run.images):
+        return []
+    fitted = f"layers were fitted on the first {len(seen)} of {len(run.images)} images"
+    return [f"{fitted}, which is what is held in memory at once; ranges saw all of them"]

@@ -149,6 +149,16 @@ def test_batch_size_does_not_change_the_grids(vit, images):
         assert float(grid.unit) == pytest.approx(float(other_grid.unit), rel=0.15)
 
 
+@pytest.mark.parametrize(("method", "noted"), [("gptq", True), ("minmax", False)])
+def test_images_that_only_some_passes_saw_are_noted(vit, images, method, noted):
+    many = torch.cat([images, images, images, images])
+    quantized = calibrate(vit, place(vit), many, METHODS[method], memory_bytes=1)
+    notes = [note for note in quantized.notes if "first 32 of 48 images" in note]
+    assert bool(notes) == noted
+    few = calibrate(vit, place(vit), images, METHODS[method], memory_bytes=1)
+    assert not any("of 12 images" in note for note in few.notes)
+
+
 def test_the_graph_given_is_left_as_it_was(vit, images):
     before = {name: value.clone() for name, value in vit.module.named_buffers()}
     calibrate(vit, place(vit), images, METHODS["edgevit"])

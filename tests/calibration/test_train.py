@@ -199,3 +199,15 @@ def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
         keep.load("blocks.0", quantized)
     changed = new_run(vit, images * 2)
     assert fingerprint(changed, "") != digest != fingerprint(run, "other")
+
+
+def test_a_part_whose_writing_is_interrupted_is_not_left_behind(vit, images, tmp_path, monkeypatch):
+    def stop(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgevit.calibration.checkpoint.save_file", stop)
+    keep = Checkpoint(folder=tmp_path, digest="0" * 64)
+    with pytest.raises(KeyboardInterrupt):
+        keep.save("blocks.0", new_run(vit, images).quantized(), ())
+    assert list(tmp_path.iterdir()) == []
