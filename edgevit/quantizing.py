@@ -77,7 +77,8 @@ def quantize(
             if left out, or all if there are fewer (noted in the report).
         seed: Seed of everything drawn at random.
         float_layers: Modules or blocks ("blocks.2", shell patterns) that stay in float.
-        layer_bits: Module path of a product -> its own (weight bits, activation bits).
+        layer_bits: Module path of a product -> its own (weight bits, activation bits); not beside
+            `avg_bits` or `max_size_mb`, which choose them.
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
         preprocessing: For a module of your own.
@@ -97,6 +98,7 @@ def quantize(
         allocation=allocation,
         fixed_weights=weight_bits is not None,
         fixed_acts=act_bits is not None,
+        fixed_layers=bool(layer_bits),
     )
     limits.check()
     check_seed(seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgevit.data import open_images
-from edgevit.errors import UnsupportedError
+from edgevit.errors import UnsupportedError, UsageError
 from edgevit.simulate import simulate
 from edgevit.zoo import reference_images
 
@@ -39,3 +39,10 @@ def test_on_the_cpu_target_it_is_what_quantize_simulates():
     made = simulate("vit_cifar10", IMAGES, bits=4, method="minmax", num_calib=4, target="cpu")
     artefact = edgevit.quantize("vit_cifar10", IMAGES, bits=4, method="minmax", num_calib=4)
     assert np.array_equal(made.logits(pixels(made)), artefact.simulate(pixels(made)))
+
+
+def test_what_can_not_be_simulated_is_refused_before_a_model_is_loaded():
+    for wrong, code in (({"bits": 9}, "EV201"), ({"seed": -1}, "EV220")):
+        with pytest.raises(UsageError, match=code) as caught:
+            simulate("no_such_model", reference_images("calibration"), **wrong)
+        assert caught.value.where.startswith("--")
