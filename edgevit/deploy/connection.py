@@ -46,7 +46,7 @@ class Connection:
     Args:
         device: ``user@host``, an alias of the user's SSH configuration, or
             ``ssh://user@host:port``.
-        python: The board's Python, as its login shell finds it.
+        python: The board's Python, as its login shell finds it; ``~/`` is the home there.
 
     Raises:
         UsageError: The address is none (EV811).
@@ -126,7 +126,7 @@ class Connection:
         return output.decode(errors="replace")
 
     def _channel(self, words: list[str]) -> subprocess.Popen[bytes]:
-        command = " ".join(word if word == "exec" else shlex.quote(word) for word in words)
+        command = " ".join(word if word == "exec" else remote_word(word) for word in words)
         return self._popen(["-o", "ControlMaster=no"], [command], stderr=subprocess.PIPE)
 
     def _popen(
@@ -165,6 +165,12 @@ class Connection:
         self._master = None
         if os.path.exists(self._control):
             os.unlink(self._control)
+
+
+def remote_word(word: str) -> str:
+    """Return a word for the board's shell: as it is, but for a ~/ that stands for home there."""
+    home = "~/" if word.startswith("~/") else ""
+    return home + shlex.quote(word[len(home) :])
 
 
 def ssh_command() -> list[str]:

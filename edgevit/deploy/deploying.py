@@ -21,7 +21,7 @@ from edgevit.bundle.manifest import MANIFEST
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.deploy.call import ConnectionLost
-from edgevit.deploy.connection import Connection
+from edgevit.deploy.connection import Connection, remote_word
 from edgevit.deploy.images import pack_images
 from edgevit.deploy.preflight import Board, Needs, check, look_at
 from edgevit.deploy.remote_run import RemoteRun
@@ -278,5 +278,5 @@ def _device(deployment: Deployment, board: Board, machine: dict[str, Any]) -> di
 def _run_again(deployment: Deployment, board: Board) -> str:
     """Return the command that measures a kept deployment again, typed on the board."""
     arguments = ["-m", "edgevit.runner.board", *run_arguments(deployment.conditions)]
-    words = ['XDG_CACHE_HOME="$PWD/cache"', shlex.join([deployment.python, *arguments])]
+    words = ['XDG_CACHE_HOME="$PWD/cache"', remote_word(deployment.python), shlex.join(arguments)]
     return f"cd {shlex.quote(board.root)} && {' '.join(words)}"

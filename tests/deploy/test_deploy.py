@@ -132,6 +132,17 @@ def test_another_python_can_be_named(make_board, bundle, few, board_path):
     assert deploy(bundle, few, device="board", python=python, **QUICK)["num_images"] == 40
 
 
+def test_a_python_in_the_home_of_the_board(board, bundle, few, board_path):
+    own = board.home / "my python"
+    own.write_text(f'#!/bin/sh\nexec {board_path.partition(":")[0]}/python3 "$@"\n')
+    own.chmod(0o755)
+    options = {"device": "board", "python": "~/my python", "keep": True, **QUICK}
+    again = deploy(bundle, few, **options)["device"]["run_again"]
+    environment = {**os.environ, "HOME": str(board.home)}
+    done = subprocess.run(["sh", "-c", again], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_engine_that_could_not_run_the_bundle(board, bundle, few):
     refused(UnsupportedError, "EV826", bundle, few, engine="tensorrt")
     refused(UsageError, "EV823", bundle, few, engine="tensorflow")

@@ -160,6 +160,14 @@ def test_a_recorder_that_fails_does_not_stop_the_measurement(orin, monkeypatch):
     assert conditions["reasons"][0].startswith("No telemetry: ")
 
 
+def test_a_recorder_that_can_not_start_does_not_stop_the_measurement(orin, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    with Recorder(orin) as recorder:
+        recorder.watch("during", 0.0)
+    assert "/nowhere/python3" in recorder.recording().problem
+    assert latency_conditions(recorder.recording())["valid"] is None
+
+
 def test_the_recorder_ends_with_its_block_and_with_its_parent(orin, tmp_path):
     with Recorder(orin, interval_ms=20) as recorder:
         process = recorder._process

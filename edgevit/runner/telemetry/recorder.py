@@ -69,15 +69,19 @@ class Recorder:
         self._readings, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         command = [sys.executable, "-m", "edgevit.runner.telemetry", "--root", self._root]
         command += ["--interval-ms", str(self._interval_ms)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=self._readings,
-            stderr=self._errors,
-            env=_environment(),
-        )
+        self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._wait_for_a_reading()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=self._readings,
+                stderr=self._errors,
+                env=_environment(),
+            )
+            self._wait_for_a_reading(self._process)
+        except OSError as error:  # a board whose memory is full starts no further process
+            self._errors.write(str(error).encode())
+            self._errors.flush()
         except BaseException:
             self._end()
             raise
@@ -94,13 +98,8 @@ class Recorder:
 
     def _end(self) -> None:
         """End the process and forget the files."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()  # that ends it
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            _end(self._process)
         self._readings.close()
         self._errors.close()
 
@@ -132,9 +131,9 @@ class Recorder:
             phases={name: tuple(spans) for name, spans in self._phases.items()},
         )
 
-    def _wait_for_a_reading(self) -> None:
+    def _wait_for_a_reading(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + _START_SECONDS
-        while time.monotonic() < end and self._process.poll() is None:
+        while time.monotonic() < end and process.poll() is None:
             if self.recording().readings:
                 return
             time.sleep(0.02)
@@ -143,6 +142,16 @@ class Recorder:
         problem = _text(self._errors).strip()[-500:]
         problem = problem or f"No sensor answered within {_START_SECONDS} seconds."
         return Recording("", self._interval_ms, (), dict(self._phases), problem)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # that ends it
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _text(file: IO[bytes]) -> str:
