@@ -48,7 +48,7 @@ class Training:
             the part's output; 0 leaves it out.
     """
 
-    iterations: int = 500
+    iterations: int = 250
     batch_size: int = 32
     code_rate: float = 1e-2
     other_rate: float = 3e-3
