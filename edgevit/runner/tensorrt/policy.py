@@ -141,6 +141,7 @@ def decide(
         min_speedup: How many times as fast as FP16 another variant has to be at least.
     """
     excluded = {trial.variant: why_not(trial, limits) for trial in trials}
+    excluded.update(_less_sure(trials, excluded))
     usable = [trial for trial in trials if not excluded[trial.variant]]
     baseline = next((trial for trial in trials if trial.variant == BASELINE), None)
     ratios = {trial.variant: _against(baseline, trial, confidence) for trial in trials}
@@ -169,6 +170,15 @@ def why_not(trial: Trial, limits: ParityLimits) -> str:
     if trial.gate.verdict == FAIL:
         return f"accuracy FAIL: {trial.gate.reason}"
     return "" if trial.samples_ms else "latency: it was not measured"
+
+
+def _less_sure(trials: Sequence[Trial], excluded: Mapping[str, str]) -> dict[str, str]:
+    """Return variant -> why it is left out: undecided accuracy, while another one passed."""
+    usable = [trial for trial in trials if not excluded[trial.variant]]
+    undecided = [trial for trial in usable if trial.gate.verdict == UNDECIDED]
+    if len(undecided) == len(usable):
+        return {}
+    return {trial.variant: f"accuracy UNDECIDED: {trial.gate.reason}" for trial in undecided}
 
 
 def paired_ratio(

@@ -108,8 +108,18 @@ def test_what_may_not_be_used_is_not_kept_however_fast(change, why):
     assert found.rows[1]["why_not"].startswith(why)
 
 
-def test_an_undecided_variant_may_be_used_and_the_decision_says_so():
-    """Few images are no proof against it; FP16 would be as undecided on them."""
+def test_an_undecided_variant_gives_way_to_one_that_passed():
+    """However fast: what is kept has to pass if anything does."""
+    gate = Gate("UNDECIDED", 80.0, "about 900 more images would tell.")
+    sure = Gate("PASS", 80.0, "within")
+    found = decide([trial("fp16", 1.0, gate=sure), trial("int8", 0.5, gate=gate)])
+    assert found.kept == "fp16"
+    assert found.rows[1]["why_not"] == "accuracy UNDECIDED: about 900 more images would tell."
+    found = decide([trial("fp16", 1.0, failure="x"), trial("int8", 0.5, gate=gate)])
+    assert found.kept == "int8"
+
+
+def test_an_undecided_variant_is_used_where_none_passed_and_the_decision_says_so():
     gate = Gate("UNDECIDED", 80.0, "about 900 more images would tell.")
     found = decide([trial("fp16", 1.0, gate=gate), trial("int8", 0.5, gate=gate)])
     assert found.kept == "int8"
