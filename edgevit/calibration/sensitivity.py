@@ -99,16 +99,16 @@ def _add(
     images: int,
 ) -> None:
     layer = quantized.layers[gemm.name]
-    rounded: list[tuple[Tensor, Tensor]]
-    if isinstance(layer, IntegerLinear):
+    if isinstance(layer, (IntegerLinear, Float8Linear)):
         weight = quantized.graph.constant(str(gemm.weight))
-        value = layer.weight_grid.dequantize(layer.weight_codes)
-        rounded = [(left, layer.grid.fake_quantize(left)), (weight, value)]
-    elif right is not None and not isinstance(layer, Float8Linear):
+        rounded = [(left, layer.grid.fake_quantize(left)), (weight, layer.weight_values())]
+    elif right is not None:
         rounded = [
             (left, layer.left.fake_quantize(left)),
             (right, layer.right.fake_quantize(right)),
         ]
+    else:
+        raise ValueError(f"{gemm.module}: a product of two activations without the second")
     for at, (exact, found) in enumerate(rounded):
         noise.signal[at] += float(exact.double().square().sum())
         noise.noise[at] += float((found - exact).double().square().sum())

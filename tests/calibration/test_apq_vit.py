@@ -14,6 +14,7 @@ from edgevit.calibration.methods.apq_vit import (
 )
 from edgevit.calibration.run import Run, calibrate
 from edgevit.graph.blocks import block_nodes, blocks_of, run_nodes
+from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
 from edgevit.quantizers.simulation import IntegerLinear, float_product
 from edgevit.quantizers.spec import GridSpec
@@ -165,3 +166,34 @@ def test_runs_repeat_and_layers_may_stay_in_float(vit, images):
     modules = {gemm.module for gemm in vit.gemms if gemm.name in first.layers}
     assert "blocks.0.mlp.fc1" not in modules
     assert "blocks.0.attn.qkv" in modules
+
+
+class _Pooled(torch.nn.Module):
+    """An attention without a residual stream, which is no block, between two linears."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Linear(64, 8), torch.nn.Linear(8, 5)
+        self.q, self.k, self.v = (torch.nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, image):
+        x = self.embed(image.reshape(-1, 48, 64))
+        scores = self.q(x) @ self.k(x).transpose(-1, -2)
+        return self.head((scores.softmax(-1) @ self.v(x)).mean(1))
+
+
+def test_an_attention_outside_a_block_is_counted_in_the_notes(images):
+    torch.manual_seed(0)
+    graph = graph_from_module(_Pooled().eval(), (3, 32, 32))
+    quantized = calibrate(graph, place(graph, 4), images[:4], METHODS["apq-vit"])
+    kinds = {gemm.kind for gemm in graph.gemms if gemm.name not in quantized.layers}
+    assert kinds == {"qk", "pv"}
+    (note,) = (note for note in quantized.notes if "outside the transformer blocks" in note)
+    assert note.startswith("2 products ")
+
+
+def test_products_asked_for_in_float_are_not_counted_as_outside(vit, images):
+    placement = CpuTarget().place(vit, weight_bits=4, act_bits=4, float_layers=("blocks.0",))
+    quantized = calibrate(vit, placement, images[:4], METHODS["apq-vit"])
+    assert len(quantized.layers) < len(vit.gemms)
+    assert not any("outside" in note for note in quantized.notes)

@@ -10,7 +10,9 @@ from edgevit.calibration.observe import observe_ranges
 from edgevit.calibration.progress import silent
 from edgevit.calibration.run import calibrate
 from edgevit.calibration.sensitivity import layer_noise, whole_effects
+from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
 from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.spec import GridSpec
 from edgevit.targets.cpu import CpuTarget
 
 
@@ -95,3 +97,24 @@ def test_an_operand_that_loses_nothing_has_no_sqnr():
 
     assert Noise(signal=[1.0, 0.0], noise=[0.0, 0.0]).sqnr_db(0) is None
     assert Noise(signal=[100.0, 0.0], noise=[1.0, 0.0]).sqnr_db(0) == pytest.approx(20)
+
+
+def test_products_of_8_bit_floats_have_noise_too(vit, images):
+    """The target with such a grid has it for linears; products of activations are made here."""
+    spec = GridSpec(kind="e4m3", bits=8, signed=True)
+    grid = Float8Grid(spec=spec, scale=torch.tensor(1 / 64))
+    made = QuantizedGraph(graph=vit, placement=CpuTarget().place(vit, weight_bits=8, act_bits=8))
+    linear = next(gemm for gemm in vit.gemms if gemm.kind == "linear")
+    product = next(gemm for gemm in vit.gemms if gemm.kind == "qk")
+    weight = vit.constant(linear.weight)
+    made.layers[linear.name] = Float8Linear(
+        grid=grid, weight_grid=grid, weight=weight, bias=vit.constant(linear.bias)
+    )
+    made.layers[product.name] = Float8Matmul(left=grid, right=grid)
+    found = layer_noise(made, images, batch_size=12, seed=0, progress=silent)
+    lost = (grid.fake_quantize(weight) - weight).double().square().sum()
+    expected = 10 * np.log10(float(weight.double().square().sum() / lost))
+    assert found[linear.name].sqnr_db(1) == pytest.approx(expected, abs=0.01)
+    for name in (linear.name, product.name):
+        assert all(25 < found[name].sqnr_db(at) < 40 for at in (0, 1))  # 3 bits of mantissa
+        assert found[name].fisher > 0

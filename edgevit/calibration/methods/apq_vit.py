@@ -67,7 +67,23 @@ def calibrate(run: Run) -> QuantizedGraph:
         with torch.no_grad():
             search.block(block, inputs[block.input], judge)
         run.progress("blocks", done, len(blocks))
+    quantized.notes += _outside_note(run, quantized)
     return quantized
+
+
+def _outside_note(run: Run, quantized: QuantizedGraph) -> list[str]:
+    """Return a note that counts the products with grids on offer that no block holds."""
+    outside = [
+        gemm.module
+        for gemm in run.graph.gemms
+        if {gemm.left.name, gemm.right.name} <= run.sites and gemm.name not in quantized.layers
+    ]
+    if not outside:
+        return []
+    return [
+        f"{len(outside)} products of attentions outside the transformer blocks stay in float: "
+        f"there is no block output to judge them at ({', '.join(sorted(set(outside)))})"
+    ]
 
 
 def all_blocks(run: Run) -> tuple[Block, ...]:
