@@ -34,7 +34,7 @@ class Limits:
         max_size_mb: Largest size of the engine's files in 10^6 bytes; leaves activations alone.
         allocation: "fisher" or "nuclear".
         fixed_weights, fixed_acts: The user gave that width, so that only the other is mixed.
-        fixed_layers: The user gave widths of single layers, which leaves no budget anything.
+        fixed_layers: What fixes widths of single layers, in words; that leaves no budget anything.
     """
 
     avg_bits: float | None = None
@@ -42,7 +42,7 @@ class Limits:
     allocation: str = "fisher"
     fixed_weights: bool = False
     fixed_acts: bool = False
-    fixed_layers: bool = False
+    fixed_layers: str = ""
 
     @property
     def are_set(self) -> bool:
@@ -75,13 +75,14 @@ class Limits:
             )
         stuck = self.fixed_weights and (self.fixed_acts or self.max_size_mb is not None)
         if self.are_set and (stuck or self.fixed_layers):
-            fixed = "layer_bits fixes" if self.fixed_layers else "--weight-bits and --act-bits fix"
+            layers = self.fixed_layers
+            fixed = f"{layers} fixes" if layers else "--weight-bits and --act-bits fix"
             raise UsageError(
                 "EV214",
                 "A budget leaves nothing to choose here.",
                 where="--avg-bits, --max-size-mb",
                 why=f"{fixed} what the budget is for.",
-                try_next=f"Leave out {'layer_bits' if self.fixed_layers else '--weight-bits'}.",
+                try_next=f"Leave out {'layer_bits' if layers else '--weight-bits'}.",
             )
 
 

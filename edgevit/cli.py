@@ -98,7 +98,12 @@ def methods(json_path: str | None) -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="Model name; see `edgevit models`.")
+@click.option("--model", help="Model name; see `edgevit models`. A recipe may say it.")
+@click.option(
+    "--recipe",
+    metavar="FILE",
+    help="recipe.toml of a bundle, or one of your own: says what is not given here.",
+)
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("--weight-bits", type=int, help="Width of weights alone.")
 @click.option("--act-bits", type=int, help="Width of activations alone.")
@@ -126,7 +131,9 @@ def methods(json_path: str | None) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")
 @click.option("--json", "json_path", metavar="FILE", help="Write a summary as JSON.")
+@click.pass_context
 def quantize(
+    context: click.Context,
     calib: str | None,
     output: str,
     json_path: str | None,
@@ -134,12 +141,18 @@ def quantize(
     overwrite: bool,
     **choices: Any,
 ) -> None:
-    """Quantize a model and write a bundle."""
+    """Quantize a model and write a bundle.
+
+    What is given here wins over --recipe FILE, and that over the defaults. A recipe holds no images
+    and no weights: --calib has to be given again, and --weights if it was made with one.
+    """
     from edgevit.report.table import inspect_table
 
     refuse_existing(output, overwrite)
     check_writable(json_path)
-    images = calib if calib is not None else _own_calibration_images(choices["model"])
+    if choices["recipe"] is not None:
+        choices = _explicit(context, choices)
+    images = calib if calib is not None else _images_of_model(choices)
     bundle = _quantized(images, output, overwrite, reference, choices)
     manifest = _inspected(bundle)
     write_json(json_path, manifest)
@@ -158,6 +171,26 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     check_named(output)
     check_target(Path(output), overwrite)
     check_new_folder(Path(output))
+
+
+def _explicit(context: click.Context, choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices that the user made, without defaults."""
+    default = click.core.ParameterSource.DEFAULT
+    return {
+        name: value
+        for name, value in choices.items()
+        if context.get_parameter_source(name) is not default
+    }
+
+
+def _images_of_model(choices: dict[str, Any]) -> str:
+    """Return the calibration images that come with the model, given or the recipe's."""
+    from edgevit.asked import asked_of
+
+    keys = ("model", "weights", "pretrained")
+    asked = asked_of(choices.get("recipe"), budget=False, **{k: choices.get(k) for k in keys})
+    with asked.blamed():
+        return _own_calibration_images(str(asked.model))
 
 
 def _own_calibration_images(model: str) -> str:
@@ -183,7 +216,7 @@ def _quantized(
     from edgevit import api
     from edgevit.report.progress import shown_progress
 
-    model = choices.pop("model")
+    model = choices.pop("model", None)
     with shown_progress(console()) as progress:
         artefact = api.quantize(model, images, progress=progress, **choices)
         progress("write bundle", 0, 1)

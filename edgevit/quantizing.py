@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.artefact import Artefact, Variant, logits_of
+from edgevit.asked import Asked, asked_of
 from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_widths
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
-from edgevit.recipe import DEFAULT_METHOD, Recipe
+from edgevit.recipe import Recipe, digest_of
 from edgevit.subject import (
     Subject,
     check_num_calib,
@@ -35,22 +35,23 @@ NUM_GOLDEN = 32
 
 
 def quantize(
-    model: str | nn.Module,
+    model: str | nn.Module | None,
     images: str | Path | ImageSet,
     *,
-    bits: int = 6,
+    recipe: str | Path | None = None,
+    bits: int | None = None,
     weight_bits: int | None = None,
     act_bits: int | None = None,
     avg_bits: float | None = None,
     max_size_mb: float | None = None,
     allocation: str = "fisher",
-    target: str = "cpu",
-    method: str = DEFAULT_METHOD,
+    target: str | None = None,
+    method: str | None = None,
     num_calib: int | None = None,
-    seed: int = 0,
-    float_layers: tuple[str, ...] = (),
+    seed: int | None = None,
+    float_layers: tuple[str, ...] | None = None,
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
-    pretrained: bool = True,
+    pretrained: bool | None = None,
     weights: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: str | Path | None = None,
@@ -61,9 +62,12 @@ def quantize(
     Args:
         model: A name (`edgevit models` lists them), a transformers folder, ``package:function``,
             or a module (then `preprocessing` is needed unless the module carries timm's
-            ``pretrained_cfg``).
+            ``pretrained_cfg``). None takes the recipe's.
         images: Folder, archive or ``.npz`` of images like those the model will see.
-        bits: Grid width of weights and activations, 2 to 8; see the next two to set one.
+        recipe: A TOML file, such as a bundle's ``recipe.toml``, that says what is left out below;
+            see `edgevit.recipe.Recipe` for its keys. Weights and images of other hashes than it
+            has are noted in the report.
+        bits: Grid width of weights and activations, 2 to 8; 6 if nothing says it.
         weight_bits, act_bits: Override `bits` for weights or activations.
         avg_bits: Choose widths per layer; the mean of what is quantized is at most this;
             `weight_bits` or `act_bits` beside it stay the same everywhere.
@@ -71,11 +75,11 @@ def quantize(
             its graph and packed weights, take at most so many 10^6 bytes; not counted are the fp32
             reference, golden images and further variants.
         allocation: Criterion of that choice, "fisher" or "nuclear".
-        target: Device the bundle is for.
-        method: Calibration method.
+        target: Device the bundle is for; "cpu" if nothing says it.
+        method: Calibration method; "edgevit" if nothing says it.
         num_calib: Number of calibration images, drawn class-balanced; the method's own number
             if left out, or all if there are fewer (noted in the report).
-        seed: Seed of everything drawn at random.
+        seed: Seed of everything drawn at random; 0 if nothing says it.
         float_layers: Modules or blocks ("blocks.2", shell patterns) that stay in float.
         layer_bits: Module path of a product -> its own (weight bits, activation bits); not beside
             `avg_bits` or `max_size_mb`, which choose them.
@@ -89,41 +93,83 @@ def quantize(
     Raises:
         EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
     """
-    from edgevit.calibration.methods import method_named
-    from edgevit.targets.registry import target_named
-
+    asked = asked_of(
+        recipe,
+        budget=avg_bits is not None,
+        model=model,
+        bits=bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        target=target,
+        method=method,
+        num_calib=num_calib,
+        seed=seed,
+        float_layers=float_layers,
+        layer_bits=layer_bits,
+        pretrained=pretrained,
+        weights=weights,
+    )
     limits = Limits(
         avg_bits=avg_bits,
         max_size_mb=max_size_mb,
         allocation=allocation,
         fixed_weights=weight_bits is not None,
         fixed_acts=act_bits is not None,
-        fixed_layers=bool(layer_bits),
+        fixed_layers=asked.fixed_layers,
     )
+    with asked.blamed():
+        return _quantized(asked, images, limits, preprocessing, checkpoint, progress)
+
+
+def _quantized(
+    asked: Asked,
+    images: str | Path | ImageSet,
+    limits: Limits,
+    preprocessing: Preprocessing | None,
+    checkpoint: str | Path | None,
+    progress: Progress,
+) -> Artefact:
+    """Check what can be checked at once, then load, calibrate and lower."""
+    from edgevit.calibration.methods import method_named
+    from edgevit.targets.registry import target_named
+
     limits.check()
-    check_seed(seed)
-    chosen_method, chosen_target = method_named(method), target_named(target)
-    chosen_target.check_deployable()
+    check_seed(asked.seed)
+    method, target = method_named(asked.method), target_named(asked.target)
+    target.check_deployable()
     images = images if isinstance(images, ImageSet) else open_images(images)
-    num, notes = _num_calib(num_calib, chosen_method, images)
-    w_bits, a_bits = check_widths(common_bits(limits, bits), weight_bits, act_bits)
-    recipe = Recipe(
-        model=str(model),
-        weight_bits=w_bits,
-        act_bits=a_bits,
-        method=method,
-        target=chosen_target.name,
-        num_calib=num,
-        seed=seed,
-        float_layers=float_layers,
-        layer_bits={} if layer_bits is None else dict(layer_bits),
+    num, notes = _num_calib(asked.num_calib, method, images)
+    common = common_bits(limits, asked.bits)
+    widths = check_widths(common, asked.weight_bits, asked.act_bits)
+    loaded = loaded_model(
+        asked.model, asked.pretrained, asked.weights, asked.seed, preprocessing, progress
     )
-    loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
-    recipe = replace(recipe, model=loaded.name)
-    subject = subject_of(loaded, images, recipe.num_calib, seed, chosen_target, progress)
-    artefact = _made(subject, recipe, limits, chosen_target, checkpoint, progress)
-    artefact.quantized.notes += notes
+    subject = subject_of(loaded, images, num, asked.seed, target, progress)
+    recipe = _recipe(asked, subject, widths, num, target)
+    artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
+    artefact.quantized.notes += notes + asked.differences(recipe)
     return artefact
+
+
+def _recipe(
+    asked: Asked, subject: Subject, widths: tuple[int, int], num: int, target: Target
+) -> Recipe:
+    """Return what is asked for, resolved; `widths` are those of weights and activations."""
+    return Recipe(
+        model=subject.loaded.name,
+        weight_bits=widths[0],
+        act_bits=widths[1],
+        method=asked.method,
+        target=target.name,
+        num_calib=num,
+        seed=asked.seed,
+        float_layers=asked.float_layers,
+        layer_bits=dict(asked.layer_bits),
+        pretrained=asked.pretrained or asked.weights is not None,
+        weights=asked.checkpoint_name,
+        weights_sha256=subject.loaded.weights_sha256,
+        images_sha256=digest_of(subject.calibration["sha256"]),
+    )
 
 
 def _num_calib(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
@@ -138,6 +184,7 @@ def _num_calib(asked: int | None, method: Method, images: ImageSet) -> tuple[int
 
 def _made(
     subject: Subject,
+    asked: Asked,
     recipe: Recipe,
     limits: Limits,
     target: Target,
@@ -153,6 +200,7 @@ def _made(
     if limits.are_set:
         recipe, notes = with_widths(recipe, limits, graph, subject.images, target, progress)
     placement = placement_of(recipe, graph, target, recipe.layer_bits)
+    asked.check_widths_matter(graph, placement)
     quantized = calibrate(
         graph,
         placement,

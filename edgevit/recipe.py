@@ -1,12 +1,14 @@
 """What the user asked for, as one frozen value that reads and writes TOML.
 
-The resolved recipe is saved in the bundle, so that the same artefact can be made again.
+The resolved recipe is saved in the bundle, so that the same artefact can be made again. Weights and
+images are not in it: it knows them by hash, so that others are noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,10 @@ class Recipe:
         float_layers: Modules or blocks ("blocks.2", shell patterns) that stay in float.
         layer_bits: Module path -> (weight bits, activation bits) of layers with widths of their
             own; see `edgevit.targets.widths`.
+        pretrained: False for random weights.
+        weights: Name of the checkpoint file, without its folder; empty without one.
+        weights_sha256: Of the model's state dict, see `edgevit.zoo.LoadedModel`.
+        images_sha256: Of the calibration images in order, see `digest_of`.
     """
 
     model: str
@@ -46,6 +52,10 @@ class Recipe:
     seed: int = 0
     float_layers: tuple[str, ...] = ()
     layer_bits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    pretrained: bool = True
+    weights: str = ""
+    weights_sha256: str = ""
+    images_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -56,7 +66,7 @@ class Recipe:
         """Return the recipe as a TOML document."""
         values = self.to_dict()
         layer_bits = values.pop("layer_bits")
-        lines = [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if value != ""]
         if layer_bits:
             lines += ["", "[layer_bits]  # weights, activations"]
             lines += [f"{_toml_value(k)} = {_toml_value(v)}" for k, v in layer_bits.items()]
@@ -64,28 +74,51 @@ class Recipe:
 
     @staticmethod
     def from_toml(path: Path) -> Recipe:
-        """Read a recipe file.
+        """Read a complete recipe.
 
         Raises:
             UsageError: The file is no TOML, or has unknown or missing keys (EV210).
         """
+        values = read_recipe(path)
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-            return Recipe(**_checked(values))
-        except (OSError, ValueError, TypeError) as error:  # TOMLDecodeError is a ValueError
-            known = ", ".join(f.name for f in fields(Recipe))
-            raise UsageError(
-                "EV210",
-                "The recipe can't be read.",
-                where=str(path),
-                why=str(error),
-                try_next=f"A recipe is TOML with these keys: {known}.",
-            ) from error
+            return Recipe(**values)
+        except TypeError as error:
+            raise _unreadable(path, error) from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the keys that a recipe file has, with the types `Recipe` declares; any may be missing.
+
+    Raises:
+        UsageError: The file can't be read or is no TOML, a key is unknown, or a value has a wrong
+            type (EV210).
+    """
+    try:
+        return _checked(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # no TOML is a ValueError
+        raise _unreadable(path, error) from error
+
+
+def digest_of(sha256s: Iterable[str]) -> str:
+    """Return the SHA-256 of hexadecimal digests, one per line and in order."""
+    return hashlib.sha256("\n".join(sha256s).encode()).hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        "EV210",
+        "The recipe can't be read.",
+        where=str(path),
+        why=str(error),
+        try_next=f"A recipe is TOML with these keys: {', '.join(f.name for f in fields(Recipe))}.",
+    )
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
@@ -95,23 +128,31 @@ def _toml_value(value: Any) -> str:
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with the types `Recipe` declares, or raise TypeError."""
-    layers = values.get("float_layers", [])
+    types = {known.name: str(known.type) for known in fields(Recipe)}
+    for name, value in values.items():
+        if name not in types:
+            raise TypeError(f"there is no key {name!r}")
+        wanted = {"int": int, "str": str, "bool": bool}.get(types[name])
+        if wanted and type(value) is not wanted:
+            raise TypeError(f"{name} must be {types[name]}, not {type(value).__name__}")
+    read: dict[str, Callable[[Any], Any]] = {"float_layers": _names, "layer_bits": _pairs}
+    return {name: read[name](value) if name in read else value for name, value in values.items()}
+
+
+def _names(layers: Any) -> tuple[str, ...]:
+    """Return float_layers, or raise TypeError."""
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
         raise TypeError("float_layers must be a list of names")
-    for known in fields(Recipe):
-        wanted = {"int": int, "str": str}.get(str(known.type))
-        value = values.get(known.name)
-        if wanted and value is not None and (type(value) is not wanted):
-            raise TypeError(f"{known.name} must be {known.type}, not {type(value).__name__}")
-    return {**values, "float_layers": tuple(layers), "layer_bits": _pairs(values)}
+    return tuple(layers)
 
 
-def _pairs(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
+def _pairs(layer_bits: Any) -> dict[str, tuple[int, int]]:
     """Return layer_bits with pairs of whole numbers, or raise TypeError."""
-    layer_bits = values.get("layer_bits", {})
     if not isinstance(layer_bits, dict):
         raise TypeError("layer_bits must be a table of layers")
     for name, pair in layer_bits.items():
+        if isinstance(pair, dict):  # what TOML makes of a bare name with dots
+            raise TypeError(f"layer_bits of {name}: a name with dots needs quotation marks")
         if not isinstance(pair, list) or [type(bits) for bits in pair] != [int, int]:
             raise TypeError(f"layer_bits of {name} must be [weight bits, activation bits]")
     return {name: (pair[0], pair[1]) for name, pair in layer_bits.items()}

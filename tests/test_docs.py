@@ -34,7 +34,8 @@ def test_commands(line, tmp_path, request):
             from edgevit.zoo import reference_images
 
             words[index] = str(reference_images("test"))
-    if "my_bundle" in words and "quantize" not in words:
+    made_before = "my_bundle" in words and "quantize" not in words
+    if made_before or "my_bundle/recipe.toml" in words:
         quick = "quantize --model vit_cifar10 --method minmax --num-calib 8 -o my_bundle"
         subprocess.run([sys.executable, "-m", "edgevit.cli", *quick.split()], cwd=tmp_path)
     command = [sys.executable, "-m", "edgevit.cli", *words[1:]]
@@ -47,6 +48,23 @@ def test_python_blocks(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+
+
+def test_recipes_are_recipes(tmp_path):
+    """Every TOML block can be given to --recipe, and its layers are layers of its model."""
+    from edgevit.recipe import read_recipe
+    from edgevit.targets.widths import is_asked_in_float
+    from edgevit.zoo.loading import load_model
+
+    found = [block for page in PAGES for block in blocks(page, "toml")]
+    assert found
+    for block in found:
+        (tmp_path / "recipe.toml").write_text(block)
+        recipe = read_recipe(tmp_path / "recipe.toml")
+        modules = [name for name, _ in load_model(recipe["model"]).model.named_modules()]
+        assert set(recipe["layer_bits"]) <= set(modules)
+        for pattern in recipe["float_layers"]:
+            assert any(is_asked_in_float(name, (pattern,)) for name in modules)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,155 @@
+"""What is asked of `quantize`: what the caller gives, else what a recipe says, else defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import EdgeViTError, UsageError
+from edgevit.recipe import DEFAULT_METHOD, Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.graph.model import Graph
+    from edgevit.quantizers.spec import Placement
+
+DEFAULT_BITS = 6
+_HASHES = {"weights_sha256": "weights", "images_sha256": "calibration images"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The choices of one run.
+
+    Args:
+        model, target, method, num_calib, seed, float_layers, layer_bits, pretrained, weights: As
+            in `edgevit.quantize`.
+        bits: Width of what the next two leave open.
+        weight_bits, act_bits: Widths, None where `bits` holds.
+        file: The recipe file, None without one.
+        kept: Key -> value of all that the recipe says and the caller did not.
+        widths_given: Whether the caller gave a width himself.
+    """
+
+    model: str | nn.Module
+    target: str = "cpu"
+    method: str = DEFAULT_METHOD
+    num_calib: int | None = None
+    seed: int = 0
+    float_layers: tuple[str, ...] = ()
+    layer_bits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    pretrained: bool = True
+    weights: str | Path | None = None
+    bits: int = DEFAULT_BITS
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    file: Path | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    widths_given: bool = False
+
+    @property
+    def fixed_layers(self) -> str:
+        """What fixes the widths of single layers, in words; empty if nothing does."""
+        if not self.layer_bits:
+            return ""
+        return f"layer_bits of {self.file}" if "layer_bits" in self.kept else "layer_bits"
+
+    @property
+    def checkpoint_name(self) -> str:
+        """What a recipe keeps of a checkpoint file: its name, which any encoding can write."""
+        if self.weights is None:
+            return ""
+        return Path(self.weights).name.encode("utf-8", "backslashreplace").decode()
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Let errors inside the block name the recipe's file for what was taken from it."""
+        try:
+            yield
+        except EdgeViTError as error:
+            option = error.where.partition(" ")[0]
+            key = option.lstrip("-").replace("-", "_").replace("float_layer", "float_layers")
+            if key in self.kept:
+                error.where = f"{self.file}: {error.where}"
+            raise
+
+    def check_widths_matter(self, graph: Graph, placement: Placement) -> None:
+        """Refuse a width that no layer is left for.
+
+        Raises:
+            UsageError: The recipe gives every quantized product one of its own (EV214).
+        """
+        if not self.widths_given or "layer_bits" not in self.kept:
+            return
+        modules = {gemm.module for gemm in graph.gemms if gemm.left.name in placement.options}
+        if modules <= set(self.layer_bits):
+            raise UsageError(
+                "EV214",
+                "A width for all layers leaves nothing to choose here.",
+                where="--bits, --weight-bits, --act-bits",
+                why=f"{self.fixed_layers} gives each of the {len(modules)} layers its own.",
+                try_next="Take layers out of [layer_bits], or leave out the width.",
+            )
+
+    def differences(self, made: Recipe) -> list[str]:
+        """Return a note for each thing that the recipe knows by hash and that is another here."""
+        found = {key: (self.kept.get(key, ""), getattr(made, key)) for key in _HASHES}
+        return [
+            f"the {_HASHES[key]} are not those of the recipe {self.file}: "
+            f"SHA-256 {new[:12]} instead of {old[:12]}"
+            for key, (old, new) in found.items()
+            if old and old != new
+        ]
+
+
+def asked_of(recipe: str | Path | None, *, budget: bool, **given: Any) -> Asked:
+    """Put together what the caller gives and what a recipe says.
+
+    Args:
+        recipe: A TOML file with some of the keys of `Recipe`, None for none.
+        budget: A mean width is asked for, which stands for widths as `bits` does.
+        given: Fields of `Asked`, None for what the caller left open.
+
+    Raises:
+        UsageError: The recipe can't be read (EV210), nobody named a model (EV226), or the recipe
+            was made with a checkpoint file that is not given (EV225).
+    """
+    file = None if recipe is None else Path(recipe)
+    given = {key: value for key, value in given.items() if value is not None}
+    said = {} if file is None else read_recipe(file)
+    kept = {key: value for key, value in said.items() if key not in given}
+    if "bits" in given or budget:
+        kept = {k: v for k, v in kept.items() if k not in {"weight_bits", "act_bits"}}
+    _check_model(file, kept, given)
+    _check_checkpoint(file, kept, given)
+    plain = {k: v for k, v in kept.items() if k not in {"weights", *_HASHES}}
+    widths_given = bool(given.keys() & {"bits", "weight_bits", "act_bits"})
+    return Asked(**plain, **given, file=file, kept=kept, widths_given=widths_given)
+
+
+def _check_model(file: Path | None, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if "model" not in kept and "model" not in given:
+        raise UsageError(
+            "EV226",
+            "Which model is to be quantized?",
+            where="--model",
+            why="No model was named." if file is None else f"{file} names no model.",
+            try_next="--model NAME; `edgevit models` lists names.",
+        )
+
+
+def _check_checkpoint(file: Path | None, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to take published weights where the recipe was made with others."""
+    name = kept.get("weights")
+    if name and "pretrained" not in given and isinstance(given.get("model", ""), str):
+        raise UsageError(
+            "EV225",
+            f"The recipe was made with a checkpoint file, {name}.",
+            where=f"{file}: weights",
+            why="A recipe keeps the name and the hash of a checkpoint, not the weights.",
+            try_next=f"--weights path/to/{name}; for the published weights --pretrained.",
+        )
