@@ -131,9 +131,7 @@ def methods(json_path: str | None) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")
 @click.option("--json", "json_path", metavar="FILE", help="Write a summary as JSON.")
-@click.pass_context
 def quantize(
-    context: click.Context,
     calib: str | None,
     output: str,
     json_path: str | None,
@@ -151,7 +149,7 @@ def quantize(
     refuse_existing(output, overwrite)
     check_writable(json_path)
     if choices["recipe"] is not None:
-        choices = _explicit(context, choices)
+        choices = _explicit(choices)
     images = calib if calib is not None else _images_of_model(choices)
     bundle = _quantized(images, output, overwrite, reference, choices)
     manifest = _inspected(bundle)
@@ -173,8 +171,9 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     check_new_folder(Path(output))
 
 
-def _explicit(context: click.Context, choices: dict[str, Any]) -> dict[str, Any]:
+def _explicit(choices: dict[str, Any]) -> dict[str, Any]:
     """Return the choices that the user made, without defaults."""
+    context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     return {
         name: value

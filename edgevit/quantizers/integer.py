@@ -10,6 +10,7 @@ round the operands of such products to TF32 or bfloat16, they are float64 produc
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,8 @@ def float32_products_are_exact() -> bool:
         return False
     if any(os.environ.get(name, "STRICT").upper() != "STRICT" for name in _ONEDNN_MODES):
         return False
-    return torch.backends.mkldnn.matmul.fp32_precision in {"none", "ieee"}
+    onednn: Any = torch.backends.mkldnn  # torch's types do not know its settings
+    return onednn.matmul.fp32_precision in {"none", "ieee"}
 
 
 def _largest(x: Tensor) -> int:
