@@ -40,7 +40,7 @@ def validate(
         num: Use only this many images, drawn class-balanced with `seed`.
         max_drop: Accuracy limit in points for the verdict; 1.0 if left out.
         max_latency_ms: Not used here; `check_gates` compares it with the report.
-        threads: CPU threads of the engines, None for all cores.
+        threads: CPU threads of the engines, None to leave it to them.
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
         provider: ONNX Runtime provider; None for the one the bundle was made for.

@@ -31,6 +31,7 @@ MODULES = [
     "edgevit.report.sensitivity_plot",
     "edgevit.report.statistics",
     "edgevit.report.table",
+    "edgevit.report.telemetry",
     "edgevit.report.validation",
 ]
 HEAVY = {"torch", "timm", "torchvision", "transformers", "onnx", "onnxruntime", "rich"}

@@ -94,7 +94,7 @@ def deploy(
         seed: Of that draw.
         max_drop: Accuracy limit in points for the verdict; 1.0 if left out.
         engine: "onnxruntime", "tensorrt", or "auto" for the one the bundle was made for.
-        threads: CPU threads of the engines, None for all cores.
+        threads: CPU threads of the engines, None to leave it to them.
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
         keep: Leave everything on the board.

@@ -1,6 +1,7 @@
 """Shows the variants that a TensorRT device tried: times, drops in accuracy, which one was kept.
 
-Each reason is said once, however many variants it holds for.
+Each reason is said once, however many variants it holds for. Times that do not count, because a
+clock dropped or something throttled, stand in brackets.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.report.table import new_table, plain_text
+from edgevit.report.telemetry import telemetry_notes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,24 +23,50 @@ def build_table(build: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
 
     title = f"Variants on this device; kept: {build['kept'] or 'none'}"
+    energy = any(row["energy_mj"] is not None for row in build["rows"])
     headings = ("variant", "p50", "x FP16", "drop in points", "images", "accuracy")
-    table = new_table(title, *headings, numbers=("p50", "x FP16", "images"))
+    if energy:
+        headings = (*headings[:3], "mJ/image", *headings[3:])
+    table = new_table(title, *headings, numbers=("p50", "x FP16", "mJ/image", "images"))
     for row in build["rows"]:
-        table.add_row(*map(plain_text, _cells(row)))
+        table.add_row(*map(plain_text, _cells(row, energy)))
     lines = [build["reason"], *build["fp16_reasons"], *_reasons(build["rows"])]
-    return Group(table, *map(plain_text, lines))
+    return Group(table, *map(plain_text, [*lines, *_telemetry(build["telemetry"])]))
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    ratio, gate = row["speedup_over_fp16"], row["gate"]
+def _cells(row: Mapping[str, Any], energy: bool) -> tuple[str, ...]:
+    ratio, gate, valid = row["speedup_over_fp16"], row["gate"], row["latency_valid"]
     return (
         row["variant"],
-        _NOTHING if row["p50_ms"] is None else f"{row['p50_ms']:.2f} ms",
-        _NOTHING if ratio is None else f"{ratio['value']:.2f}",
+        _counted(None if row["p50_ms"] is None else f"{row['p50_ms']:.2f} ms", valid),
+        _counted(None if ratio is None else f"{ratio['value']:.2f}", valid),
+        *((_energy(row["energy_mj"]),) if energy else ()),
         _drop(gate["drop_points"]),
         str(gate["num_images"] or _NOTHING),
         gate["verdict"] or _NOTHING,
     )
+
+
+def _counted(figure: str | None, valid: bool | None) -> str:
+    """Return a figure, in brackets if it does not count."""
+    if figure is None:
+        return _NOTHING
+    return f"({figure})" if valid is False else figure
+
+
+def _energy(energy_mj: float | None) -> str:
+    return _NOTHING if energy_mj is None else f"{energy_mj:.1f}"
+
+
+def _telemetry(telemetry: Mapping[str, Any] | None) -> list[str]:
+    """Return what held while the variants were timed, and why they were timed again."""
+    if telemetry is None:
+        return []
+    lines = telemetry_notes(telemetry)
+    if telemetry["retimed_because"]:
+        reasons = " ".join(telemetry["retimed_because"])
+        lines.append(f"timed a second time, because the first did not count: {reasons}")
+    return lines
 
 
 def _drop(drop: Mapping[str, float] | None) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgevit.report.telemetry import telemetry_notes
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -191,36 +193,13 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"run by {report['engine']['name']}, {report['engine']['provider']}")
     if report["latency_ms"]["engine"]:
         conditions = report["latency_conditions"].items()
-        lines.append(
-            "latency at " + ", ".join(f"{key} {_shown(value)}" for key, value in conditions)
-        )
-    lines += _telemetry_notes(report["telemetry"])
+        known = [f"{key} {value}" for key, value in conditions if value is not None]
+        lines.append("latency at " + ", ".join(known))
+    lines += telemetry_notes(report["telemetry"])
     if skipped["count"]:
         names = ", ".join(skipped["names"][:_NAMED_SKIPS])
         lines.append(f"{skipped['count']} damaged images skipped: {names}")
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
-
-
-def _telemetry_notes(telemetry: Mapping[str, Any] | None) -> list[str]:
-    """Return what held while latency was measured: clock, temperature, rails, power mode."""
-    if telemetry is None:
-        return []
-    parts = []
-    if telemetry["power_mode"]:
-        parts.append(f"power mode {_shown(telemetry['power_mode']['name'])}")
-    for name, clock in telemetry["clocks_mhz"].items():
-        if name.split(".")[0] == telemetry["watched_clock"]:
-            parts.append(f"{name} clock {clock['lowest']:.0f} to {clock['highest']:.0f} MHz")
-    hottest = max((zone["highest"] for zone in telemetry["temperatures_c"].values()), default=None)
-    if hottest is not None:
-        parts.append(f"up to {hottest:.0f} °C")
-    rails = {rail for row in telemetry["energy"].values() for rail in row["rails"]}
-    if rails:
-        parts.append(f"energy from {', '.join(sorted(rails))}")
-    lines = ["while timing: " + ", ".join(parts)] if parts else []
-    if telemetry["valid"] is None:
-        lines += [f"not known whether clocks held: {reason}" for reason in telemetry["reasons"]]
-    return lines
 
 
 def new_table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:

@@ -6,7 +6,6 @@ is kept raw; statistics are made of it elsewhere (`edgevit.report.validation`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from edgevit.runner.latency import LatencySamples
 from edgevit.runner.memory import peak_memory_bytes
 from edgevit.runner.opened import open_all
 from edgevit.runner.selfcheck import SelfCheck, self_check
-from edgevit.runner.telemetry import measure_watched
+from edgevit.runner.telemetry import measure_watched, why_not_counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +45,8 @@ class Measurements:
         fp32: Predictions of the fp32 reference on the same images; None without a reference.
         self_check: The golden images through the engine.
         latency: Samples by engine name ("fp32", "engine"); empty when not measured.
-        latency_conditions: threads, batch, rounds, warmup and whatever else held.
+        latency_conditions: threads (of the CPU; None where the engine runs elsewhere or they
+            can't be counted), batch, rounds, warmup and whatever else held.
         peak_memory_bytes: By engine name; empty when not measured.
         skipped_images: Names of damaged images that were left out.
         warnings: Counted warnings of this validation, beside those in the bundle.
@@ -75,7 +75,7 @@ class Conditions:
 
     Args:
         engine: One of `edgevit.runner.engines.ENGINES`.
-        threads: CPU threads of the engines, None for all cores.
+        threads: CPU threads of the engines, None to leave it to them; TensorRT has no use for it.
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         batch: Batch size of the latency runs.
         rounds: Alternating latency rounds.
@@ -119,7 +119,7 @@ def measure(
     predictions = predict_all(
         sessions, batches(), normalize, on_batch=lambda done: progress("accuracy", done, num_images)
     )
-    used = _used(opened, choice)
+    used, threads = _used(opened, choice), sessions["engine"].threads
     latency: dict[str, LatencySamples] = {}
     telemetry = None
     if not choice.stands_in:
@@ -135,9 +135,9 @@ def measure(
         fp32=predictions.get("fp32"),
         self_check=checked,
         latency=latency,
-        latency_conditions=_described(conditions) if latency else {},
+        latency_conditions=_described(conditions, threads) if latency else {},
         peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
-        warnings=[*choice.warnings, *_telemetry_warnings(telemetry)],
+        warnings=[*choice.warnings, *_void(opened.build, telemetry)],
         engine_used=used,
         telemetry=telemetry,
         build=opened.build,
@@ -171,17 +171,18 @@ def _latency(
     return found
 
 
-def _telemetry_warnings(telemetry: Mapping[str, Any] | None) -> list[str]:
-    """Return why the latency rows do not count, if so."""
-    if telemetry is None or telemetry["valid"] is not False:
-        return []
-    return [f"the latencies do not count: {reason}" for reason in telemetry["reasons"]]
+def _void(build: Mapping[str, Any] | None, telemetry: Mapping[str, Any] | None) -> list[str]:
+    """Return why latencies do not count: those of the variants, and those of the rows."""
+    variants = why_not_counted(None if build is None else build["telemetry"])
+    return [
+        *(f"the latencies of the variants do not count: {reason}" for reason in variants),
+        *(f"the latencies do not count: {reason}" for reason in why_not_counted(telemetry)),
+    ]
 
 
-def _described(conditions: Conditions) -> dict[str, Any]:
-    used = conditions.threads if conditions.threads is not None else os.cpu_count()
+def _described(conditions: Conditions, threads: int | None) -> dict[str, Any]:
     return {
-        "threads": used,
+        "threads": threads,
         "batch": conditions.batch,
         "rounds": conditions.rounds,
         "warmup": _WARMUP_ROUNDS,

@@ -118,7 +118,7 @@ def _tensorrt(
 
 def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
     """Return the golden arrays as if the variant were the only one."""
-    from edgevit.runner.tensorrt.trials import golden_key
+    from edgevit.runner.tensorrt.parity import golden_key
 
     return {**golden, "logits_simulated": np.asarray(golden[golden_key(golden, variant)])}
 

@@ -35,7 +35,9 @@ class EngineSession:
     Args:
         onnx: Serialized ModelProto.
         provider: The execution provider that has to run the model.
-        threads: CPU threads within one operator; None leaves it to ONNX Runtime (all cores).
+        threads: CPU threads within one operator; None leaves it to ONNX Runtime, which takes the
+            physical cores. The attribute `threads` then says how many those are, None where that
+            can't be seen.
         session_config: ONNX Runtime session configuration entries. Unless it says otherwise, the
             model is refused when another provider than the CPU can't run all of it.
         optimize: False runs the graph as it is written, without any fusion.
@@ -58,7 +60,7 @@ class EngineSession:
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.provider, self.threads = provider, threads
+        self.provider = provider
         runtime = _onnxruntime()
         if provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
@@ -73,7 +75,9 @@ class EngineSession:
         try:
             for key, value in {**defaults, **(session_config or {})}.items():
                 options.add_session_config_entry(key, value)
+            before = _tasks()
             self._session = runtime.InferenceSession(onnx, options, providers=[provider])
+            self.threads = _threads(before) if threads is None else threads
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise _engine_failed("EV703", "The engine refuses the model.", error) from error
         if self._session.get_providers()[:1] != [provider]:
@@ -200,6 +204,23 @@ def _options(runtime: Any, threads: int | None) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
     return options
+
+
+def _tasks() -> int | None:
+    """Return how many threads this process has; None where the system does not say (not Linux)."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None
+
+
+def _threads(before: int | None) -> int | None:
+    """Return the threads of the session just made: its own pool, and the one that calls it.
+
+    ONNX Runtime starts the pool with the session and tells its size nowhere.
+    """
+    now = _tasks()
+    return None if before is None or now is None else max(1, now - before + 1)
 
 
 def _wrong_provider(provider: str, found: list[str]) -> DeviceError:

@@ -1,5 +1,6 @@
 """Sessions over real ONNX Runtime: what runs, what is refused, and that nothing falls back."""
 
+import os
 import sys
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_an_engine_that_fails_while_running():
     with pytest.raises(DeviceError, match="EV704") as caught:
         session.run(images(2))
     assert "Reshape" in caught.value.why
+
+
+def test_the_threads_that_onnxruntime_takes_by_itself_are_counted():
+    """It says their number nowhere; Linux lists the threads that came with the session."""
+    before = len(os.listdir("/proc/self/task"))
+    session = EngineSession(model())
+    assert session.threads == len(os.listdir("/proc/self/task")) - before + 1
+    assert 1 <= session.threads <= os.cpu_count()
+    three = EngineSession(model(), threads=3)  # two of its own and the one that calls
+    assert len(os.listdir("/proc/self/task")) - before + 1 == session.threads + 2
+    assert three.threads == 3
 
 
 def test_threads_have_to_be_positive():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from edgevit.runner.telemetry.energy import energy_mj, measure_energy
 from edgevit.runner.telemetry.reading import Reading
 from edgevit.runner.telemetry.recorder import Recorder, Recording
-from edgevit.runner.telemetry.summary import latency_conditions
+from edgevit.runner.telemetry.summary import latency_conditions, why_not_counted
 from edgevit.runner.telemetry.watching import measure_watched
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "latency_conditions",
     "measure_energy",
     "measure_watched",
+    "why_not_counted",
 ]

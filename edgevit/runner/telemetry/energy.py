@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from edgevit.runner.accuracy import Runnable
 
-_IDLE = "idle"
+IDLE = "idle"
+"""The phase that power under load is compared with."""
 _SETTLE_SECONDS = 0.5
 _FEWEST_READINGS = 5
 
@@ -85,13 +86,13 @@ def measure_energy(
     if seconds <= 0 or idle_seconds <= 0:
         raise UsageError("EV781", f"Energy can't be measured in {seconds} s, {idle_seconds} s.")
     time.sleep(_SETTLE_SECONDS)
-    recorder.watch(_IDLE, idle_seconds)
+    recorder.watch(IDLE, idle_seconds)
     loads = {
         name: _load(session, image, recorder, name, seconds) for name, session in sessions.items()
     }
     time.sleep(recorder.recording().interval_ms / 1000)
     recording = recorder.recording()
-    return {name: _row(recording, name, *load) for name, load in loads.items()}
+    return {name: energy_of(recording, name, *load) for name, load in loads.items()}
 
 
 def _load(
@@ -99,15 +100,28 @@ def _load(
 ) -> tuple[float, int]:
     """Return how long the engine really ran and how many images."""
     images, start = 0, time.monotonic()
-    with recorder.phase(f"energy {name}"):
+    with recorder.phase(load_phase(name)):
         while time.monotonic() - start < seconds:
             session.run(image)
             images += len(image)
     return time.monotonic() - start, images
 
 
-def _row(recording: Recording, name: str, seconds: float, images: int) -> Energy:
-    idle, load = recording.during(_IDLE), recording.during(f"energy {name}")
+def load_phase(name: str) -> str:
+    """Return the phase in which an engine runs alone."""
+    return f"energy {name}"
+
+
+def energy_of(recording: Recording, name: str, seconds: float, images: int) -> Energy:
+    """Return an engine's energy from the phases `IDLE` and `load_phase`.
+
+    Args:
+        recording: With those phases.
+        name: The engine.
+        seconds: How long it ran in its phase.
+        images: How many images it ran in it.
+    """
+    idle, load = recording.during(IDLE), recording.during(load_phase(name))
     rails = rails_used([*idle, *load])
     idle_mw, load_mw = mean_power_mw(idle, rails), mean_power_mw(load, rails)
     counts = len(complete(idle, rails)), len(complete(load, rails))

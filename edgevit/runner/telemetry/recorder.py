@@ -110,7 +110,11 @@ class Recorder:
         try:
             yield
         finally:
-            self._phases.setdefault(name, []).append((start, time.monotonic()))
+            self.mark(name, start, time.monotonic())
+
+    def mark(self, name: str, start: float, end: float) -> None:
+        """Mark a time that is over, in seconds of CLOCK_MONOTONIC, as phase `name`."""
+        self._phases.setdefault(name, []).append((start, end))
 
     def watch(self, name: str, seconds: float) -> None:
         """Do nothing for a while, as phase `name`."""

@@ -7,7 +7,7 @@ or under-voltage event. It is unknown, never valid, when nothing of that could b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgevit.runner.telemetry.reading import Reading, rails_of_the_whole
@@ -50,6 +50,13 @@ def latency_conditions(recording: Recording, watch: str = "gpu") -> dict[str, An
         "temperatures_c": _temperatures(before, during, after),
         "power_mw": _power(before, during),
     }
+
+
+def why_not_counted(conditions: Mapping[str, Any] | None) -> list[str]:
+    """Return why latencies do not count, from their conditions; empty if they do or may."""
+    if conditions is None or conditions["valid"] is not False:
+        return []
+    return list(conditions["reasons"])
 
 
 def mean_power_mw(readings: Sequence[Reading], rails: Sequence[str]) -> float | None:

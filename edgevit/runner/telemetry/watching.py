@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.runner.board_facts import power_mode
-from edgevit.runner.telemetry.energy import measure_energy
-from edgevit.runner.telemetry.recorder import Recorder
+from edgevit.runner.telemetry.energy import Energy, measure_energy
+from edgevit.runner.telemetry.recorder import Recorder, Recording
 from edgevit.runner.telemetry.sources import has_sensors
 from edgevit.runner.telemetry.summary import latency_conditions
 
@@ -29,6 +29,7 @@ def measure_watched(
     watch: str,
     warmup: int = 10,
     rounds: int = 50,
+    min_seconds: float = 0.0,
     max_seconds: float = 600.0,
     energy_seconds: float = 5.0,
     root: str | os.PathLike[str] = "/",
@@ -41,13 +42,14 @@ def measure_watched(
         watch: The clock that counts: "gpu" or "cpu", where the engines run.
         warmup: Rounds before measuring starts.
         rounds: Least number of measured rounds.
+        min_seconds: Time at least this long; 2 s where there are sensors.
         max_seconds: Stop timing after this long.
         energy_seconds: How long each engine runs alone for its energy; 0 leaves energy out.
         root: ``/``, or a recorded tree.
 
     Returns:
-        The samples by engine, and what `latency_conditions` returns with power_mode and energy
-        (engine -> `Energy.to_dict`) added; None where the device has no sensors.
+        The samples by engine, and what `watched_conditions` returns; None where the device has
+        no sensors.
 
     Raises:
         EdgeViTError: As `measure_alternating`.
@@ -56,15 +58,27 @@ def measure_watched(
 
     timing: dict[str, Any] = {"warmup": warmup, "rounds": rounds, "max_seconds": max_seconds}
     if not has_sensors(root):
-        return measure_alternating(sessions, image, **timing), None
+        return measure_alternating(sessions, image, **timing, min_seconds=min_seconds), None
+    least = max(min_seconds, _LEAST_SECONDS)
     with Recorder(root) as recorder:
         samples = measure_alternating(
-            sessions, image, **timing, min_seconds=_LEAST_SECONDS, recorder=recorder
+            sessions, image, **timing, min_seconds=least, recorder=recorder
         )
-        energy = {}
+        energy: Mapping[str, Energy] = {}
         if energy_seconds > 0 and any(r.power_mw for r in recorder.recording().readings):
             energy = measure_energy(sessions, image, recorder, seconds=energy_seconds)
-    conditions = latency_conditions(recorder.recording(), watch)
-    conditions["power_mode"] = power_mode(root)
-    conditions["energy"] = {name: row.to_dict() for name, row in energy.items()}
-    return samples, conditions
+    return samples, watched_conditions(recorder.recording(), watch, energy, root)
+
+
+def watched_conditions(
+    recording: Recording,
+    watch: str,
+    energy: Mapping[str, Energy],
+    root: str | os.PathLike[str] = "/",
+) -> dict[str, Any]:
+    """Return `latency_conditions` with power_mode and energy (engine -> `Energy.to_dict`) added."""
+    return {
+        **latency_conditions(recording, watch),
+        "power_mode": power_mode(root),
+        "energy": {name: row.to_dict() for name, row in energy.items()},
+    }

@@ -14,7 +14,8 @@ from edgevit.runner.tensorrt.opening import (
     built_engine,
     engine_for,
 )
-from edgevit.runner.tensorrt.policy import Decision, Parity, ParityLimits, Trial, decide
+from edgevit.runner.tensorrt.parity import Parity, ParityLimits
+from edgevit.runner.tensorrt.policy import Decision, Trial, decide
 from edgevit.runner.tensorrt.session import TensorRTSession
 from edgevit.runner.tensorrt.trials import TrialPlan, try_variants
 

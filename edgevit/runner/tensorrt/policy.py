@@ -4,7 +4,8 @@ A pure function of what was measured. An engine may be used when it computes wha
 (parity) and its images do not show that it loses more accuracy than allowed (gate). It is preferred
 to FP16 only if it is faster beyond doubt (the whole confidence interval of the median paired ratio
 lies above 1) and by enough to matter. FP16 winning is a normal outcome; its main reasons are then
-given with the milliseconds they cost.
+given with the milliseconds they cost. Latencies that do not count show nothing to be faster: the
+most accurate form stays.
 """
 
 from __future__ import annotations
@@ -16,58 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.runner.telemetry import why_not_counted
 from edgevit.runner.tensorrt.gate import FAIL, NOT_JUDGED, UNDECIDED, Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
+from edgevit.runner.tensorrt.parity import Parity, ParityLimits
 from edgevit.runner.tensorrt.reasons import fp16_reasons
 
 BASELINE = "fp16"
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How close an engine is to its own simulation on the golden images.
-
-    Args:
-        num_images: How many there are.
-        agreement_percent: Images with the simulated top-1 class.
-        cosine: Cosine of all logits with the simulated ones.
-        max_error: Largest absolute logit error.
-    """
-
-    num_images: int
-    agreement_percent: float
-    cosine: float
-    max_error: float
-
-
-@dataclass(frozen=True)
-class ParityLimits:
-    """What counts as computing the same.
-
-    Args:
-        min_cosine: Least cosine of the logits.
-        max_flipped_percent: Most images whose top-1 class differs; one image is always allowed,
-            as a near tie may fall either way.
-    """
-
-    min_cosine: float = 0.999
-    max_flipped_percent: float = 2.0
-
-    def broken_by(self, parity: Parity) -> str:
-        """Return what is wrong, empty if nothing is."""
-        flipped = round(parity.num_images * (100 - parity.agreement_percent) / 100)
-        allowed = max(1, int(parity.num_images * self.max_flipped_percent / 100))
-        if not parity.cosine >= self.min_cosine:  # also when it is NaN
-            return (
-                f"parity: logits differ from the simulation, cosine {parity.cosine:.5f}"
-                f" below {self.min_cosine:g}"
-            )
-        if flipped > allowed:
-            return (
-                f"parity: {flipped} of {parity.num_images} golden images get another class"
-                f" than in the simulation, {allowed} allowed"
-            )
-        return ""
+_LIMITS = ParityLimits()
 
 
 @dataclass(frozen=True)
@@ -80,6 +37,7 @@ class Trial:
         parity: None if it was not checked.
         gate: The accuracy gate.
         samples_ms: Latencies, measured in turns with the other variants; same length for all.
+        energy_mj: Millijoules per image above idle; None where that can't be told.
         kernel_ms: Median time on the GPU alone; None if it was not measured.
         engine: The engine in numbers; None if it was not inspected.
         build_seconds: How long the build took; None from the cache.
@@ -90,6 +48,7 @@ class Trial:
     parity: Parity | None = None
     gate: Gate = NOT_JUDGED
     samples_ms: tuple[float, ...] = ()
+    energy_mj: float | None = None
     kernel_ms: float | None = None
     engine: EngineSummary | None = None
     build_seconds: float | None = None
@@ -113,12 +72,14 @@ class Decision:
         reason: Why, in one sentence.
         fp16_reasons: When FP16 is kept although others may be used: up to three reasons.
         rows: One dictionary per trial, as in the report.
+        telemetry: What held while they were timed; see `edgevit.runner.tensorrt.timing.Timing`.
     """
 
     kept: str | None
     reason: str
     fp16_reasons: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
+    telemetry: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -128,9 +89,10 @@ class Decision:
 def decide(
     trials: Sequence[Trial],
     *,
-    limits: ParityLimits = ParityLimits(),
+    limits: ParityLimits = _LIMITS,
     confidence: float = 0.95,
     min_speedup: float = 1.02,
+    telemetry: Mapping[str, Any] | None = None,
 ) -> Decision:
     """Return the variant to keep.
 
@@ -139,23 +101,28 @@ def decide(
         limits: What counts as computing the same as the simulation.
         confidence: Of the interval that a speed-up has to clear.
         min_speedup: How many times as fast as FP16 another variant has to be at least.
+        telemetry: What held while they were timed; None where that is not known.
     """
     excluded = {trial.variant: why_not(trial, limits) for trial in trials}
     excluded.update(_less_sure(trials, excluded))
     usable = [trial for trial in trials if not excluded[trial.variant]]
     baseline = next((trial for trial in trials if trial.variant == BASELINE), None)
     ratios = {trial.variant: _against(baseline, trial, confidence) for trial in trials}
-    rows = tuple(_row(trial, excluded[trial.variant], ratios[trial.variant]) for trial in trials)
+    rows = tuple(
+        _row(trial, excluded[trial.variant], ratios[trial.variant], telemetry) for trial in trials
+    )
     if not usable:
-        return Decision(None, "No variant may be used: " + _all_of(excluded), (), rows)
-    kept, reason = _fastest(usable, ratios, min_speedup)
+        reason = "No variant may be used: " + _all_of(excluded)
+        return Decision(None, reason, (), rows, telemetry)
+    refused = why_not_counted(telemetry)
+    if refused:
+        kept, reason = _most_accurate(usable, refused)
+    else:
+        kept, reason = _fastest(usable, ratios, min_speedup)
     if kept.gate.verdict == UNDECIDED:
         reason += f" Its accuracy is not decided: {kept.gate.reason}"
-    others = [trial for trial in usable if trial.variant != BASELINE]
-    reasons: tuple[str, ...] = ()
-    if kept.variant == BASELINE and others:
-        reasons = fp16_reasons(kept.engine, min(others, key=_median).engine)
-    return Decision(kept.variant, reason, reasons, rows)
+    reasons = () if refused else _why_fp16(kept, usable)
+    return Decision(kept.variant, reason, reasons, rows, telemetry)
 
 
 def why_not(trial: Trial, limits: ParityLimits) -> str:
@@ -230,13 +197,38 @@ def _fastest(
     )
 
 
+def _most_accurate(usable: Sequence[Trial], refused: Sequence[str]) -> tuple[Trial, str]:
+    """Return FP16, else the variant with the highest top-1; of equal ones the first."""
+    baseline = next((trial for trial in usable if trial.variant == BASELINE), None)
+    kept = baseline or max(usable, key=lambda trial: trial.gate.top1_percent or 0.0)
+    if len(usable) == 1:
+        which = "is the only one that may be used"
+    else:
+        which = "is kept as the most accurate: nothing shows that another is faster"
+    name = "FP16" if baseline else kept.variant
+    return kept, (
+        f"The latencies do not count. {' '.join(refused)} {name} {which}."
+        " Keep the clocks steady (fixed clocks, cooling, a lower power mode) and measure again."
+    )
+
+
+def _why_fp16(kept: Trial, usable: Sequence[Trial]) -> tuple[str, ...]:
+    """Return the reasons why FP16 is kept although others may be used."""
+    others = [trial for trial in usable if trial.variant != BASELINE]
+    if kept.variant != BASELINE or not others:
+        return ()
+    return fp16_reasons(kept.engine, min(others, key=_median).engine)
+
+
 def _against(baseline: Trial | None, trial: Trial, confidence: float) -> Ratio | None:
     if baseline is None or not baseline.samples_ms or not trial.samples_ms:
         return None
     return paired_ratio(baseline.samples_ms, trial.samples_ms, confidence=confidence)
 
 
-def _row(trial: Trial, excluded: str, ratio: Ratio | None) -> dict[str, Any]:
+def _row(
+    trial: Trial, excluded: str, ratio: Ratio | None, telemetry: Mapping[str, Any] | None
+) -> dict[str, Any]:
     content = asdict(trial)
     del content["samples_ms"]
     return {
@@ -245,6 +237,7 @@ def _row(trial: Trial, excluded: str, ratio: Ratio | None) -> dict[str, Any]:
         "why_not": excluded,
         "p50_ms": _median(trial) if trial.samples_ms else None,
         "p99_ms": float(np.percentile(trial.samples_ms, 99)) if trial.samples_ms else None,
+        "latency_valid": telemetry["valid"] if trial.samples_ms and telemetry else None,
         "rounds": len(trial.samples_ms),
         "speedup_over_fp16": None if ratio is None else _finite(asdict(ratio)),
     }

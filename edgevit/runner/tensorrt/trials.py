@@ -1,39 +1,32 @@
 """Measures the variants of a bundle on this device and lets the policy choose one.
 
 Each variant is opened, checked against its own simulation on the golden images, put through the
-accuracy gate, and then all that passed are timed strictly in turns, so that drifting clocks meet
-them alike. A variant that fails keeps its row, with the reason.
+accuracy gate, and then all that passed are timed strictly in turns with the device watched, so that
+drifting clocks meet them alike. A variant that fails keeps its row, with the reason, and gives its
+memory back at once: on a board with 4 GB the next one may need it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgevit.bundle.manifest import MAIN_VARIANT, bad_manifest
 from edgevit.errors import EdgeViTError
-from edgevit.runner.latency import measure_alternating
 from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
-from edgevit.runner.tensorrt.policy import (
-    Decision,
-    Parity,
-    ParityLimits,
-    Trial,
-    decide,
-    why_not,
-)
+from edgevit.runner.tensorrt.parity import ParityLimits, check_parity
+from edgevit.runner.tensorrt.policy import Decision, Trial, decide, why_not
+from edgevit.runner.tensorrt.timing import Timing, time_in_turns
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgevit.runner.accuracy import Normalize
-
-_BATCH = 8
-_TOOL_ROUNDS = 8  # each takes seconds; fewer than six give no interval at 95 %
 
 
 class Session(Protocol):
@@ -48,7 +41,7 @@ class Opened:
     """A variant that is ready to run.
 
     Args:
-        session: The engine.
+        session: The engine; if it has a ``close``, that frees its memory.
         build_seconds: How long the build took; None from the cache.
         inspect: Returns the engine in numbers; None where that can't be told.
         kernel_ms: Returns the median GPU time of an input; None where that can't be measured.
@@ -75,6 +68,8 @@ class TrialPlan:
         rounds: Measured rounds, each engine once per round.
         min_seconds: Measure at least this long.
         limits: What counts as computing the same as the simulation.
+        energy_seconds: How long each engine runs alone for its energy, where there are power rails.
+        root: Where sensors are read: ``/``, or a recorded tree.
     """
 
     golden: Mapping[str, npt.NDArray[Any]]
@@ -84,6 +79,8 @@ class TrialPlan:
     rounds: int = 200
     min_seconds: float = 0.0
     limits: ParityLimits = field(default_factory=ParityLimits)
+    energy_seconds: float = 5.0
+    root: str | os.PathLike[str] = "/"
 
 
 def try_variants(
@@ -113,48 +110,9 @@ def try_variants(
         trials[variant], found = _checked(variant, opener, plan, gate)
         if found is not None:
             opened[variant] = found
-    _tell(progress, "latency", 0, 1)
-    image = _latency_input(plan)
-    timed = _timed(opened, image, plan)
-    for variant, samples in timed.items():
-        trials[variant] = _completed(trials[variant], opened[variant], samples, image)
-    _tell(progress, "latency", 1, 1)
+    timing = _timed(opened, trials, plan, progress)
     ordered = tuple(trials[variant] for variant in variants)
-    return decide(ordered, limits=plan.limits), ordered
-
-
-def check_parity(session: Session, plan: TrialPlan, variant: str) -> Parity:
-    """Return how close an engine is to the simulation of its variant.
-
-    Raises:
-        EdgeViTError: What the session raises.
-    """
-    images = plan.golden["images"]
-    expected = plan.golden[golden_key(plan.golden, variant)].astype(np.float64)  # [n, classes]
-    starts = range(0, len(images), _BATCH)
-    parts = [session.run(plan.normalize(images[at : at + _BATCH])) for at in starts]
-    found = np.concatenate(parts).astype(np.float64)  # [n, classes]
-    if found.shape != expected.shape:
-        return Parity(len(images), 0.0, 0.0, float("inf"))
-    norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
-    return Parity(
-        num_images=len(images),
-        agreement_percent=100 * float((found.argmax(1) == expected.argmax(1)).mean()),
-        cosine=float((found * expected).sum() / norms) if norms else float("nan"),
-        max_error=float(np.abs(found - expected).max()),
-    )
-
-
-def golden_key(golden: Mapping[str, Any], variant: str) -> str:
-    """Return the key of a variant's simulated logits; "int8" is the bundle's main graph.
-
-    Raises:
-        BundleError: There are none (EV402); those of another variant would not do.
-    """
-    key = "logits_simulated" if variant == MAIN_VARIANT else f"logits_simulated_{variant}"
-    if key not in golden:
-        raise bad_manifest(f"the golden images have no {key}")
-    return key
+    return decide(ordered, limits=plan.limits, telemetry=timing.telemetry), ordered
 
 
 def _checked(
@@ -164,48 +122,71 @@ def _checked(
     gate: Callable[[str, Session], Gate] | None,
 ) -> tuple[Trial, Opened | None]:
     """Return a variant's trial up to its accuracy, and the engine if it is worth timing."""
+    opened = None
     try:
         opened = opener(variant)
-        parity = check_parity(opened.session, plan, variant)
-        trial = Trial(variant, parity=parity, build_seconds=opened.build_seconds)
-        if plan.limits.broken_by(parity):
-            return trial, None
-        judged = Gate() if gate is None else gate(variant, opened.session)
+        trial = _judged(variant, opened, plan, gate)
     except EdgeViTError as error:
-        return Trial(variant, failure=f"[{error.code}] {error.what} {error.why}".strip()), None
-    trial = replace(trial, gate=judged)
-    would_pass = not why_not(replace(trial, samples_ms=(1.0,)), plan.limits)
-    return trial, opened if would_pass else None
+        trial = Trial(variant, failure=f"[{error.code}] {error.what} {error.why}".strip())
+    if opened is not None and why_not(replace(trial, samples_ms=(1.0,)), plan.limits):
+        _release(opened.session)
+        opened = None
+    return trial, opened
+
+
+def _judged(
+    variant: str,
+    opened: Opened,
+    plan: TrialPlan,
+    gate: Callable[[str, Session], Gate] | None,
+) -> Trial:
+    """Return a trial with its parity and, if that holds, its accuracy."""
+    parity = check_parity(opened.session, plan, variant)
+    trial = Trial(variant, parity=parity, build_seconds=opened.build_seconds)
+    if gate is None or plan.limits.broken_by(parity):
+        return trial
+    return replace(trial, gate=gate(variant, opened.session))
+
+
+def _release(session: Session) -> None:
+    """Free an engine's memory, if it can be asked to."""
+    close = getattr(session, "close", None)
+    if close is not None:
+        with suppress(EdgeViTError):  # of a device that failed; the row has the first reason
+            close()
 
 
 def _timed(
-    opened: Mapping[str, Opened], image: npt.NDArray[np.float32], plan: TrialPlan
-) -> dict[str, tuple[float, ...]]:
-    """Return latencies by variant, measured in turns."""
-    if not opened:
-        return {}
-    tools = {name: found.round_ms for name, found in opened.items() if found.round_ms is not None}
-    if tools:
-        rounds = [{name: tool(image) for name, tool in tools.items()} for _ in range(_TOOL_ROUNDS)]
-        return {name: tuple(found[name] for found in rounds) for name in tools}
-    sessions = {name: found.session for name, found in opened.items()}
-    samples = measure_alternating(
-        sessions,
-        image,
-        warmup=plan.warmup,
-        rounds=plan.rounds,
-        min_seconds=plan.min_seconds,
-    )
-    return {name: tuple(map(float, found.samples_ms)) for name, found in samples.items()}
+    opened: Mapping[str, Opened],
+    trials: dict[str, Trial],
+    plan: TrialPlan,
+    progress: Callable[[str, int, int], None] | None,
+) -> Timing:
+    """Time the engines and complete their trials."""
+    stages = ["latency"]
+
+    def again() -> None:
+        _tell(progress, stages[-1], 1, 1)
+        stages.append("latency, again")
+        _tell(progress, stages[-1], 0, 1)
+
+    _tell(progress, stages[-1], 0, 1)
+    image = _latency_input(plan)
+    timing = time_in_turns(opened, image, plan, again)
+    for variant, found in opened.items():
+        trials[variant] = _completed(trials[variant], found, timing, image)
+    _tell(progress, stages[-1], 1, 1)
+    return timing
 
 
 def _completed(
-    trial: Trial, opened: Opened, samples: tuple[float, ...], image: npt.NDArray[np.float32]
+    trial: Trial, opened: Opened, timing: Timing, image: npt.NDArray[np.float32]
 ) -> Trial:
-    """Return a trial with its times and what the inspector says."""
+    """Return a trial with its times, its energy and what the inspector says."""
     return replace(
         trial,
-        samples_ms=samples,
+        samples_ms=timing.samples_ms[trial.variant],
+        energy_mj=timing.energy_mj(trial.variant),
         kernel_ms=None if opened.kernel_ms is None else opened.kernel_ms(image),
         engine=None if opened.inspect is None else opened.inspect(),
     )

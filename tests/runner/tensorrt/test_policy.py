@@ -7,13 +7,8 @@ import pytest
 
 from edgevit.runner.tensorrt.gate import Gate
 from edgevit.runner.tensorrt.layer_table import EngineSummary
-from edgevit.runner.tensorrt.policy import (
-    Parity,
-    ParityLimits,
-    Trial,
-    decide,
-    paired_ratio,
-)
+from edgevit.runner.tensorrt.parity import Parity, ParityLimits
+from edgevit.runner.tensorrt.policy import Trial, decide, paired_ratio
 from edgevit.runner.tensorrt.reasons import fp16_reasons
 
 GOOD = Parity(num_images=32, agreement_percent=100.0, cosine=0.99999, max_error=0.01)
@@ -136,6 +131,45 @@ def test_nothing_is_kept_if_nothing_may_be_used():
 def test_without_fp16_the_fastest_is_kept():
     found = decide([trial("fp16", 1.0, failure="x"), trial("int8", 0.9), trial("fp8", 0.8)])
     assert found.kept == "fp8"
+
+
+VOID = {"valid": False, "reasons": ["The gpu clock went between 1020 and 990 MHz."]}
+
+
+def test_latencies_that_do_not_count_decide_nothing():
+    """However fast the other seems: FP16 stays, without reasons why it should be faster."""
+    trials = [trial("fp16", 1.0, engine=engine()), trial("int8", 0.1, engine=engine())]
+    found = decide(trials, telemetry=VOID)
+    assert (found.kept, found.fp16_reasons) == ("fp16", ())
+    assert found.reason.startswith("The latencies do not count. The gpu clock went between 1020")
+    assert "FP16 is kept as the most accurate" in found.reason
+    assert [row["latency_valid"] for row in found.rows] == [False, False]
+    assert found.rows[1]["p50_ms"] == pytest.approx(0.1, rel=0.05)  # what was measured is kept
+    assert found.to_dict()["telemetry"] == VOID
+
+
+def test_without_fp16_and_times_the_most_accurate_is_kept_and_of_equals_the_first():
+    trials = [
+        trial("fp16", 1.0, failure="no memory"),
+        trial("int8", 0.8, gate=Gate("PASS", 79.0)),
+        trial("int8_attention", 0.9, gate=Gate("PASS", 80.0)),
+        trial("fp8", 0.1, gate=Gate("PASS", 80.0)),
+    ]
+    found = decide(trials, telemetry=VOID)
+    assert found.kept == "int8_attention"
+    alone = decide([trials[0], trial("int8", 0.8)], telemetry=VOID)
+    assert alone.kept == "int8"
+    assert "int8 is the only one that may be used" in alone.reason
+    assert decide([trials[0]], telemetry=VOID).kept is None
+
+
+@pytest.mark.parametrize("valid", [True, None])
+def test_latencies_that_may_count_decide(valid):
+    """Unknown is not refused: many computers have nothing to watch."""
+    trials = [trial("fp16", 1.0), trial("int8", 0.5), trial("fp8", 1.0, failure="x", samples_ms=())]
+    found = decide(trials, telemetry={"valid": valid, "reasons": ["No telemetry: x"]})
+    assert found.kept == "int8"
+    assert [row["latency_valid"] for row in found.rows] == [valid, valid, None]
 
 
 def test_one_flipped_image_is_always_allowed():

@@ -1,20 +1,26 @@
 """Variants measured and chosen, with ONNX Runtime as the engine: real models, real times."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from edgevit.errors import BundleError, DeviceError
 from edgevit.runner.session import EngineSession
 from edgevit.runner.tensorrt.gate import Gate
-from edgevit.runner.tensorrt.trials import Opened, TrialPlan, check_parity, golden_key, try_variants
+from edgevit.runner.tensorrt.parity import check_parity, golden_key
+from edgevit.runner.tensorrt.trials import Opened, TrialPlan, try_variants
 
 
 @pytest.fixture
-def plan(parts, pixels_to_input):
-    """The tiny model's golden images; the fp16 variant's simulation is its fp32 reference."""
+def plan(parts, pixels_to_input, tmp_path):
+    """The tiny model's golden images; the fp16 variant's simulation is its fp32 reference.
+
+    There are no sensors, whatever machine this runs on; test_timing.py has a board's.
+    """
     golden = {**parts.golden, "logits_simulated_fp16": parts.golden["logits_fp32"]}
     golden["logits_simulated_int8_attention"] = golden["logits_simulated"]
-    return TrialPlan(golden=golden, normalize=pixels_to_input, rounds=40, warmup=2)
+    return TrialPlan(golden=golden, normalize=pixels_to_input, rounds=40, warmup=2, root=tmp_path)
 
 
 @pytest.fixture
@@ -91,6 +97,47 @@ def test_what_fails_keeps_its_row_and_is_not_timed(plan, sessions):
     assert rows["int8_attention"]["p50_ms"] is None
     assert decision.kept in ("fp16", "int8")
     assert len(trials) == 4
+
+
+class Closable:
+    """An engine that notes when its memory is given back, may fail at that or compute wrong."""
+
+    def __init__(self, session, closed, wrong, fails):
+        self.session, self.closed, self.fails = session, closed, fails
+        self.step = -1 if wrong else 1
+
+    def run(self, images):
+        return self.session.run(images)[:, :: self.step]
+
+    def close(self):
+        self.closed()
+        if self.fails:
+            raise DeviceError("EV758", "CUDA failed.")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_fails_gives_its_memory_back_before_the_next_is_built(plan, sessions, fails):
+    events = []
+
+    def opener(variant):
+        events.append(f"open {variant}")
+        wrong = variant == "int8_attention"
+        closed = partial(events.append, f"close {variant}")
+        return Opened(Closable(sessions["int8"], closed, wrong, fails and wrong))
+
+    def gate(variant, session):
+        if variant == "int8_again":
+            raise DeviceError("EV763", "TensorRT failed while running.")
+        return Gate("FAIL" if variant == "int8_lossy" else "PASS", 80.0, "as told")
+
+    for name in ("int8_lossy", "int8_again"):
+        plan.golden[f"logits_simulated_{name}"] = plan.golden["logits_simulated"]
+    variants = ["int8_attention", "int8_lossy", "int8_again", "int8"]
+    decision, _ = try_variants(variants, opener, plan, gate=gate)
+    failed = [event for name in variants[:3] for event in (f"open {name}", f"close {name}")]
+    assert events == [*failed, "open int8"]  # the one that runs stays open
+    assert decision.kept == "int8"
+    assert decision.rows[0]["why_not"].startswith("parity")
 
 
 def test_the_accuracy_gate_is_asked_for_each_engine_that_computes_right(plan, sessions):

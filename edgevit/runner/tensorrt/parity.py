@@ -1,0 +1,98 @@
+"""Whether an engine computes what was simulated: its logits on the golden images of its variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.bundle.manifest import MAIN_VARIANT, bad_manifest
+
+if TYPE_CHECKING:
+    from edgevit.runner.accuracy import Runnable
+    from edgevit.runner.tensorrt.trials import TrialPlan
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an engine is to its own simulation on the golden images.
+
+    Args:
+        num_images: How many there are.
+        agreement_percent: Images with the simulated top-1 class.
+        cosine: Cosine of all logits with the simulated ones.
+        max_error: Largest absolute logit error.
+    """
+
+    num_images: int
+    agreement_percent: float
+    cosine: float
+    max_error: float
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """What counts as computing the same.
+
+    Args:
+        min_cosine: Least cosine of the logits.
+        max_flipped_percent: Most images whose top-1 class differs; one image is always allowed,
+            as a near tie may fall either way.
+    """
+
+    min_cosine: float = 0.999
+    max_flipped_percent: float = 2.0
+
+    def broken_by(self, parity: Parity) -> str:
+        """Return what is wrong, empty if nothing is."""
+        flipped = round(parity.num_images * (100 - parity.agreement_percent) / 100)
+        allowed = max(1, int(parity.num_images * self.max_flipped_percent / 100))
+        if not parity.cosine >= self.min_cosine:  # also when it is NaN
+            return (
+                f"parity: logits differ from the simulation, cosine {parity.cosine:.5f}"
+                f" below {self.min_cosine:g}"
+            )
+        if flipped > allowed:
+            return (
+                f"parity: {flipped} of {parity.num_images} golden images get another class"
+                f" than in the simulation, {allowed} allowed"
+            )
+        return ""
+
+
+def check_parity(session: Runnable, plan: TrialPlan, variant: str) -> Parity:
+    """Return how close an engine is to the simulation of its variant.
+
+    Raises:
+        EdgeViTError: What the session raises.
+    """
+    images = plan.golden["images"]
+    expected = plan.golden[golden_key(plan.golden, variant)].astype(np.float64)  # [n, classes]
+    starts = range(0, len(images), _BATCH)
+    parts = [session.run(plan.normalize(images[at : at + _BATCH])) for at in starts]
+    found = np.concatenate(parts).astype(np.float64)  # [n, classes]
+    if found.shape != expected.shape:
+        return Parity(len(images), 0.0, 0.0, float("inf"))
+    norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
+    return Parity(
+        num_images=len(images),
+        agreement_percent=100 * float((found.argmax(1) == expected.argmax(1)).mean()),
+        cosine=float((found * expected).sum() / norms) if norms else float("nan"),
+        max_error=float(np.abs(found - expected).max()),
+    )
+
+
+def golden_key(golden: Mapping[str, Any], variant: str) -> str:
+    """Return the key of a variant's simulated logits; "int8" is the bundle's main graph.
+
+    Raises:
+        BundleError: There are none (EV402); those of another variant would not do.
+    """
+    key = "logits_simulated" if variant == MAIN_VARIANT else f"logits_simulated_{variant}"
+    if key not in golden:
+        raise bad_manifest(f"the golden images have no {key}")
+    return key
