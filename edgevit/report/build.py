@@ -24,7 +24,7 @@ def build_table(build: Mapping[str, Any]) -> RenderableType:
 
     title = f"Variants on this device; kept: {build['kept'] or 'none'}"
     energy = any(row["energy_mj"] is not None for row in build["rows"])
-    headings = ("variant", "p50", "x FP16", "drop in points", "images", "accuracy")
+    headings: tuple[str, ...] = ("variant", "p50", "x FP16", "drop in points", "images", "accuracy")
     if energy:
         headings = (*headings[:3], "mJ/image", *headings[3:])
     table = new_table(title, *headings, numbers=("p50", "x FP16", "mJ/image", "images"))
