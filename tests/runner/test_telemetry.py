@@ -24,6 +24,7 @@ from edgevit.runner.telemetry import (
     measure_energy,
     measure_watched,
 )
+from edgevit.runner.telemetry.energy import energy_of
 
 GPU_CLOCK = "sys/class/devfreq/17000000.gpu/cur_freq"
 CURRENT = "sys/class/hwmon/hwmon1/curr1_input"
@@ -241,6 +242,20 @@ def test_energy_that_can_not_be_told(orin, tmp_path):
         rows = measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0.1, idle_seconds=0.1)
     assert (rows["a"].energy_mj, rows["a"].rails) == (None, ())
     assert rows["a"].reason == "No power rail can be read here."
+
+
+def test_rounding_is_no_energy():
+    """Means of differently many equal readings may differ in the last bit."""
+    phases = {"idle": ((0.0, 9.0),), "energy a": ((10.0, 19.0),)}
+    idle, load = 7624.320000000002, 7624.320000000003
+    power = [idle] * 10 + [load] * 10
+    readings = [Reading(float(t), power_mw={"VDD_IN": mw}) for t, mw in enumerate(power)]
+    row = energy_of(Recording("sysfs", 1000, readings, phases), "a", 9.0, 1000)
+    assert row.load_mw > row.idle_mw
+    assert (row.energy_mj, row.reason) == (
+        None,
+        "The power under load was not above that when idle.",
+    )
 
 
 def test_a_reading_survives_its_line():

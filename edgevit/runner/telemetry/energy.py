@@ -26,6 +26,7 @@ IDLE = "idle"
 """The phase that power under load is compared with."""
 _SETTLE_SECONDS = 0.5
 _FEWEST_READINGS = 5
+_LEAST_MW = 1e-3  # less is rounding in the means of a sensor that did not move
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def energy_of(recording: Recording, name: str, seconds: float, images: int) -> E
         reason = "No power rail can be read here."
     elif min(counts) < _FEWEST_READINGS:
         reason = f"{counts[0]} idle and {counts[1]} load readings are too few."
-    elif load_mw <= idle_mw:
+    elif load_mw - idle_mw < _LEAST_MW:
         reason = "The power under load was not above that when idle."
     else:
         energy = energy_mj(load_mw, idle_mw, seconds, images)
