@@ -233,7 +233,7 @@ def test_energy_of_two_engines_on_a_board_whose_current_follows_them(orin):
 
 def test_energy_that_can_not_be_told(orin, tmp_path):
     with Recorder(orin, interval_ms=10) as recorder:
-        rows = measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0.2, idle_seconds=0.2)
+        rows = measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0.5, idle_seconds=0.5)
         with pytest.raises(UsageError, match="EV781"):
             measure_energy({"a": Busy()}, IMAGE, recorder, seconds=0)
     assert rows["a"].energy_mj is None
