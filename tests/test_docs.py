@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,24 @@ def commands():
                     yield pytest.param(line, id=f"{page.name}: {line[:60]}")
 
 
+def run(words, folder):
+    command = [sys.executable, "-m", "edgevit.cli", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def earlier_bundle(tmp_path_factory):
+    """What an earlier command of a page would have left."""
+    folder = tmp_path_factory.mktemp("docs")
+    quick = "quantize --model vit_cifar10 --method minmax --num-calib 8 -o my_bundle"
+    made = run(quick.split(), folder)
+    assert made.returncode == 0, made.stderr
+    return folder / "my_bundle"
+
+
 @pytest.mark.parametrize("line", commands())
 def test_commands(line, tmp_path, request):
-    """Run from an empty folder; a bundle named by an earlier command is made first."""
+    """Run from an empty folder, with the bundle that an earlier command made."""
     words = shlex.split(line, comments=True)
     for index, word in enumerate(words):
         if word == "test.zip":
@@ -36,10 +52,8 @@ def test_commands(line, tmp_path, request):
             words[index] = str(reference_images("test"))
     made_before = "my_bundle" in words and "quantize" not in words
     if made_before or "my_bundle/recipe.toml" in words:
-        quick = "quantize --model vit_cifar10 --method minmax --num-calib 8 -o my_bundle"
-        subprocess.run([sys.executable, "-m", "edgevit.cli", *quick.split()], cwd=tmp_path)
-    command = [sys.executable, "-m", "edgevit.cli", *words[1:]]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        shutil.copytree(request.getfixturevalue("earlier_bundle"), tmp_path / "my_bundle")
+    result = run(words[1:], tmp_path)
     assert result.returncode == 0, result.stderr
 
 
