@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 
@@ -64,17 +65,20 @@ def size(axis: plt.Axes) -> None:
 
 
 def latency(axis: plt.Axes) -> None:
-    """Median latency of both engines."""
-    found = rows("latency", "model", "bits")
-    names = [f"{row['model']}\n{row['bits']} bit" for row in found]
-    places = range(len(found))
-    for offset, (key, colour) in enumerate((("fp32_p50_ms", LIGHT), ("engine_p50_ms", BLUE))):
-        values = [float(row[key]) for row in found]
-        label = "fp32" if offset == 0 else "engine"
-        axis.bar([p + 0.4 * offset for p in places], values, 0.38, color=colour, label=label)
-    axis.set_xticks([p + 0.2 for p in places], names, fontsize=7)
-    axis.set_title("Latency p50, ms (2 threads)")
-    axis.legend(frameon=False, fontsize=8)
+    """Engine's latency over fp32's: the median of all runs, and every run as a dot.
+
+    The milliseconds of two runs are those of two states of the machine; the ratio compares.
+    """
+    runs: dict[str, list[float]] = {}
+    for row in rows("latency"):
+        runs.setdefault(f"{row['model']}\n{row['bits']} bit", []).append(float(row["ratio"]))
+    bars = axis.bar(list(runs), [median(values) for values in runs.values()], color=BLUE)
+    axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=6)
+    for place, values in enumerate(runs.values()):
+        axis.plot([place] * len(values), values, "o", color=GREY, markersize=3)
+    axis.axhline(1, color=LIGHT, lw=0.8)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_title("Latency p50 of the engine over fp32 (2 threads)")
 
 
 def results() -> plt.Figure:
