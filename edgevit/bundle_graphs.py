@@ -8,7 +8,7 @@ which precision each graph is meant to have, and what its logits should be.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from edgevit.bundle.manifest import (
     REFERENCE_GRAPH,
     VARIANT_GRAPHS,
 )
+from edgevit.bundle.variants import golden_key
 from edgevit.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from edgevit.targets.conformance import Conformance, Facts, Parity
     from edgevit.targets.profiles import DeviceProfile
 
-_BATCH = 8
 _REFERENCE = "fp32"
 _FILES = {MAIN_VARIANT: GRAPH, **VARIANT_GRAPHS, _REFERENCE: REFERENCE_GRAPH}
 
@@ -71,11 +71,7 @@ def checked_graphs(
 
 def _wanted(bundle: Bundle, name: str) -> Any:
     """Return the golden logits of a graph, float32 [n, classes], or None."""
-    golden: Mapping[str, Any] = bundle.golden()
-    if name == _REFERENCE:
-        return golden.get("logits_fp32")
-    main = name == MAIN_VARIANT
-    return golden.get("logits_simulated" if main else f"logits_simulated_{name}")
+    return bundle.golden().get("logits_fp32" if name == _REFERENCE else golden_key(name))
 
 
 def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> Facts:
@@ -92,15 +88,15 @@ def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> Facts:
 def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
     """Compare logits float32 [n, classes] on the golden images, optimisations off."""
     from edgevit.data import Preprocessing
+    from edgevit.runner.selfcheck import logits_on
     from edgevit.runner.session import EngineSession
     from edgevit.targets.conformance import Parity
 
     images = bundle.golden()["images"]  # [n, H, W, 3]
     normalize = Preprocessing.from_dict(bundle.preprocessing).normalize
     session = EngineSession(onnx, optimize=False)
-    starts = range(0, len(images), _BATCH)
-    parts = [session.run(normalize(images[start : start + _BATCH])) for start in starts]
-    found, wanted = np.concatenate(parts).astype(np.float64), simulated.astype(np.float64)
+    found = logits_on(session, images, normalize).astype(np.float64)
+    wanted = simulated.astype(np.float64)
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)  # [n]
     cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return Parity(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgevit.artefact import Artefact, Variant, logits_of
 from edgevit.asked import Asked, asked_of
 from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_widths
+from edgevit.bundle.variants import golden_key
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.recipe import Recipe, digest_of
@@ -233,7 +234,7 @@ def _artefact(
     }
     for name, variant in variants.items():
         simulated = logits_of(variant.quantized.forward, preprocessing, pixels)
-        golden[f"logits_simulated_{name}"] = simulated
+        golden[golden_key(name)] = simulated
     return Artefact(
         quantized=quantized,
         lowered=lowered,

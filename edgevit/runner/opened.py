@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgevit.errors import DeviceError
 from edgevit.runner.engines import onnxruntime_session
 
@@ -118,9 +116,9 @@ def _tensorrt(
 
 def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
     """Return the golden arrays as if the variant were the only one."""
-    from edgevit.runner.tensorrt.parity import golden_key
+    from edgevit.runner.tensorrt.parity import simulated_logits
 
-    return {**golden, "logits_simulated": np.asarray(golden[golden_key(golden, variant)])}
+    return {**golden, "logits_simulated": simulated_logits(golden, variant)}
 
 
 def _kept(decision: Decision) -> str:

@@ -52,6 +52,14 @@ class SelfCheck:
         return asdict(self)
 
 
+def logits_on(
+    session: Runnable, images: npt.NDArray[np.uint8], normalize: Normalize
+) -> npt.NDArray[np.float32]:
+    """Return an engine's logits [n, classes] on images [n, H, W, 3], a few at a time."""
+    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    return np.concatenate([session.run(normalize(batch)) for batch in batches])
+
+
 def self_check(
     session: Runnable, golden: Mapping[str, npt.NDArray[Any]], normalize: Normalize
 ) -> SelfCheck:
@@ -66,8 +74,7 @@ def self_check(
         DeviceError: The engine fails, or has another number of classes (EV711).
     """
     images, simulated = golden["images"], golden["logits_simulated"]
-    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-    found = np.concatenate([session.run(normalize(batch)) for batch in batches])  # [n, classes]
+    found = logits_on(session, images, normalize)
     if found.shape != simulated.shape:
         raise DeviceError(
             "EV711",

@@ -2,7 +2,7 @@
 
 A variant is refused only when its images say so: FAIL means that the whole paired interval of the
 drop lies above the limit. Where the interval lies on both sides of it, the verdict is UNDECIDED;
-the variant may be used, and the report says how many more images would tell.
+the variant is used only where none passed, and the report says how many more images would tell.
 """
 
 from __future__ import annotations

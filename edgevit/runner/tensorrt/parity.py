@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.bundle.manifest import MAIN_VARIANT, bad_manifest
+from edgevit.bundle.manifest import bad_manifest
+from edgevit.bundle.variants import golden_key
+from edgevit.runner.selfcheck import logits_on
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from edgevit.runner.accuracy import Runnable
     from edgevit.runner.tensorrt.trials import TrialPlan
-
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,8 @@ def check_parity(session: Runnable, plan: TrialPlan, variant: str) -> Parity:
         EdgeViTError: What the session raises.
     """
     images = plan.golden["images"]
-    expected = plan.golden[golden_key(plan.golden, variant)].astype(np.float64)  # [n, classes]
-    starts = range(0, len(images), _BATCH)
-    parts = [session.run(plan.normalize(images[at : at + _BATCH])) for at in starts]
-    found = np.concatenate(parts).astype(np.float64)  # [n, classes]
+    expected = simulated_logits(plan.golden, variant).astype(np.float64)  # [n, classes]
+    found = logits_on(session, images, plan.normalize).astype(np.float64)  # [n, classes]
     if found.shape != expected.shape:
         return Parity(len(images), 0.0, 0.0, float("inf"))
     norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
@@ -86,13 +86,13 @@ def check_parity(session: Runnable, plan: TrialPlan, variant: str) -> Parity:
     )
 
 
-def golden_key(golden: Mapping[str, Any], variant: str) -> str:
-    """Return the key of a variant's simulated logits; "int8" is the bundle's main graph.
+def simulated_logits(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> npt.NDArray[Any]:
+    """Return the simulated logits of a variant, float32 [n, classes].
 
     Raises:
         BundleError: There are none (EV402); those of another variant would not do.
     """
-    key = "logits_simulated" if variant == MAIN_VARIANT else f"logits_simulated_{variant}"
+    key = golden_key(variant)
     if key not in golden:
         raise bad_manifest(f"the golden images have no {key}")
-    return key
+    return golden[key]

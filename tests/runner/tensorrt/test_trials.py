@@ -8,7 +8,7 @@ import pytest
 from edgevit.errors import BundleError, DeviceError
 from edgevit.runner.session import EngineSession
 from edgevit.runner.tensorrt.gate import Gate
-from edgevit.runner.tensorrt.parity import check_parity, golden_key
+from edgevit.runner.tensorrt.parity import check_parity, simulated_logits
 from edgevit.runner.tensorrt.trials import Opened, TrialPlan, try_variants
 
 
@@ -48,10 +48,10 @@ class Slowed:
 
 
 def test_each_variant_is_compared_with_its_own_simulation(plan, sessions):
-    assert golden_key(plan.golden, "int8") == "logits_simulated"
-    assert golden_key(plan.golden, "fp16") == "logits_simulated_fp16"
+    assert simulated_logits(plan.golden, "int8") is plan.golden["logits_simulated"]
+    assert simulated_logits(plan.golden, "fp16") is plan.golden["logits_simulated_fp16"]
     with pytest.raises(BundleError, match="logits_simulated_fp8"):
-        golden_key(plan.golden, "fp8")
+        simulated_logits(plan.golden, "fp8")
     for variant, session in sessions.items():
         parity = check_parity(session, plan, variant)
         assert parity.agreement_percent == 100

@@ -1,0 +1,46 @@
+"""The engine rounds what lies next to a border between two codes as the simulation does."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.twin import TwinGrid
+from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.targets.products import write_twin
+
+
+def engine_codes(grid, x):
+    """Return what the engine makes of float32 x [N]: operands in u8."""
+    builder = OnnxBuilder()
+    codes, _, _ = write_twin(builder, "x", grid, "t")
+    graph = helper.make_graph(
+        builder.nodes,
+        "twin",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])],
+        [helper.make_tensor_value_info(codes, TensorProto.UINT8, [None])],
+        [numpy_helper.from_array(array, name) for name, array in builder.inside.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x.numpy()})[0]
+
+
+@pytest.mark.parametrize("kind", ["twin-softmax", "twin-gelu"])
+@pytest.mark.parametrize(("bits", "ratio"), [(3, 5), (4, 2), (5, 1), (6, 1)])
+def test_codes_next_to_every_border_are_the_simulated_ones(kind, bits, ratio):
+    spec = GridSpec(kind=kind, bits=bits, signed=False, symmetric=False, max_ratio_log2=ratio)
+    for fine in torch.rand(40, generator=torch.Generator().manual_seed(bits)).tolist():
+        grid = TwinGrid(spec=spec, scale=torch.tensor(fine), ratio_log2=ratio)
+        steps = torch.arange(-2 * grid.half, 2 * grid.half) + 0.5
+        at = [grid.scale * steps, grid.coarse * steps, grid.scale * torch.tensor([grid.threshold])]
+        x = torch.cat(at)
+        for side in (float("-inf"), float("inf")):
+            near = torch.nextafter(x, torch.tensor(side))
+            x = torch.cat([x, near, torch.nextafter(near, torch.tensor(side))])
+        expected = grid.operand(grid.codes(x)) + grid.operand_offset
+        assert np.array_equal(engine_codes(grid, x), expected.numpy().astype(np.uint8))
