@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.histogram import Histogram
+from edgevit.quantizers.simulation import Grid
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import SMALLEST_SCALE, UniformGrid
@@ -21,7 +22,7 @@ _BEAM = 4
 _HALVINGS = 5
 
 
-def error(grid: UniformGrid | TwinGrid, histogram: Histogram) -> float:
+def error(grid: Grid, histogram: Histogram) -> float:
     """Return the weighted squared error of the grid on the histogram."""
     centers = histogram.centers
     return float((histogram.counts * (centers - grid.fake_quantize(centers)).double() ** 2).sum())

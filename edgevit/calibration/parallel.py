@@ -5,6 +5,7 @@ Stages: ranges -> exact rewrites (LayerNorms, heads) -> statistics -> grids -> b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from edgevit.calibration import activation_search, weight_search
 from edgevit.calibration.bias import correct_biases
 from edgevit.calibration.channels import equalize_channels
+from edgevit.calibration.codebook_search import codebook_grid
 from edgevit.calibration.fisher import Statistics
 from edgevit.calibration.head_search import head_steps
 from edgevit.calibration.heads import common_step, equalize_heads
@@ -43,6 +45,7 @@ class Choices:
             patch embedding keeps one per channel, as in PTQ4ViT's configuration.
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
+        codebook: Use codebooks likewise.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
         equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
@@ -56,6 +59,7 @@ class Choices:
     per_tensor_weights: bool = False
     symmetric_activations: bool = False
     twin: bool = False
+    codebook: bool = False
     fold_layernorms: bool = False
     equalize_channels: bool = False
     equalize_heads: bool = True
@@ -165,22 +169,28 @@ def activation_grid(
         return activation_search.minmax_grid(spec, histogram)
     if choices.activations == "percentile":
         return activation_search.percentile_grid(spec, histogram)
-    grid = activation_search.searched_grid(spec, histogram)
-    twin = _offered_twin(placement, site) if choices.twin else None
-    if twin is None:
-        return grid
-    other = activation_search.searched_grid(twin, histogram)
-    found = [activation_search.error(g, histogram) for g in (grid, other)]
-    return other if found[1] < TWIN_MUST_SAVE * found[0] else grid
+    grid: Grid = activation_search.searched_grid(spec, histogram)
+    limit = MUST_SAVE * activation_search.error(grid, histogram)
+    for other in _uneven(placement.options[site.name], histogram, choices):
+        error = activation_search.error(other, histogram)
+        if error < limit:
+            grid, limit = other, error
+    return grid
 
 
-TWIN_MUST_SAVE = 0.9
-"""A twin grid costs a few more operations at run time: it has to have at most 0.9 of the error."""
+MUST_SAVE = 0.9
+"""Uneven grids take a few more operations at run time: at most 0.9 of the uniform grid's error."""
 
 
-def _offered_twin(placement: Placement, site: Site) -> GridSpec | None:
-    options = placement.options[site.name]
-    return next((spec for spec in options if spec.kind != "uniform"), None)
+def _uneven(
+    options: tuple[GridSpec, ...], histogram: Histogram, choices: Choices
+) -> Iterator[Grid]:
+    """Yield the best grid of each uneven kind that is offered and wanted."""
+    for spec in options:
+        if spec.kind == "codebook" and choices.codebook:
+            yield codebook_grid(spec, histogram)
+        elif spec.kind in {"twin-softmax", "twin-gelu"} and choices.twin:
+            yield activation_search.searched_grid(spec, histogram)
 
 
 def _pick_uniform(options: tuple[GridSpec, ...], choices: Choices) -> GridSpec:

@@ -22,7 +22,6 @@ from edgevit.quantizers.simulation import (
     SimulatedMatmul,
     stored_dtype,
 )
-from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
 SMALLEST_NORMAL = 2.0**-14
@@ -50,10 +49,10 @@ def half_grid(grid: Grid) -> UniformGrid:
     """Return the same grid with a float16 scale.
 
     Raises:
-        TypeError: It is a twin grid; no target with a float16 body offers one.
+        TypeError: It is no uniform grid; no target with a float16 body offers another.
     """
-    if isinstance(grid, TwinGrid):
-        raise TypeError("a twin grid has no float16 form")
+    if not isinstance(grid, UniformGrid):
+        raise TypeError(f"a {grid.spec.kind} grid has no float16 form")
     return replace(grid, scale=half_scale(grid.scale))
 
 

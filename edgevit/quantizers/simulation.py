@@ -19,6 +19,7 @@ from torch import Tensor
 from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
+from edgevit.quantizers.codebook import CodebookGrid
 from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
 from edgevit.quantizers.half_products import half_or_not, product, saturated
 from edgevit.quantizers.integer import exact_matmul, rescale
@@ -27,7 +28,7 @@ from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
-Grid = UniformGrid | TwinGrid
+Grid = UniformGrid | TwinGrid | CodebookGrid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edgevit.errors import UnsupportedError, UsageError
 
-Kind = Literal["uniform", "twin-softmax", "twin-gelu", "log2", "log-sqrt2", "e4m3"]
+Kind = Literal["uniform", "twin-softmax", "twin-gelu", "codebook", "log2", "log-sqrt2", "e4m3"]
 FloatType = Literal["float32", "float16"]
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
@@ -40,8 +40,9 @@ class GridSpec:
     """One kind of number grid, before calibration gives it a scale.
 
     Args:
-        kind: "uniform", one of the two twin uniform grids of PTQ4ViT, a logarithmic grid, or the
-            8-bit floating point numbers E4M3 times a scale.
+        kind: "uniform", one of the two twin uniform grids of PTQ4ViT, a codebook on an 8-bit
+            uniform grid, a logarithmic grid, or the 8-bit floating point numbers E4M3 times a
+            scale.
         bits: Width k of a code; the grid has at most 2^k levels.
         signed: Codes in [-2^(k-1), 2^(k-1)-1] (carried in s8), else in [0, 2^k-1] (in u8).
         symmetric: The zero point is fixed: 0 if signed, 2^(k-1) if not.

@@ -9,10 +9,12 @@ stay in float32, where the engine is fastest.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from edgevit import __version__
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
+from edgevit.quantizers.codebook import FINE_BITS, CodebookGrid
 from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
 from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
@@ -31,6 +33,7 @@ from edgevit.targets.widths import (
 )
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
+_TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
 SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
 
 
@@ -125,18 +128,17 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
     if role is Role.WEIGHT:
         weight = GridSpec(bits=weight_bits, signed=True, symmetric=True, granularity="channel")
         return (weight,)
-    if role in {Role.KEY, Role.VALUE}:
-        return (GridSpec(bits=act_bits, signed=True, symmetric=True),)
-    if role is Role.QUERY:
-        return (GridSpec(bits=act_bits, symmetric=True),)
-    if role is Role.SOFTMAX_OUT:
-        return (
-            GridSpec(bits=act_bits, zero_at_bottom=True),
-            *_offered(_twin("twin-softmax", act_bits)),
-        )
     bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
-    uniform = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
-    return uniform + _offered(_twin("twin-gelu", bits) if role is Role.GELU_OUT else None)
+    uniform: tuple[GridSpec, ...] = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
+    if role in {Role.KEY, Role.VALUE}:
+        uniform = (GridSpec(bits=bits, signed=True, symmetric=True),)
+    elif role is Role.QUERY:
+        uniform = (GridSpec(bits=bits, symmetric=True),)
+    elif role is Role.SOFTMAX_OUT:
+        uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
+    twin = _twin(_TWINS[role], bits) if role in _TWINS else None
+    codebook = replace(uniform[0], kind="codebook") if bits < FINE_BITS else None
+    return uniform + _offered(twin) + _offered(codebook)
 
 
 def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:
@@ -182,6 +184,8 @@ def _row(
     label = left.spec.label()
     if isinstance(left, TwinGrid):
         label = f"{left.spec.kind} 2^{left.ratio_log2}"
+    elif isinstance(left, CodebookGrid):
+        label = f"codebook {len(left.levels)}"
     return {
         **row,
         "left_bits": left.spec.bits,

@@ -98,11 +98,12 @@ def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]
     if role is Role.WEIGHT:
         return (*offered, GridSpec(bits=bits, granularity="channel"))
     uniform = [spec for spec in offered if spec.kind == "uniform"]
+    codebook = [spec for spec in offered if spec.kind == "codebook"]
     if role in _ATTENTION:
-        return (*uniform, GridSpec(bits=bits))
+        return (*uniform, *codebook, GridSpec(bits=bits))
     twin = [_wide_twin(_TWINS[role], bits)] if role in _TWINS else []
     logs: tuple[Kind, ...] = ("log2", "log-sqrt2") if role is Role.SOFTMAX_OUT else ()
-    return (*uniform, *twin, *(GridSpec(kind=kind, bits=bits) for kind in logs))
+    return (*uniform, *twin, *codebook, *(GridSpec(kind=kind, bits=bits) for kind in logs))
 
 
 def _wide_twin(kind: Kind, bits: int) -> GridSpec:

@@ -7,9 +7,17 @@ import torch
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.methods.edgevit import calibrate_with_targets
-from edgevit.calibration.methods.edgevit_train import Training, train
+from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, planned
+from edgevit.calibration.methods.edgevit_train import (
+    Lesson,
+    Training,
+    features_of,
+    graph_start,
+    train,
+    train_part,
+)
 from edgevit.calibration.run import Run, calibrate
+from edgevit.calibration.sequential import walk
 from edgevit.calibration.trainable import trainable_part
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph, run_part
@@ -23,6 +31,13 @@ SHORT = Training(iterations=25, batch_size=4)
 def new_run(graph, images, bits=3, **changes):
     placement = CpuTarget().place(graph, weight_bits=bits, act_bits=bits)
     return Run(graph=graph.clone(), placement=placement, images=images, **changes)
+
+
+def with_targets(run, choices=CHOICES):
+    """Return the graph of `edgevit`, and gemm name -> the refitted weight that was rounded."""
+    plan = planned(run, choices)
+    walk(run, plan.quantized, plan.decide, "layers")
+    return plan.quantized, plan.targets
 
 
 def test_parts_follow_each_other_and_give_the_logits(graph, images):
@@ -42,9 +57,10 @@ def test_a_part_must_be_entered_by_one_tensor_only(vit, images):
         run_part(vit, inside.left.producer, torch.zeros(1, 5, 32), None)
 
 
-def test_trainable_layers_start_as_the_integer_layers(graph, images):
+@pytest.mark.parametrize("choices", [CHOICES, WITH_CODEBOOKS])
+def test_trainable_layers_start_as_the_integer_layers(graph, images, choices):
     run = new_run(graph, images)
-    quantized, targets = calibrate_with_targets(run)
+    quantized, targets = with_targets(run, choices)
     part = trainable_part(quantized, list(run.graph.gemms), targets)
     with torch.no_grad():
         logits = run_graph(run.graph, images, gemm=part.compute)
@@ -56,9 +72,10 @@ def test_trainable_layers_start_as_the_integer_layers(graph, images):
         assert torch.equal(quantized.layers[name].weight_codes, codes)
 
 
-def test_gradients_reach_codes_biases_and_steps(vit, images):
+@pytest.mark.parametrize("choices", [CHOICES, WITH_CODEBOOKS])
+def test_gradients_reach_codes_biases_and_steps(vit, images, choices):
     run = new_run(vit, images)
-    quantized, targets = calibrate_with_targets(run)
+    quantized, targets = with_targets(run, choices)
     part = trainable_part(quantized, list(run.graph.gemms), targets)
     with torch.enable_grad():
         run_graph(run.graph, images, gemm=part.compute).square().sum().backward()
@@ -129,7 +146,7 @@ def test_affines_in_front_are_trained_and_kept(vit, images, tmp_path):
 def test_training_affines_and_weight_steps_keeps_the_integer_form(vit, images):
     """After baking, the integer layer computes what was trained."""
     run = new_run(vit, images)
-    quantized, targets = calibrate_with_targets(run)
+    quantized, targets = with_targets(run)
     part = parts_of(run.graph)[0]
     gemms = [run.graph.gemm(name) for name in part.gemms]
     learner = trainable_part(quantized, gemms, targets, feeds_in(run.graph, part))
@@ -186,7 +203,7 @@ def test_an_interrupted_training_goes_on(vit, images, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
     run = new_run(vit, images, checkpoint=tmp_path)
     digest = fingerprint(run, "")
-    quantized, _ = calibrate_with_targets(run)
+    quantized, _ = with_targets(run)
     name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
     keep = Checkpoint(folder=tmp_path, digest=digest)
     keep.save("blocks.0", quantized, (name,))
@@ -211,3 +228,62 @@ def test_a_part_whose_writing_is_interrupted_is_not_left_behind(vit, images, tmp
     with pytest.raises(KeyboardInterrupt):
         keep.save("blocks.0", new_run(vit, images).quantized(), ())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_suffix_weighs_features_of_the_float32_rest(graph, images):
+    """Trained on nothing but these features, every part brings them closer."""
+    run = new_run(graph, images)
+    quantized, targets = with_targets(run)
+    name = features_of(run.graph)
+    for part in parts_of(run.graph)[:-1]:
+        gemms = [run.graph.gemm(gemm) for gemm in part.gemms]
+        learner = trainable_part(quantized, gemms, targets, feeds_in(run.graph, part))
+
+        def features(compute, part=part):
+            start = graph_start(run.graph)
+            with torch.no_grad():
+                x = run_part(run.graph, start, images, part.start)
+                x = run_part(run.graph, part.start, x, part.stop, gemm=compute)
+                return run_part(run.graph, part.stop, x, name)
+
+        wanted, before = features(None), features(quantized.compute)
+        with torch.no_grad():
+            inputs = run_part(run.graph, graph_start(run.graph), images, part.start)
+            lesson = Lesson(
+                part=part,
+                inputs=inputs,
+                wanted=run_part(run.graph, part.start, inputs, part.stop),
+                importance=torch.zeros(()),  # nothing but the features counts
+                logits=run.graph.forward(images),
+                behind=name,
+                features=wanted,
+            )
+        train_part(run.graph, learner, lesson, replace(SHORT, iterations=60, suffix=1.0), 0)
+        learner.bake()
+        after = features(quantized.compute)
+        assert (after - wanted).norm() < 0.9 * (before - wanted).norm()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_codebook_step_gradient_is_that_of_lsq(signed):
+    from edgevit.calibration.straight_through import quantize_through
+    from edgevit.quantizers.codebook import CodebookGrid
+    from edgevit.quantizers.spec import GridSpec
+
+    levels, zero = ([-9, -2, 0, 8], 0) if signed else ([91, 98, 100, 108], 100)
+    grid = CodebookGrid(
+        spec=GridSpec(kind="codebook", bits=2, signed=signed, symmetric=signed),
+        scale=torch.tensor(0.1),
+        zero_point=torch.tensor(zero, dtype=torch.int32),
+        levels=torch.tensor(levels, dtype=torch.int32),
+    )
+    x = torch.tensor([-5.0, -1.2, -0.33, 0.12, 0.77, 1.1, 1.3, 9.0], requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    rounded = quantize_through(x, scale, grid)
+    rounded.sum().backward()
+    whole = [-9, -9, -2, 0, 8, 8, 8, 8]
+    between = [-9.5 <= v / 0.1 <= 8.5 for v in x.tolist()]  # half a fine step beyond the ends
+    slopes = [n - v / 0.1 * k for n, v, k in zip(whole, x.tolist(), between, strict=True)]
+    assert rounded.tolist() == pytest.approx([0.1 * n for n in whole])
+    assert float(scale.grad) == pytest.approx(sum(slopes), rel=1e-4)
+    assert x.grad.tolist() == [float(k) for k in between]

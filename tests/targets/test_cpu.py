@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgevit.bundle.protobuf import initializer_names
+from edgevit.calibration import parallel
 from edgevit.calibration.methods import METHODS, Method
 from edgevit.calibration.run import calibrate
 from edgevit.errors import UnsupportedError, UsageError
@@ -65,27 +66,47 @@ def test_parity_finds_a_wrong_layer(vit, images):
     assert wrong[0].wrong_sums > 0
 
 
+def forced(graph, images, bits, **kinds):
+    """Return the graph with uneven grids of these kinds wherever the target offers them."""
+    choices = parallel.Choices(activations="fisher", weights="gram", **kinds)
+    method = Method(name="t", summary="", source="", calibrate=parallel.parallel(choices))
+    placement = TARGET.place(graph, weight_bits=bits, act_bits=bits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "MUST_SAVE", float("inf"))
+        return calibrate(graph, placement, images, method)
+
+
+def all_grids(quantized):
+    for layer in quantized.layers.values():
+        yield from [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
+
+
 @pytest.mark.parametrize("bits", [3, 4])
 def test_twin_grids_run_exactly(vit, images, bits):
-    """Force both twin grids wherever the target offers them."""
-    import edgevit.calibration.parallel as module
-
-    choices = module.Choices(activations="fisher", weights="gram", twin=True)
-    method = Method(name="t", summary="", source="", calibrate=module.parallel(choices))
-    patch = pytest.MonkeyPatch()
-    patch.setattr(module, "TWIN_MUST_SAVE", float("inf"))
-    placement = TARGET.place(vit, weight_bits=bits, act_bits=bits)
-    quantized = calibrate(vit, placement, images, method)
-    patch.undo()
-    twins = [
-        layer
-        for layer in quantized.layers.values()
-        if isinstance(getattr(layer, "grid", getattr(layer, "left", None)), TwinGrid)
-    ]
-    assert len(twins) == 4  # softmax and GELU of both blocks
+    quantized = forced(vit, images, bits, twin=True)
+    assert sum(isinstance(grid, TwinGrid) for grid in all_grids(quantized)) == 4  # two blocks
     rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     TARGET.lower(quantized)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_codebooks_run_exactly(graph, images, bits):
+    quantized = forced(graph, images, bits, codebook=True)
+    kinds = [grid.spec.kind for grid in all_grids(quantized)]
+    assert kinds.count("uniform") == 1  # the image
+    assert kinds.count("codebook") > 10
+    carriers = {grid.spec.carrier for grid in all_grids(quantized)}
+    assert carriers == {"u8", "s8"}
+    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
+    assert {row.kernel for row in rows} == {"MatMulIntegerToFloat"}
+    lowered = TARGET.lower(quantized)
+    labels = {row["grid"] for row in lowered.layers} - {"asymmetric"}
+    assert all(2 <= int(label.removeprefix("codebook ")) <= 1 << bits for label in labels)
+    run = session(lowered).run
+    together, alone = run(images[:3].numpy()), [run(image[None].numpy()) for image in images[:3]]
+    assert np.abs(together - np.concatenate(alone)).max() <= 1e-4 * np.abs(together).max()
 
 
 @pytest.mark.parametrize("batch", [1, 7])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from edgevit.calibration.methods.apq_vit import APQ_VIT
-from edgevit.calibration.methods.edgevit import EDGEVIT
+from edgevit.calibration.methods.edgevit import EDGEVIT, EDGEVIT_CODEBOOK
 from edgevit.calibration.methods.edgevit_train import EDGEVIT_TRAIN
 from edgevit.calibration.methods.fq_vit import FQ_VIT
 from edgevit.calibration.methods.gptq import GPTQ
@@ -19,6 +19,7 @@ from edgevit.errors import UsageError
 
 _ALL = (
     EDGEVIT,
+    EDGEVIT_CODEBOOK,
     EDGEVIT_TRAIN,
     PTQ4VIT,
     GPTQ,

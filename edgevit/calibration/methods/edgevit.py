@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,9 +39,23 @@ CHOICES = Choices(
 )
 
 
+WITH_CODEBOOKS = replace(CHOICES, codebook=True)
+
+
 def calibrate(run: Run) -> QuantizedGraph:
     """Return the quantized graph."""
-    return calibrate_with_targets(run)[0]
+    return _calibrated(run, CHOICES)
+
+
+def calibrate_with_codebooks(run: Run) -> QuantizedGraph:
+    """Return the quantized graph with codebook grids where the target offers them."""
+    return _calibrated(run, WITH_CODEBOOKS)
+
+
+def _calibrated(run: Run, choices: Choices) -> QuantizedGraph:
+    plan = planned(run, choices)
+    walk(run, plan.quantized, plan.decide, "layers")
+    return plan.quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +73,9 @@ class Plan:
     targets: dict[str, Tensor]
 
 
-def calibrate_with_targets(run: Run) -> tuple[QuantizedGraph, dict[str, Tensor]]:
-    """Return the quantized graph, and gemm name -> the refitted weight that was rounded."""
-    plan = planned(run)
-    walk(run, plan.quantized, plan.decide, "layers")
-    return plan.quantized, plan.targets
-
-
-def planned(run: Run) -> Plan:
+def planned(run: Run, choices: Choices) -> Plan:
     """Rewrite the run's graph, gather statistics, and return how its layers are decided."""
-    ranges = rewritten(run, CHOICES)
+    ranges = rewritten(run, choices)
     statistics = run.statistics(ranges, weighted=True, grams=False)
     quantized = run.quantized()
     leader = leaders(run.graph)
@@ -78,7 +85,7 @@ def planned(run: Run) -> Plan:
     def grid_of(site: Site) -> Grid:
         name = leader[site.name]
         if name not in chosen:
-            chosen[name] = activation_grid(run.placement, site, ranges, statistics, CHOICES)
+            chosen[name] = activation_grid(run.placement, site, ranges, statistics, choices)
         return chosen[name]
 
     def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
@@ -148,4 +155,13 @@ EDGEVIT = Method(
     source="this project: arXiv 2111.12293, 2212.08254, 2407.06794 and 2210.17323 together",
     calibrate=calibrate,
     cost="4 forward passes, 1 backward pass",
+)
+
+EDGEVIT_CODEBOOK = Method(
+    name="edgevit-codebook",
+    summary="edgevit with 2^k levels anywhere: more accurate below 8 bits, slower on the device",
+    source="edgevit's, and Lloyd 1982 and Max 1960 for the levels",
+    calibrate=calibrate_with_codebooks,
+    needs="codebook grids where offered, else those of edgevit",
+    cost=EDGEVIT.cost,
 )

@@ -1,12 +1,13 @@
 """EdgeViT's best method: after `edgevit`, every block is trained to undo what quantization did.
 
 Part by part in execution order, with the input that the trained parts before it produce, the
-layers of a part are decided as in `edgevit`; then weight codes, steps, biases and the affines of
-LayerNorms are trained on unlabelled images to give back the float32 output of the part. This is
-the block-wise training of BRECQ (Li et al., arXiv 2102.05426) with straight-through rounding
-instead of its rounding regulariser, as in I&S-ViT (Zhong et al., arXiv 2311.10126). The local loss
-weights every element by its Fisher information; where the time can be afforded, the features that
-the float32 rest of the network makes of the output count too.
+layers of a part are decided as in `edgevit`, with codebook grids where the target runs them; then
+weight codes, steps, biases and the affines of LayerNorms are trained on unlabelled images to give
+back the float32 output of the part. This is the block-wise training of BRECQ (Li et al., arXiv
+2102.05426) with straight-through rounding instead of its rounding regulariser, as in I&S-ViT (Zhong
+et al., arXiv 2311.10126). The local loss weights every element by its Fisher information; where the
+time can be afforded, the features that the float32 rest of the network makes of the output count
+too.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
 from edgevit.calibration.fisher import sampled_loss
-from edgevit.calibration.methods.edgevit import planned
+from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
 from edgevit.calibration.methods.method import Method
 from edgevit.calibration.observe import batches
+from edgevit.calibration.parallel import Choices
 from edgevit.calibration.run import Run
 from edgevit.calibration.sequential import walk_part
 from edgevit.calibration.trainable import TrainablePart, trainable_part
@@ -46,6 +48,7 @@ class Training:
         other_rate: Learning rate of log-steps and of biases in their units.
         suffix: Weight of the error of the features that the float32 rest of the network makes of
             the part's output; 0 leaves it out.
+        choices: How grids are chosen before training.
     """
 
     iterations: int = 250
@@ -53,6 +56,7 @@ class Training:
     code_rate: float = 1e-2
     other_rate: float = 3e-3
     suffix: float = 0.0
+    choices: Choices = WITH_CODEBOOKS
 
 
 def train(run: Run, training: Training) -> QuantizedGraph:
@@ -61,7 +65,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     if run.checkpoint is not None:
         kept = Checkpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
     fast = replace(run, images=run.images[:FAST_IMAGES])
-    plan = planned(fast)
+    plan = planned(fast, training.choices)
     quantized, few = plan.quantized, len(fast.images_at_once)
     graph, parts = run.graph, parts_of(run.graph)
     importance = _importance(run, parts)
@@ -89,7 +93,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
         if kept is None or not kept.load(part.name, quantized):
             learner = trainable_part(quantized, gemms, plan.targets, _feeds(quantized, part))
             if learner.layers:
-                _train_part(graph, learner, lesson, training, run.seed)
+                train_part(graph, learner, lesson, training, run.seed)
             if kept is not None:
                 kept.save(part.name, quantized, part.gemms, tuple(learner.constants()))
         exact = wanted
@@ -139,7 +143,7 @@ class Lesson:
     features: Tensor | None
 
 
-def _train_part(
+def train_part(
     graph: Graph,
     learner: TrainablePart,
     lesson: Lesson,
@@ -275,5 +279,6 @@ EDGEVIT_TRAIN = Method(
     source="this project: arXiv 2102.05426, 2311.10126 and 1902.08153 together",
     calibrate=calibrate,
     num_images=1024,
+    needs="codebook grids where offered, else those of edgevit",
     cost="minutes to hours: some hundred training steps per block",
 )

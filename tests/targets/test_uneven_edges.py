@@ -6,21 +6,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edgevit.quantizers.codebook import CodebookGrid
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.targets.onnx_builder import OnnxBuilder
-from edgevit.targets.products import write_twin
+from edgevit.targets.products import write_codes
 
 
 def engine_codes(grid, x):
-    """Return what the engine makes of float32 x [N]: operands in u8."""
+    """Return what the engine makes of float32 x [N]: operands in 8 bits."""
     builder = OnnxBuilder()
-    codes, _, _ = write_twin(builder, "x", grid, "t")
+    codes, _, _ = write_codes(builder, "x", grid, "t", (-1,))
+    carrier = TensorProto.INT8 if grid.spec.signed else TensorProto.UINT8
     graph = helper.make_graph(
         builder.nodes,
-        "twin",
+        "rounding",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])],
-        [helper.make_tensor_value_info(codes, TensorProto.UINT8, [None])],
+        [helper.make_tensor_value_info(codes, carrier, [None])],
         [numpy_helper.from_array(array, name) for name, array in builder.inside.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
@@ -31,7 +33,7 @@ def engine_codes(grid, x):
 
 
 def awkward_scales(half, count=10):
-    """Return steps with a number below the softmax border that divides to half - 1/2 all the same."""
+    """Return steps with a number below the softmax border that divides to half - 1/2."""
     scale = torch.rand(40000, generator=torch.Generator().manual_seed(half))
     edge = scale * (half - 0.5)
     below = torch.nextafter(edge, torch.tensor(0.0))
@@ -55,3 +57,21 @@ def test_codes_next_to_every_border_are_the_simulated_ones(kind, bits, ratio):
             x = torch.cat([x, near, torch.nextafter(near, torch.tensor(side))])
         expected = grid.operand(grid.codes(x)) + grid.operand_offset
         assert np.array_equal(engine_codes(grid, x), expected.numpy().astype(np.uint8))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_codebook_codes_next_to_every_border_are_the_simulated_ones(signed, bits):
+    spec = GridSpec(kind="codebook", bits=bits, signed=signed, symmetric=signed)
+    generator = torch.Generator().manual_seed(bits)
+    low, high = (-128, 127) if signed else (0, 255)
+    for fine in torch.rand(10, generator=generator).tolist():
+        levels = torch.randperm(256, generator=generator)[: 1 << bits].sort().values + low
+        zero = torch.tensor(0 if signed else 77, dtype=torch.int32)
+        scale = torch.tensor(fine)
+        grid = CodebookGrid(spec=spec, scale=scale, zero_point=zero, levels=levels.int())
+        x = scale * (torch.arange(low - 4, high + 4) - zero + 0.5)
+        for side in (float("-inf"), float("inf")):
+            x = torch.cat([x, torch.nextafter(x, torch.tensor(side))])
+        expected = grid.operand(grid.codes(x)) + grid.operand_offset
+        assert np.array_equal(engine_codes(grid, x), expected.numpy())

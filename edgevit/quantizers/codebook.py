@@ -1,0 +1,120 @@
+"""Codebook grids: 2^k levels anywhere on an 8-bit uniform grid.
+
+A value is rounded to 8 bits first and then to the nearest of at most 2^k of those 256 codes. The
+levels follow the tensor's distribution (Lloyd, "Least squares quantization in PCM", IEEE
+Transactions on Information Theory 28(2), 1982; Max, IRE Transactions on Information Theory 6(1),
+1960), and the operand stays a whole number of the fine step, so that products stay integer
+products. An engine needs one table of 256 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.uniform import UniformGrid
+
+FINE_BITS = 8
+FINE_LEVELS = 1 << FINE_BITS
+
+
+def fine_spec(spec: GridSpec) -> GridSpec:
+    """Return the 8-bit uniform grid, of the same sign and symmetry, that levels are taken from."""
+    return replace(spec, kind="uniform", bits=FINE_BITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookGrid:
+    """A calibrated codebook grid, one per tensor.
+
+    Args:
+        spec: kind "codebook"; sign and symmetry are those of the 8-bit grid.
+        scale: float32 [], the fine step.
+        zero_point: int32 [], of the 8-bit grid.
+        levels: int32 [L], ascending 8-bit codes, 1 <= L <= 2^k.
+    """
+
+    spec: GridSpec
+    scale: Tensor
+    zero_point: Tensor
+    levels: Tensor
+
+    def __post_init__(self) -> None:
+        fine, count = fine_spec(self.spec), len(self.levels)
+        if not 1 <= count <= 1 << self.spec.bits:
+            raise ValueError(f"{count} levels do not fit {self.spec.bits} bits")
+        ascending = bool((self.levels.diff() > 0).all())
+        inside = fine.qmin <= int(self.levels[0]) and int(self.levels[-1]) <= fine.qmax
+        if not ascending or not inside:
+            raise ValueError(f"levels are not ascending 8-bit codes: {self.levels.tolist()}")
+
+    @property
+    def fine(self) -> UniformGrid:
+        """The 8-bit grid."""
+        return UniformGrid(spec=fine_spec(self.spec), scale=self.scale, zero_point=self.zero_point)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """int32 [256]: 8-bit code, less the least one, to the index of its level.
+
+        Halfway between two levels it is the lower one's.
+        """
+        fine = fine_spec(self.spec)
+        codes = torch.arange(fine.qmin, fine.qmax + 1, dtype=torch.int32)
+        twice_middles = self.levels[1:] + self.levels[:-1]
+        return torch.bucketize(2 * codes, twice_middles, out_int32=True)
+
+    @property
+    def table(self) -> Tensor:
+        """int32 [256]: 8-bit code, less the least one, to its level."""
+        return self.levels[self.nearest]
+
+    @property
+    def unit(self) -> Tensor:
+        """The value of one operand step: the fine step, float32 []."""
+        return self.scale
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return int32 codes of float32 x: indices of levels, below 2^k."""
+        return self.nearest[self.fine.codes(x) - fine_spec(self.spec).qmin]
+
+    def operand(self, codes: Tensor) -> Tensor:
+        """Return the int32 integers, in fine steps, that a multiply-accumulate sees."""
+        return self.levels[codes] - self.zero_point
+
+    @property
+    def operand_range(self) -> tuple[int, int]:
+        """The least and the largest operand."""
+        zero = int(self.zero_point)
+        return int(self.levels[0]) - zero, int(self.levels[-1]) - zero
+
+    @property
+    def operand_offset(self) -> int:
+        """What is added to an operand to carry it in 8 bits."""
+        return int(self.zero_point)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return the float32 values of the codes."""
+        return self.operand(codes).to(torch.float32) * self.scale
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
+        fine, zero = fine_spec(self.spec), float(self.zero_point)
+        values = (self.table - self.zero_point).to(torch.float32) * self.scale  # [256]
+        codes = torch.div(x, self.scale).round_().add_(zero).clamp_(fine.qmin, fine.qmax)
+        index = codes.sub_(fine.qmin).to(torch.int32).reshape(-1)
+        return values.index_select(0, index).reshape(x.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {
+            **self.spec.to_dict(),
+            "scale": self.scale.tolist(),
+            "zero_point": self.zero_point.tolist(),
+            "levels": self.levels.tolist(),
+        }
