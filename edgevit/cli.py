@@ -150,9 +150,7 @@ def quantize(
     check_writable(json_path)
     if choices["recipe"] is not None:
         choices = _explicit(choices)
-    images = calib if calib is not None else _images_of_model(choices)
-    bundle = _quantized(images, output, overwrite, reference, choices)
-    manifest = _inspected(bundle)
+    manifest = _quantized(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
     console().print(f"wrote {output}", highlight=False, soft_wrap=True)
@@ -182,36 +180,10 @@ def _explicit(choices: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _images_of_model(choices: dict[str, Any]) -> str:
-    """Return the calibration images that come with the model, given or the recipe's."""
-    from edgevit.asked import asked_of
-
-    keys = ("model", "weights", "pretrained")
-    asked = asked_of(choices.get("recipe"), budget=False, **{k: choices.get(k) for k in keys})
-    with asked.blamed():
-        return _own_calibration_images(str(asked.model))
-
-
-def _own_calibration_images(model: str) -> str:
-    from edgevit.zoo import EMBEDDED_MODELS, reference_images
-
-    if model in EMBEDDED_MODELS:
-        return str(reference_images("calibration"))
-    from edgevit.zoo.loading import check_name
-
-    check_name(model)  # a mistyped name is the likelier mistake
-    raise UsageError(
-        "EV205",
-        "Calibration images are needed.",
-        where="--calib",
-        why="EdgeViT never calibrates on random data; ranges would be meaningless.",
-        try_next="--calib DIR with a few dozen images like those the model will see.",
-    )
-
-
 def _quantized(
     images: Any, output: str, overwrite: bool, reference: bool, choices: dict[str, Any]
-) -> Any:
+) -> dict[str, Any]:
+    """Write the bundle; return its manifest and sizes, as read back from it."""
     from edgevit import api
     from edgevit.report.progress import shown_progress
 
@@ -221,12 +193,6 @@ def _quantized(
         progress("write bundle", 0, 1)
         bundle = artefact.save(output, overwrite=overwrite, include_reference=reference)
         progress("write bundle", 1, 1)
-    return bundle
-
-
-def _inspected(bundle: Any) -> dict[str, Any]:
-    from edgevit import api
-
     return api.inspect(bundle.path)
 
 
@@ -305,9 +271,8 @@ def sensitivity(
     check_writable(output, plot)
     if plot is not None:
         check_plot(plot)
-    images = calib if calib is not None else _own_calibration_images(model)
     with shown_progress(console()) as progress:
-        rows = api.sensitivity(model, images, progress=progress, **choices)
+        rows = api.sensitivity(model, calib, progress=progress, **choices)
     text = csv_from_rows(rows)
     replace_file(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
     if plot is not None:

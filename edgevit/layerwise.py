@@ -15,6 +15,7 @@ from edgevit.subject import (
     check_num_calib,
     check_seed,
     check_widths,
+    images_or_own,
     loaded_model,
     subject_of,
 )
@@ -36,7 +37,7 @@ Row = dict[str, Any]
 
 def sensitivity(
     model: str | nn.Module,
-    images: str | Path | ImageSet,
+    images: str | Path | ImageSet | None = None,
     *,
     bits: int = 6,
     weight_bits: int | None = None,
@@ -76,6 +77,7 @@ def sensitivity(
     check_seed(seed)
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_num_calib(num_calib)
+    images = images_or_own(images, model)
     loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
     judged = None
     if data is not None:

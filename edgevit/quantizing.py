@@ -21,6 +21,7 @@ from edgevit.subject import (
     check_num_calib,
     check_seed,
     check_widths,
+    images_or_own,
     loaded_model,
     subject_of,
 )
@@ -37,7 +38,7 @@ NUM_GOLDEN = 32
 
 def quantize(
     model: str | nn.Module | None,
-    images: str | Path | ImageSet,
+    images: str | Path | ImageSet | None = None,
     *,
     recipe: str | Path | None = None,
     bits: int | None = None,
@@ -64,7 +65,8 @@ def quantize(
         model: A name (`edgevit models` lists them), a transformers folder, ``package:function``,
             or a module (then `preprocessing` is needed unless the module carries timm's
             ``pretrained_cfg``). None takes the recipe's.
-        images: Folder, archive or ``.npz`` of images like those the model will see.
+        images: Folder, archive or ``.npz`` of images like those the model will see; None takes
+            those that come with the model, which embedded models only have.
         recipe: A TOML file, such as a bundle's ``recipe.toml``, that says what is left out below;
             see `edgevit.recipe.Recipe` for its keys. Weights and images of other hashes than it
             has are noted in the report.
@@ -124,7 +126,7 @@ def quantize(
 
 def _quantized(
     asked: Asked,
-    images: str | Path | ImageSet,
+    images: str | Path | ImageSet | None,
     limits: Limits,
     preprocessing: Preprocessing | None,
     checkpoint: str | Path | None,
@@ -138,6 +140,7 @@ def _quantized(
     check_seed(asked.seed)
     method, target = method_named(asked.method), target_named(asked.target)
     target.check_deployable()
+    images = images_or_own(images, asked.model)
     images = images if isinstance(images, ImageSet) else open_images(images)
     num, notes = _num_calib(asked.num_calib, method, images)
     common = common_bits(limits, asked.bits)

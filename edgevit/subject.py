@@ -150,3 +150,29 @@ def _calibration_pixels(
         "sha256": list(subset.sha256s()),
         "skipped": [str(name) for name in subset.skipped],
     }
+
+
+def images_or_own(
+    images: str | Path | ImageSet | None, model: str | nn.Module
+) -> str | Path | ImageSet:
+    """Return the images given, else those that come with an embedded model.
+
+    Raises:
+        UsageError: There are none (EV205), or the model has no known name.
+    """
+    if images is not None:
+        return images
+    if isinstance(model, str):
+        from edgevit.zoo import EMBEDDED_MODELS, reference_images
+        from edgevit.zoo.loading import check_name
+
+        if model in EMBEDDED_MODELS:
+            return reference_images("calibration")
+        check_name(model)  # a mistyped name is the likelier mistake
+    raise UsageError(
+        "EV205",
+        "Calibration images are needed.",
+        where="--calib",
+        why="EdgeViT never calibrates on random data; ranges would be meaningless.",
+        try_next="--calib DIR with a few dozen images like those the model will see.",
+    )
