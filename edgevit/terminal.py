@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+_Handler = Callable[[int, FrameType | None], None]
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a program that was asked to end, 143: what a shell would report."""
 
@@ -27,26 +29,52 @@ def ended_in_order() -> Iterator[None]:
     """Let SIGTERM end the work inside as Ctrl-C does: what was begun is cleared away, exit 143.
 
     Further SIGTERMs do not disturb the clearing. A SIGTERM that somebody else handles or ignores,
-    and threads other than the main one, are left alone.
+    and threads other than the main one, are left alone. Both stay what they are where a library
+    that they met while it was imported makes an ImportError of them.
+
+    Raises:
+        SystemExit, KeyboardInterrupt: Instead of any exception that follows such a signal.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    asked: list[BaseException] = []
 
-    def end(*_: object) -> None:
+    def end(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(TERMINATED)
+        asked.append(SystemExit(TERMINATED))
+        raise asked[-1]
 
-    signal.signal(signal.SIGTERM, end)
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        asked.append(KeyboardInterrupt())
+        raise asked[-1]
+
+    replaced = [
+        _handled(signal.SIGTERM, signal.SIG_DFL, end),
+        _handled(signal.SIGINT, signal.default_int_handler, interrupt),
+    ]
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if asked:
+                raise asked[-1] from error
+            raise
     except SystemExit as stop:
         if stop.code == TERMINATED:
             click.echo("Terminated.", err=True)
         raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for put_back in replaced:
+            put_back()
+
+
+def _handled(number: signal.Signals, usual: object, handler: _Handler) -> Callable[[], object]:
+    """Handle a signal that has its usual handler; return what puts that one back."""
+    if signal.getsignal(number) is not usual:
+        return lambda: None
+    before = signal.signal(number, handler)
+    return lambda: signal.signal(number, before)
 
 
 def console() -> Console:

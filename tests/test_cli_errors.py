@@ -220,6 +220,33 @@ def test_a_temporary_folder_goes_when_its_clearing_is_interrupted(tmp_path, name
     assert list(tmp_path.iterdir()) == []
 
 
+STOPPED_WHILE_IMPORTING = """
+import os, signal, sys
+from edgevit import cli
+@cli.main.command()
+def importing():
+    try:
+        os.kill(os.getpid(), signal.{signal})
+    except BaseException as error:
+        raise ImportError("initialization failed") from error
+cli.main(["importing"])
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_library_that_makes_an_import_error_of_a_signal_does_not_hide_it(name, status):
+    """As onnxruntime does when it is interrupted while it is imported."""
+    code = STOPPED_WHILE_IMPORTING.replace("{signal}", name)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_sigterm_at_any_time_leaves_nothing(tmp_path):
     """Ended from outside as soon as the work has begun."""
     command = [sys.executable, "-m", "edgevit.cli", "quantize", "--model", "vit_cifar10"]
