@@ -110,7 +110,7 @@ def _twin_notes(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> list[str
             found[bits] = found.get(bits, 0) + 1
     return [
         f"twin grids after GELU need more than 8 bits at {bits}-bit codes: "
-        f"{count} layers use a uniform grid there"
+        f"{count} layers go without"
         for bits, count in sorted(found.items())
     ]
 
