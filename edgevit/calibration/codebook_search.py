@@ -34,9 +34,8 @@ def codebook_grid(spec: GridSpec, histogram: Histogram) -> CodebookGrid:
         levels, error = best_levels(_moments(grid, histogram), 1 << spec.bits)
         found.append((error * float(grid.scale) ** 2, grid, levels))
     _, grid, levels = min(found, key=lambda one: one[0])
-    return CodebookGrid(
-        spec=spec, scale=grid.scale, zero_point=grid.zero_point, levels=levels + fine.qmin
-    )
+    codes = tuple(level + fine.qmin for level in levels)
+    return CodebookGrid(spec=spec, scale=grid.scale, zero_point=grid.zero_point, levels=codes)
 
 
 def _moments(grid: UniformGrid, histogram: Histogram) -> Tensor:
@@ -51,7 +50,7 @@ def _moments(grid: UniformGrid, histogram: Histogram) -> Tensor:
     return torch.zeros(3, FINE_LEVELS, dtype=torch.float64).index_add_(1, codes, powers)
 
 
-def best_levels(moments: Tensor, count: int) -> tuple[Tensor, float]:
+def best_levels(moments: Tensor, count: int) -> tuple[tuple[int, ...], float]:
     """Return at most `count` whole levels with the least squared error, and that error.
 
     Args:
@@ -60,7 +59,7 @@ def best_levels(moments: Tensor, count: int) -> tuple[Tensor, float]:
         count: The largest number of levels.
 
     Returns:
-        int32 [L], ascending in [0, N - 1], and the weighted squared error in cells.
+        The levels, ascending in [0, N - 1], and the weighted squared error in cells.
     """
     size = moments.shape[1]
     levels, costs = _intervals(moments)  # [N, N] each
@@ -81,7 +80,7 @@ def best_levels(moments: Tensor, count: int) -> tuple[Tensor, float]:
         end = start - 1
         if end < 0:
             break
-    return torch.tensor(sorted(set(found)), dtype=torch.int32), float(best[-1])
+    return tuple(sorted(set(found))), float(best[-1])
 
 
 def _intervals(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,8 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, scale, y = ctx.saved_tensors
-        low, high = (float(end * scale) for end in ctx.ends)
-        half = float(scale) / 2
-        inside = (x >= low - half) & (x <= high + half)
+        low, high = ctx.ends[0] * scale, ctx.ends[1] * scale
+        inside = (x >= low - scale / 2) & (x <= high + scale / 2)
         of_x = torch.where(inside, gradients[0], 0.0)
         # dy/dstep = n - x / step between the ends, n beyond
         step = _dot(gradients[0], y) - _dot(of_x, x)

@@ -68,7 +68,7 @@ class TrainableLinear(nn.Module):
         super().__init__()
         self.layer, self.grid = layer, grid
         codes = layer.weight_codes.to(torch.float32)  # [out, in]
-        offset = target / layer.weight_grid.scale[:, None] - codes
+        offset = target.to(codes.device) / layer.weight_grid.scale[:, None] - codes
         self.codes = nn.Parameter(codes + offset.clamp(-_INSIDE, _INSIDE))
         self.log_steps = nn.Parameter(layer.weight_grid.scale.log().clone())  # [out]
         self.bias_steps = nn.Parameter(torch.zeros_like(layer.bias))

@@ -9,8 +9,9 @@ products. An engine needs one table of 256 bytes.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,6 +29,17 @@ def fine_spec(spec: GridSpec) -> GridSpec:
     return replace(spec, kind="uniform", bits=FINE_BITS)
 
 
+@lru_cache(maxsize=1024)
+def nearest_levels(levels: tuple[int, ...], qmin: int) -> Tensor:
+    """Return int32 [256]: 8-bit code, less the least one `qmin`, to the index of its level.
+
+    Halfway between two levels it is the lower one's.
+    """
+    codes = torch.arange(qmin, qmin + FINE_LEVELS, dtype=torch.int32)
+    twice_middles = [a + b for a, b in itertools.pairwise(levels)]
+    return torch.bucketize(2 * codes, torch.tensor(twice_middles), out_int32=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodebookGrid:
     """A calibrated codebook grid, one per tensor.
@@ -36,43 +48,31 @@ class CodebookGrid:
         spec: kind "codebook"; sign and symmetry are those of the 8-bit grid.
         scale: float32 [], the fine step.
         zero_point: int32 [], of the 8-bit grid.
-        levels: int32 [L], ascending 8-bit codes, 1 <= L <= 2^k.
+        levels: Ascending 8-bit codes, at least one and at most 2^k.
     """
 
     spec: GridSpec
     scale: Tensor
     zero_point: Tensor
-    levels: Tensor
+    levels: tuple[int, ...]
 
     def __post_init__(self) -> None:
         fine, count = fine_spec(self.spec), len(self.levels)
         if not 1 <= count <= 1 << self.spec.bits:
             raise ValueError(f"{count} levels do not fit {self.spec.bits} bits")
-        ascending = bool((self.levels.diff() > 0).all())
-        inside = fine.qmin <= int(self.levels[0]) and int(self.levels[-1]) <= fine.qmax
-        if not ascending or not inside:
-            raise ValueError(f"levels are not ascending 8-bit codes: {self.levels.tolist()}")
+        ascending = all(a < b for a, b in itertools.pairwise(self.levels))
+        if not ascending or self.levels[0] < fine.qmin or self.levels[-1] > fine.qmax:
+            raise ValueError(f"levels are not ascending 8-bit codes: {self.levels}")
 
     @property
     def fine(self) -> UniformGrid:
         """The 8-bit grid."""
         return UniformGrid(spec=fine_spec(self.spec), scale=self.scale, zero_point=self.zero_point)
 
-    @cached_property
-    def nearest(self) -> Tensor:
-        """int32 [256]: 8-bit code, less the least one, to the index of its level.
-
-        Halfway between two levels it is the lower one's.
-        """
-        fine = fine_spec(self.spec)
-        codes = torch.arange(fine.qmin, fine.qmax + 1, dtype=torch.int32)
-        twice_middles = self.levels[1:] + self.levels[:-1]
-        return torch.bucketize(2 * codes, twice_middles, out_int32=True)
-
     @property
     def table(self) -> Tensor:
         """int32 [256]: 8-bit code, less the least one, to its level."""
-        return self.levels[self.nearest]
+        return self._levels[self._nearest]
 
     @property
     def unit(self) -> Tensor:
@@ -81,17 +81,16 @@ class CodebookGrid:
 
     def codes(self, x: Tensor) -> Tensor:
         """Return int32 codes of float32 x: indices of levels, below 2^k."""
-        return self.nearest[self.fine.codes(x) - fine_spec(self.spec).qmin]
+        return self._nearest[self.fine.codes(x) - fine_spec(self.spec).qmin]
 
     def operand(self, codes: Tensor) -> Tensor:
         """Return the int32 integers, in fine steps, that a multiply-accumulate sees."""
-        return self.levels[codes] - self.zero_point
+        return self._levels[codes] - self.zero_point
 
     @property
-    def operand_range(self) -> tuple[int, int]:
-        """The least and the largest operand."""
-        zero = int(self.zero_point)
-        return int(self.levels[0]) - zero, int(self.levels[-1]) - zero
+    def operand_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest operand, int32 []."""
+        return self.levels[0] - self.zero_point, self.levels[-1] - self.zero_point
 
     @property
     def operand_offset(self) -> int:
@@ -104,11 +103,20 @@ class CodebookGrid:
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
-        fine, zero = fine_spec(self.spec), float(self.zero_point)
+        fine = fine_spec(self.spec)
         values = (self.table - self.zero_point).to(torch.float32) * self.scale  # [256]
-        codes = torch.div(x, self.scale).round_().add_(zero).clamp_(fine.qmin, fine.qmax)
+        codes = torch.div(x, self.scale).round_().add_(self.zero_point).clamp_(fine.qmin, fine.qmax)
         index = codes.sub_(fine.qmin).to(torch.int32).reshape(-1)
         return values.index_select(0, index).reshape(x.shape)
+
+    @property
+    def _levels(self) -> Tensor:
+        return torch.tensor(self.levels, dtype=torch.int32, device=self.scale.device)
+
+    @property
+    def _nearest(self) -> Tensor:
+        table = nearest_levels(self.levels, fine_spec(self.spec).qmin)
+        return table.to(self.scale.device)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -116,5 +124,5 @@ class CodebookGrid:
             **self.spec.to_dict(),
             "scale": self.scale.tolist(),
             "zero_point": self.zero_point.tolist(),
-            "levels": self.levels.tolist(),
+            "levels": list(self.levels),
         }

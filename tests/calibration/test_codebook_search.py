@@ -40,7 +40,7 @@ def test_no_codebook_is_better(seed, count):
     assert 1 <= len(levels) <= count
     assert error == pytest.approx(exhaustive(moments, count), rel=1e-9, abs=1e-12)
     weight, first, second = moments
-    errors = torch.stack([second - 2 * a * first + a**2 * weight for a in levels.tolist()])
+    errors = torch.stack([second - 2 * a * first + a**2 * weight for a in levels])
     assert float(errors.min(0).values.sum()) == pytest.approx(error, rel=1e-9, abs=1e-12)
 
 

@@ -275,7 +275,7 @@ def test_codebook_step_gradient_is_that_of_lsq(signed):
         spec=GridSpec(kind="codebook", bits=2, signed=signed, symmetric=signed),
         scale=torch.tensor(0.1),
         zero_point=torch.tensor(zero, dtype=torch.int32),
-        levels=torch.tensor(levels, dtype=torch.int32),
+        levels=tuple(levels),
     )
     x = torch.tensor([-5.0, -1.2, -0.33, 0.12, 0.77, 1.1, 1.3, 9.0], requires_grad=True)
     scale = torch.tensor(0.1, requires_grad=True)

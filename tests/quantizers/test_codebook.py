@@ -15,7 +15,7 @@ def grid_of(levels, *, bits=4, scale=0.1, zero=0, **spec):
         spec=GridSpec(kind="codebook", bits=bits, **spec),
         scale=torch.tensor(scale, dtype=torch.float32),
         zero_point=torch.tensor(zero, dtype=torch.int32),
-        levels=torch.tensor(levels, dtype=torch.int32),
+        levels=tuple(levels),
     )
 
 

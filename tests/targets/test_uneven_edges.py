@@ -69,7 +69,7 @@ def test_codebook_codes_next_to_every_border_are_the_simulated_ones(signed, bits
         levels = torch.randperm(256, generator=generator)[: 1 << bits].sort().values + low
         zero = torch.tensor(0 if signed else 77, dtype=torch.int32)
         scale = torch.tensor(fine)
-        grid = CodebookGrid(spec=spec, scale=scale, zero_point=zero, levels=levels.int())
+        grid = CodebookGrid(spec=spec, scale=scale, zero_point=zero, levels=tuple(levels.tolist()))
         x = scale * (torch.arange(low - 4, high + 4) - zero + 0.5)
         for side in (float("-inf"), float("inf")):
             x = torch.cat([x, torch.nextafter(x, torch.tensor(side))])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.devices import Workbench, default_device, device_of
 from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
 from edgevit.calibration.methods.method import Method
@@ -49,6 +50,7 @@ class Training:
         suffix: Weight of the error of the features that the float32 rest of the network makes of
             the part's output; 0 leaves it out.
         choices: How grids are chosen before training.
+        device: Where parts are trained, as torch calls it; a GPU if torch has one, else the CPU.
     """
 
     iterations: int = 250
@@ -57,6 +59,7 @@ class Training:
     other_rate: float = 3e-3
     suffix: float = 0.0
     choices: Choices = WITH_CODEBOOKS
+    device: str | None = None
 
 
 def train(run: Run, training: Training) -> QuantizedGraph:
@@ -67,20 +70,20 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     fast = replace(run, images=run.images[:FAST_IMAGES])
     plan = planned(fast, training.choices)
     quantized, few = plan.quantized, len(fast.images_at_once)
-    graph, parts = run.graph, parts_of(run.graph)
-    importance = _importance(run, parts)
-    logits = _run_all(graph, graph_start(graph), None, run.images, run.batch_size, None)
+    parts, importance = parts_of(run.graph), _importance(run, parts_of(run.graph))
+    device = default_device() if training.device is None else torch.device(training.device)
+    bench = Workbench(quantized=quantized, device=device)
+    graph, start = bench.graph, graph_start(run.graph)
+    logits = _run_all(graph, start, None, run.images, run.batch_size, None)
     behind = features_of(graph) if training.suffix else None
     features = None
     if behind is not None:
-        start = graph_start(graph)
         features = _run_all(graph, start, behind, run.images, run.batch_size, None)
     exact = rounded = run.images
     for done, part in enumerate(parts, 1):
         wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
         streams = (exact[:few], rounded[:few])  # decided for what the trained parts before give
         walk_part(fast, quantized, plan.decide, (part.start, part.stop), streams)
-        gemms = [graph.gemm(name) for name in part.gemms]
         lesson = Lesson(
             part=part,
             inputs=rounded,
@@ -90,14 +93,19 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             behind=behind,
             features=features,
         )
+        feeds = _feeds(quantized, part)
         if kept is None or not kept.load(part.name, quantized):
-            learner = trainable_part(quantized, gemms, plan.targets, _feeds(quantized, part))
+            there = bench.taken(part, feeds)
+            gemms = [graph.gemm(name) for name in part.gemms]
+            learner = trainable_part(there, gemms, plan.targets, feeds)
             if learner.layers:
                 train_part(graph, learner, lesson, training, run.seed)
+            bench.put_back(there, tuple(learner.constants()))
             if kept is not None:
                 kept.save(part.name, quantized, part.gemms, tuple(learner.constants()))
         exact = wanted
-        rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, quantized.compute)
+        compute = bench.taken(part, feeds).compute
+        rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, compute)
         run.progress("training", done, len(parts))
     return quantized
 
@@ -187,7 +195,7 @@ def _judged(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
         output = _output(graph, learner, lesson, some)
         if lesson.part.stop is not None:
             output = run_part(graph, lesson.part.stop, output, None)
-        wanted, found = lesson.logits[some].log_softmax(1), output.log_softmax(1)
+        wanted, found = lesson.logits[some].to(output.device).log_softmax(1), output.log_softmax(1)
         total += float((wanted.exp() * (wanted - found)).sum())
     return total / len(chosen)
 
@@ -197,11 +205,12 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     """Return the local loss and the loss at the features (0 if not asked for)."""
     part, output = lesson.part, _output(graph, learner, lesson, chosen)
-    local = ((output - lesson.wanted[chosen]).square() * lesson.importance).mean()
+    wanted, importance = (x.to(output.device) for x in (lesson.wanted[chosen], lesson.importance))
+    local = ((output - wanted).square() * importance).mean()
     if part.stop is None or lesson.behind is None or lesson.features is None:
         return local, torch.zeros(())
     features = run_part(graph, part.stop, output, lesson.behind)
-    return local, (features - lesson.features[chosen]).square().mean()
+    return local, (features - lesson.features[chosen].to(output.device)).square().mean()
 
 
 def _output(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor) -> Tensor:
@@ -209,7 +218,7 @@ def _output(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
     return run_part(
         graph,
         lesson.part.start,
-        lesson.inputs[chosen],
+        lesson.inputs[chosen].to(device_of(graph)),
         lesson.part.stop,
         gemm=learner.compute,
         constants=learner.constants(),
@@ -234,9 +243,13 @@ def _run_all(
     batch_size: int,
     compute: Product | None,
 ) -> Tensor:
-    """Run one part over all images in batches."""
-    parts = [run_part(graph, start, v, stop, gemm=compute) for v in batches(values, batch_size)]
-    return torch.cat(parts)
+    """Run one part over all images in batches, on the graph's device; all of it is on the CPU."""
+    device = device_of(graph)
+    found = [
+        run_part(graph, start, some.to(device), stop, gemm=compute).cpu()
+        for some in batches(values, batch_size)
+    ]
+    return torch.cat(found)
 
 
 def _importance(run: Run, parts: tuple[Part, ...]) -> dict[str, Tensor]:
