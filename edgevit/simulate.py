@@ -16,7 +16,14 @@ from edgevit.artefact import Pixels, logits_of
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.recipe import DEFAULT_METHOD
-from edgevit.subject import check_num_calib, check_seed, check_widths, loaded_model, subject_of
+from edgevit.subject import (
+    check_num_calib,
+    check_seed,
+    check_widths,
+    images_or_own,
+    loaded_model,
+    subject_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +51,7 @@ class Simulation:
 
 def simulate(
     model: str | nn.Module,
-    images: str | Path | ImageSet,
+    images: str | Path | ImageSet | None = None,
     *,
     bits: int = 6,
     weight_bits: int | None = None,
@@ -66,6 +73,7 @@ def simulate(
     num = check_num_calib(chosen.num_images if num_calib is None else num_calib)
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_seed(seed)
+    images = images_or_own(images, model)
     loaded = loaded_model(model, pretrained, None, seed, preprocessing, progress)
     subject = subject_of(loaded, images, num, seed, offers, progress)
     placement = offers.place(subject.prepared, weight_bits=w_bits, act_bits=a_bits)

@@ -33,7 +33,7 @@ def ended_in_order() -> Iterator[None]:
     that they met while it was imported makes an ImportError of them.
 
     Raises:
-        SystemExit, KeyboardInterrupt: Instead of any exception that follows such a signal.
+        SystemExit, KeyboardInterrupt: After such a signal, whatever became of the exception.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -60,6 +60,8 @@ def ended_in_order() -> Iterator[None]:
             if asked:
                 raise asked[-1] from error
             raise
+        if asked:  # somebody caught it
+            raise asked[-1]
     except SystemExit as stop:
         if stop.code == TERMINATED:
             click.echo("Terminated.", err=True)

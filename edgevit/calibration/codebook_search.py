@@ -1,9 +1,10 @@
-"""Chooses the levels of a codebook grid: least weighted squared error, exactly.
+"""Chooses the levels of a codebook grid: the least weighted squared error.
 
 On one axis the best levels are a shortest path: k intervals of neighbouring values, each with a
 level of its own (Fisher, "On grouping for maximum homogeneity", JASA 53, 1958; for quantizers
 Bruce, MIT, 1964). The values are the 256 codes of the fine grid, so that dynamic programming over
-256 x 256 intervals finds the optimum for every range of the fine grid tried.
+256 x 256 intervals finds the optimum for every range of the fine grid tried. (Of a
+code halfway between two levels it assumes that the better one takes it; the grid takes the lower.)
 """
 
 from __future__ import annotations

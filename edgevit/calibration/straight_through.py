@@ -27,7 +27,7 @@ def quantize_through(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
     Args:
         scale: float32 [], the step (the fine one of a twin grid) in place of the grid's own.
-        grid: Kind, width, zero point and the ratio of a twin grid's steps.
+        grid: Kind, width, zero point, a twin grid's ratio, a codebook's levels.
     """
     rounded: Tensor = _Rounded.apply(x, scale, grid)
     return rounded

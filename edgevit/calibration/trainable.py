@@ -30,7 +30,7 @@ class TrainableGrid(nn.Module):
     """An activation grid whose step is trained.
 
     Args:
-        grid: Where it starts; zero point, width and the ratio of a twin grid's steps stay.
+        grid: Where it starts; zero point, width, a twin grid's ratio and a codebook's levels stay.
     """
 
     def __init__(self, grid: Grid) -> None:

@@ -4,7 +4,8 @@ A value is rounded to 8 bits first and then to the nearest of at most 2^k of tho
 levels follow the tensor's distribution (Lloyd, "Least squares quantization in PCM", IEEE
 Transactions on Information Theory 28(2), 1982; Max, IRE Transactions on Information Theory 6(1),
 1960), and the operand stays a whole number of the fine step, so that products stay integer
-products. An engine needs one table of 256 bytes.
+products. An engine needs a table of 256 bytes
+(written up to 16 times over, for its threads).
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class CodebookGrid:
 
     def codes(self, x: Tensor) -> Tensor:
         """Return int32 codes of float32 x: indices of levels, below 2^k."""
-        return self._nearest[self.fine.codes(x) - fine_spec(self.spec).qmin]
+        index = self.fine.codes(x) - fine_spec(self.spec).qmin
+        return self._nearest[index.clamp_(0, FINE_LEVELS - 1)]  # NaN has no code
 
     def operand(self, codes: Tensor) -> Tensor:
         """Return the int32 integers, in fine steps, that a multiply-accumulate sees."""
@@ -102,12 +104,15 @@ class CodebookGrid:
         return self.operand(codes).to(torch.float32) * self.scale
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
+        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit.
+
+        NaN stays NaN, as on a uniform grid.
+        """
         fine = fine_spec(self.spec)
         values = (self.table - self.zero_point).to(torch.float32) * self.scale  # [256]
         codes = torch.div(x, self.scale).round_().add_(self.zero_point).clamp_(fine.qmin, fine.qmax)
-        index = codes.sub_(fine.qmin).to(torch.int32).reshape(-1)
-        return values.index_select(0, index).reshape(x.shape)
+        index = codes.sub_(fine.qmin).nan_to_num_(0.0).to(torch.int32).reshape(-1)
+        return torch.where(x.isnan(), x, values.index_select(0, index).reshape(x.shape))
 
     @property
     def _levels(self) -> Tensor:

@@ -179,6 +179,14 @@ def test_training_brings_the_logits_closer_and_repeats(graph, images):
     assert torch.equal(again.forward(images), first.forward(images))
 
 
+def test_training_that_diverges_leaves_the_parts_as_they_were(vit, images):
+    run = new_run(vit, images)
+    lost = train(run, replace(SHORT, other_rate=300.0))
+    assert bool(torch.isfinite(lost.forward(images)).all())
+    kept = train(new_run(vit, images), replace(SHORT, iterations=0))
+    assert error(vit, lost, images) <= 1.5 * error(vit, kept, images)
+
+
 def test_an_interrupted_training_goes_on(vit, images, tmp_path):
     whole = train(new_run(vit, images), SHORT)
 

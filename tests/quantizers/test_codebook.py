@@ -76,3 +76,11 @@ def test_the_fine_grid_keeps_sign_and_symmetry():
     spec = GridSpec(kind="codebook", bits=3, signed=True, symmetric=True)
     fine = fine_spec(spec)
     assert (fine.kind, fine.bits, fine.signed, fine.symmetric) == ("uniform", 8, True, True)
+
+
+def test_nan_stays_nan_and_has_some_code():
+    grid = grid_of([0, 10, 255], scale=1.0)
+    x = torch.tensor([float("nan"), 9.0, float("inf"), -float("inf")])
+    assert grid.fake_quantize(x).isnan().tolist() == [True, False, False, False]
+    assert grid.fake_quantize(x)[1:].tolist() == [10.0, 255.0, 0.0]
+    assert grid.codes(x)[1:].tolist() == [1, 2, 0]

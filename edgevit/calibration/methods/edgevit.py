@@ -163,5 +163,5 @@ EDGEVIT_CODEBOOK = Method(
     source="edgevit's, and Lloyd 1982 and Max 1960 for the levels",
     calibrate=calibrate_with_codebooks,
     needs="codebook grids where offered, else those of edgevit",
-    cost=EDGEVIT.cost,
+    cost=f"{EDGEVIT.cost}, and the search for levels: up to twice the time",
 )

@@ -288,7 +288,7 @@ def calibrate(run: Run) -> QuantizedGraph:
 
 EDGEVIT_TRAIN = Method(
     name="edgevit-train",
-    summary="edgevit, then every block trained on unlabelled images",
+    summary="edgevit-codebook, then every block trained on unlabelled images",
     source="this project: arXiv 2102.05426, 2311.10126 and 1902.08153 together",
     calibrate=calibrate,
     num_images=1024,
