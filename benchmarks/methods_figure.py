@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 from cells import Cell, order
 
-OWN = {"edgevit": "#0072b2", "edgevit-train": "#000000"}
+OWN = {"edgevit": "#0072b2", "edgevit-codebook": "#d55e00", "edgevit-train": "#000000"}
 OTHERS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#7f7f7f")
 """Okabe and Ito's palette, told apart in any kind of colour vision; markers differ as well."""
 MARKERS = "osD^vP*X<>hd"
@@ -65,9 +65,10 @@ def found(rows: Iterable[dict[str, str]]) -> Points:
 
 
 def figure(points: Points) -> plt.Figure:
-    """Draw KL by method and width, one panel for each model and twin."""
+    """Draw KL by method and width, one panel for each model and twin with more than one width."""
     models = sorted({model for model, _ in points})
-    twins = [twin for twin in TITLES if any(place[1] == twin for place in points)]
+    drawable = {place[1] for place, methods in points.items() if len(_widths(methods)) > 1}
+    twins = [twin for twin in TITLES if twin in drawable] or ["plain"]
     size = (4.4 * len(twins) + 2.2, 3.9 * len(models))
     drawn, axes = plt.subplots(
         len(models), len(twins), figsize=size, squeeze=False, sharey=True, layout="constrained"
@@ -108,6 +109,7 @@ def _panel(axis: plt.Axes, methods: dict[str, dict[tuple[int, int], Point]]) -> 
             zorder=3 if own else 2,
         )
     axis.set_yscale("log")
+    axis.set_xlim(-0.5, len(WIDTHS) - 0.5)
     axis.set_xticks(range(len(WIDTHS)), [f"W{w}A{a}" for w, a in WIDTHS], fontsize=8)
     axis.grid(axis="y", color="#e2e8f0", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
@@ -122,7 +124,7 @@ def tables(points: Points) -> str:
 
 
 def _table(place: Place, methods: dict[str, dict[tuple[int, int], Point]]) -> str:
-    widths = [width for width in WIDTHS if any(width in points for points in methods.values())]
+    widths = _widths(methods)
     best = {
         width: min(_mean(points[width].kl) for points in methods.values() if width in points)
         for width in widths
@@ -146,6 +148,10 @@ def _shown(point: Point | None, best: float) -> str:
     text = f"{kl:.2g}" if kl < 0.0995 else f"{kl:.2f}"
     text = f"**{text}**" if kl == best else text
     return f"{text} ({_mean(point.agreement):.1f}){'*' if point.simulated else ''}"
+
+
+def _widths(methods: dict[str, dict[tuple[int, int], Point]]) -> list[tuple[int, int]]:
+    return [width for width in WIDTHS if any(width in points for points in methods.values())]
 
 
 def _mean(values: tuple[float, ...]) -> float:

@@ -71,7 +71,9 @@ def latency(axis: plt.Axes) -> None:
     """
     runs: dict[str, list[float]] = {}
     for row in rows("latency"):
-        runs.setdefault(f"{row['model']}\n{row['bits']} bit", []).append(float(row["ratio"]))
+        grids = "\ncodebooks" if row["method"] == "edgevit-codebook" else ""
+        name = f"{row['model']}\n{row['bits']} bit{grids}"
+        runs.setdefault(name, []).append(float(row["ratio"]))
     bars = axis.bar(list(runs), [median(values) for values in runs.values()], color=BLUE)
     axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=6)
     for place, values in enumerate(runs.values()):

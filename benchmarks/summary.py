@@ -11,8 +11,8 @@ from cells import Cell, latest_rows
 from paired import Found, comparisons
 from rows import RESULTS
 
-TRAINED = ("edgevit-train",)
-"""Methods that train weights: no contest for those that only calibrate."""
+OURS_TOO = ("edgevit-train", "edgevit-codebook")
+"""No contest for `edgevit`: one trains weights, both have grids of their own."""
 
 
 def kept() -> tuple[dict[tuple[Any, ...], Found], int]:
@@ -32,10 +32,10 @@ def kept() -> tuple[dict[tuple[Any, ...], Found], int]:
 
 
 def best_others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for every cell the row of the method with the lowest KL, without trained ones."""
+    """Return for every cell the row of the method with the lowest KL, without ours."""
     places: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        if not row["method"].startswith(TRAINED):
+        if not row["method"].startswith(OURS_TOO):
             place = ("model", "twin", "weight_bits", "act_bits", "images")
             places[tuple(row[name] for name in place)].append(row)
     return [min(found, key=lambda row: row["kl"]) for found in places.values()]
