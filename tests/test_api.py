@@ -107,11 +107,11 @@ def test_fewer_images_than_the_method_wants_are_noted_not_refused(tmp_path):
 
 
 def test_images_that_come_with_a_model_are_taken_if_none_are_given():
-    own = api.quantize("vit_cifar10", method="minmax", num_calib=4).manifest()["calibration"]
+    own = api.quantize("vit_cifar10", method="minmax", num_calib=4)
     named = api.quantize(
         "vit_cifar10", reference_images("calibration"), method="minmax", num_calib=4
     )
-    assert own == named.manifest()["calibration"]
+    assert own.calibration == named.calibration
     with pytest.raises(UsageError, match="EV205"):
         api.quantize("deit_s", pretrained=False)
     with pytest.raises(UsageError, match="EV205"):
