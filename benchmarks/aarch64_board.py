@@ -1,4 +1,4 @@
-"""What runs on the Arm side of `aarch64.py`: numpy, ONNX Runtime and the rooms a board gets.
+"""The emulated side of `aarch64.py` and `x86.py`: numpy, ONNX Runtime and the rooms a board gets.
 
 python aarch64_board.py golden BUNDLE          the golden images through the thin runner
 python aarch64_board.py tensors FOLDER         FOLDER/model.onnx with its tensors to a file
@@ -21,7 +21,7 @@ def golden(path: str) -> dict[str, Any]:
     from edgevit.bundle import open_bundle
     from edgevit.data.normalizing import normalizer
     from edgevit.runner.selfcheck import self_check
-    from edgevit.runner.session import session_from_bundle
+    from edgevit.runner.session import session_from_bundle, variant_here
 
     bundle = open_bundle(path)
     session = session_from_bundle(bundle, threads=1)
@@ -31,6 +31,7 @@ def golden(path: str) -> dict[str, Any]:
     heavy = {"torch", "onnx", "PIL", "timm", "click", "rich"} & set(sys.modules)
     assert not heavy, heavy
     return {
+        "variant": variant_here(bundle),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -41,13 +42,15 @@ def golden(path: str) -> dict[str, Any]:
 
 
 def tensors(folder: Path) -> dict[str, Any]:
-    """Run FOLDER/model.onnx on images.npy; write its outputs in order and its optimised graph."""
+    """Run FOLDER/model.onnx on images.npy with config.json; write outputs and optimised graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(folder / "optimised.onnx")
+    for key, value in json.loads((folder / "config.json").read_text()).items():
+        options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(
         (folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
     )

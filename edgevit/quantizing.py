@@ -227,6 +227,10 @@ def _artefact(
     variants = _variants(subject, quantized, recipe, target, progress)
     progress("lower and check kernels", 0, 1)
     lowered, reference = target.lower(quantized), target.reference(subject.prepared)
+    same = {
+        name: Variant(quantized=form, lowered=target.lower(form))
+        for name, form in target.same_integers(quantized).items()
+    }
     progress("lower and check kernels", 1, 1)
     pixels, preprocessing = subject.pixels[:NUM_GOLDEN], subject.loaded.preprocessing
     golden: dict[str, npt.NDArray[Any]] = {
@@ -238,6 +242,7 @@ def _artefact(
     for name, variant in variants.items():
         simulated = logits_of(variant.quantized.forward, preprocessing, pixels)
         golden[golden_key(name)] = simulated
+    golden |= {golden_key(name): golden["logits_simulated"] for name in same}
     return Artefact(
         quantized=quantized,
         lowered=lowered,
@@ -247,7 +252,7 @@ def _artefact(
         calibration={**subject.calibration, "method": recipe.method, "seed": recipe.seed},
         golden=golden,
         engine=target.engine,
-        variants=variants,
+        variants=variants | same,
     )
 
 

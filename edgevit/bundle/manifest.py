@@ -13,6 +13,7 @@ import re
 from typing import Any, NoReturn
 
 from edgevit.errors import BundleError, UsageError
+from edgevit.targets.profiles import EXACT_VARIANT
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
@@ -23,7 +24,8 @@ REQUIRED_FILES = {GRAPH, WEIGHTS, GOLDEN, RECIPE}
 REFERENCE_FILES = {REFERENCE_GRAPH, REFERENCE_WEIGHTS}
 MAIN_VARIANT = "int8"
 VARIANT_WEIGHTS = "variants.bin"
-VARIANT_GRAPHS = {name: f"{name}.onnx" for name in ("fp16", "int8_attention", "fp8")}
+_VARIANTS = ("fp16", "int8_attention", "fp8", EXACT_VARIANT)
+VARIANT_GRAPHS = {name: f"{name}.onnx" for name in _VARIANTS}
 VARIANT_FILES = {VARIANT_WEIGHTS, *VARIANT_GRAPHS.values()}
 BUNDLE_FILES = {MANIFEST} | REQUIRED_FILES | REFERENCE_FILES | VARIANT_FILES
 _SEAL = "manifest_sha256"

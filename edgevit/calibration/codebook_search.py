@@ -2,8 +2,9 @@
 
 On one axis the best levels are a shortest path: k intervals of neighbouring values, each with a
 level of its own (Fisher, "On grouping for maximum homogeneity", JASA 53, 1958; for quantizers
-Bruce, MIT, 1964). The values are the 256 codes of the fine grid, so that dynamic programming over
-256 x 256 intervals finds the optimum for every range of the fine grid tried. (Of a
+Bruce, MIT, 1964). The values are the 256 codes of the fine grid (or the 128 in its middle, where
+levels have 7 bits), so that dynamic programming over all intervals finds the optimum for every
+range of the fine grid tried. (Of a
 code halfway between two levels it assumes that the better one takes it; the grid takes the lower.)
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.histogram import Histogram
-from edgevit.quantizers.codebook import FINE_LEVELS, CodebookGrid, fine_spec
+from edgevit.quantizers.codebook import CodebookGrid, level_spec
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -28,7 +29,7 @@ def codebook_grid(spec: GridSpec, histogram: Histogram) -> CodebookGrid:
         spec: kind "codebook".
         histogram: Of the tensor, with or without Fisher weights.
     """
-    fine = fine_spec(spec)
+    fine = level_spec(spec)
     found = []
     for share in SHARES:
         grid = UniformGrid.from_range(fine, share * histogram.low, share * histogram.high)
@@ -40,7 +41,7 @@ def codebook_grid(spec: GridSpec, histogram: Histogram) -> CodebookGrid:
 
 
 def _moments(grid: UniformGrid, histogram: Histogram) -> Tensor:
-    """Return float64 [3, 256]: of each code, weight, weighted sum and squares of what it takes.
+    """Return float64 [3, 2^bits]: of each code, weight, weighted sum and squares of what it takes.
 
     Values are in fine steps, counted from the least code.
     """
@@ -48,7 +49,7 @@ def _moments(grid: UniformGrid, histogram: Histogram) -> Tensor:
     codes = (grid.codes(centers) - grid.spec.qmin).long()  # [BINS]
     values = centers.double() / float(grid.scale) + float(grid.zero_point) - grid.spec.qmin
     powers = torch.stack([values**0, values, values**2]) * histogram.counts  # [3, BINS]
-    return torch.zeros(3, FINE_LEVELS, dtype=torch.float64).index_add_(1, codes, powers)
+    return torch.zeros(3, 1 << grid.spec.bits, dtype=torch.float64).index_add_(1, codes, powers)
 
 
 def best_levels(moments: Tensor, count: int) -> tuple[tuple[int, ...], float]:

@@ -26,8 +26,13 @@ FINE_LEVELS = 1 << FINE_BITS
 
 
 def fine_spec(spec: GridSpec) -> GridSpec:
-    """Return the 8-bit uniform grid, of the same sign and symmetry, that levels are taken from."""
+    """Return the 8-bit uniform grid, of the same sign and symmetry, that values are rounded to."""
     return replace(spec, kind="uniform", bits=FINE_BITS)
+
+
+def level_spec(spec: GridSpec) -> GridSpec:
+    """Return the uniform grid that levels are taken from: the fine one, or its narrow middle."""
+    return replace(spec, kind="uniform", bits=spec.level_bits)
 
 
 @lru_cache(maxsize=1024)
@@ -49,7 +54,7 @@ class CodebookGrid:
         spec: kind "codebook"; sign and symmetry are those of the 8-bit grid.
         scale: float32 [], the fine step.
         zero_point: int32 [], of the 8-bit grid.
-        levels: Ascending 8-bit codes, at least one and at most 2^k.
+        levels: Ascending codes of `spec.level_bits` bits, at least one and at most 2^k.
     """
 
     spec: GridSpec
@@ -58,12 +63,13 @@ class CodebookGrid:
     levels: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        fine, count = fine_spec(self.spec), len(self.levels)
+        within, count = level_spec(self.spec), len(self.levels)
         if not 1 <= count <= 1 << self.spec.bits:
             raise ValueError(f"{count} levels do not fit {self.spec.bits} bits")
         ascending = all(a < b for a, b in itertools.pairwise(self.levels))
-        if not ascending or self.levels[0] < fine.qmin or self.levels[-1] > fine.qmax:
-            raise ValueError(f"levels are not ascending 8-bit codes: {self.levels}")
+        if not ascending or self.levels[0] < within.qmin or self.levels[-1] > within.qmax:
+            width = self.spec.level_bits
+            raise ValueError(f"levels are not ascending {width}-bit codes: {self.levels}")
 
     @property
     def fine(self) -> UniformGrid:

@@ -51,6 +51,7 @@ class GridSpec:
         max_ratio_log2: Twin grids: the largest m of the step ratio 2^m the target can carry.
         narrow: Signed codes leave out -2^(k-1), so that both signs reach equally far.
         fixed_top: The scale is not calibrated: the largest code stands for this value.
+        level_bits: Codebooks: levels are codes of this width, of 8 at most.
     """
 
     kind: Kind = "uniform"
@@ -62,6 +63,7 @@ class GridSpec:
     max_ratio_log2: int = 0
     narrow: bool = False
     fixed_top: float | None = None
+    level_bits: int = MAX_BITS
 
     def __post_init__(self) -> None:
         check_bits(self.bits, "GridSpec.bits")

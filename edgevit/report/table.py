@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.report.telemetry import telemetry_notes
+from edgevit.targets.profiles import EXACT_VARIANT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,9 +89,17 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
     lines += _means(manifest["bits"])
     if manifest.get("variants"):
-        lines.append("also as " + ", ".join(manifest["variants"]) + "; layers are those of int8")
+        lines += [_forms(list(manifest["variants"]))]
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
+
+
+def _forms(variants: list[str]) -> str:
+    """Return a line on the forms of the model besides the main one."""
+    line = "also as " + ", ".join(variants)
+    if variants == [EXACT_VARIANT]:
+        return line + ": the same integers for processors on which the usual form saturates"
+    return line + "; layers are those of int8"
 
 
 def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -181,6 +190,13 @@ def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def _run_by(engine: Mapping[str, Any]) -> str:
+    line = f"run by {engine['name']}, {engine['provider']}"
+    if engine.get("variant") == EXACT_VARIANT:
+        line += f", as {EXACT_VARIANT}: sums of the usual form saturate on this processor"
+    return line
+
+
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
@@ -190,7 +206,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     if report["mcnemar_p"] is not None:
         lines.append(f"McNemar's exact p = {report['mcnemar_p']:.3g}")
     if report["engine"]:
-        lines.append(f"run by {report['engine']['name']}, {report['engine']['provider']}")
+        lines.append(_run_by(report["engine"]))
     if report["latency_ms"]["engine"]:
         conditions = report["latency_conditions"].items()
         known = [f"{key} {value}" for key, value in conditions if value is not None]

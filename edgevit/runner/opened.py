@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import DeviceError
 from edgevit.runner.engines import onnxruntime_session
+from edgevit.runner.session import variant_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,7 +77,8 @@ def open_all(
         )
         for kind in kinds
     }
-    return Opened(sessions=sessions, golden=bundle.golden(), variant=bundle.variants[0])
+    variant = variant_here(bundle, conditions.provider)
+    return Opened(sessions=sessions, golden=bundle.golden(variant), variant=variant)
 
 
 def _tensorrt(

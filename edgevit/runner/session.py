@@ -14,6 +14,8 @@ import numpy as np
 
 from edgevit.bundle import Bundle
 from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
+from edgevit.runner.saturation import saturates
+from edgevit.targets.profiles import EXACT_VARIANT
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -152,13 +154,18 @@ def session_from_bundle(
         kind: "engine" or "fp32".
         threads: As in `EngineSession`.
         provider: Another provider than the one the bundle was made for.
-        variant: One of the bundle's variants; the main one if left out.
+        variant: One of the bundle's variants; if left out the main one, or the form of it that is
+            exact on this processor (`variant_here`).
 
     Raises:
         BundleError: The fp32 engine is asked for but not in the bundle (EV404).
         EdgeViTError: As `EngineSession`.
     """
-    onnx = bundle.engine_onnx(variant) if kind == "engine" else bundle.reference_onnx()
+    onnx: bytes | None
+    if kind == "engine":
+        onnx = bundle.engine_onnx(variant or variant_here(bundle, provider))
+    else:
+        onnx = bundle.reference_onnx()
     if onnx is None:
         raise BundleError(
             "EV404",
@@ -175,6 +182,26 @@ def session_from_bundle(
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
     )
+
+
+def variant_here(bundle: Bundle, provider: str | None = None) -> str:
+    """Return the name of the variant whose sums ONNX Runtime computes exactly on this processor.
+
+    Args:
+        bundle: An opened bundle.
+        provider: As in `session_from_bundle`; on another than the CPU it is the main one.
+
+    Raises:
+        EnvironmentError_: onnxruntime is not installed (EV701).
+        DeviceError: The engine fails (EV703).
+    """
+    if EXACT_VARIANT not in bundle.variants or (provider or bundle.provider) != _CPU:
+        return bundle.variants[0]
+    runtime = _onnxruntime()
+    try:
+        return EXACT_VARIANT if saturates(runtime) else bundle.variants[0]
+    except Exception as error:  # as above
+        raise _engine_failed("EV703", "The engine refuses a product.", error) from error
 
 
 def _onnxruntime() -> Any:

@@ -66,6 +66,13 @@ class Target(Protocol):
     def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
         """Return further forms of the model for the device to measure: name -> its placement."""
 
+    def same_integers(self, quantized: QuantizedGraph) -> dict[str, QuantizedGraph]:
+        """Return forms that compute the very same integers in other types, by name.
+
+        They are for devices of this target on which the engine does not compute the main one
+        exactly.
+        """
+
     def check_deployable(self) -> None:
         """Raise `UnsupportedError` if nothing can be deployed to this target."""
 

@@ -23,6 +23,8 @@ from edgevit.targets.kernels import check_kernels, kernels_of
 from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
 from edgevit.targets.products import FloatWriter, QuantizedWriter
+from edgevit.targets.profiles import EXACT_VARIANT
+from edgevit.targets.saturation import without_saturation
 from edgevit.targets.split_linear import with_split_linears
 from edgevit.targets.widths import (
     NO_LAYER_BITS,
@@ -34,7 +36,9 @@ from edgevit.targets.widths import (
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 _TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
-SESSION_CONFIG: dict[str, str] = {}  # ONNX Runtime's own settings
+SESSION_CONFIG = {"session.x64quantprecision": "1"}
+"""ONNX Runtime's settings: exact sums with 8-bit weights on x86-64 without VNNI."""
+EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
 
 
 class CpuTarget:
@@ -75,6 +79,11 @@ class CpuTarget:
     def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
         """Return none: there is one form."""
         return {}
+
+    def same_integers(self, quantized: QuantizedGraph) -> dict[str, QuantizedGraph]:
+        """Return the form for processors on which the main one is not exact."""
+        unsigned = without_saturation(quantized)
+        return {} if unsigned is None else {EXACT_VARIANT: unsigned}
 
     def check_deployable(self) -> None:
         """Do nothing: this machine is such a device."""
@@ -137,8 +146,15 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
     elif role is Role.SOFTMAX_OUT:
         uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
     twin = _twin(_TWINS[role], bits) if role in _TWINS else None
-    codebook = replace(uniform[0], kind="codebook") if bits < FINE_BITS else None
-    return uniform + _offered(twin) + _offered(codebook)
+    return uniform + _offered(twin) + _offered(_codebook(uniform[0]))
+
+
+def _codebook(uniform: GridSpec) -> GridSpec | None:
+    """Return a codebook of the same width, None at 8 bits, where the grid is as fine."""
+    if uniform.bits == FINE_BITS:
+        return None
+    level_bits = EXACT_IN_S8 if uniform.signed else FINE_BITS
+    return replace(uniform, kind="codebook", level_bits=level_bits)
 
 
 def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:

@@ -16,6 +16,8 @@ from edgevit.errors import UsageError
 
 OLDEST_TENSORRT, NEWEST_TENSORRT = "10.3", "11.4"
 """What one exported file has to serve."""
+EXACT_VARIANT = "u8_attention"
+"""Form of a `cpu` bundle for processors whose sums saturate; see `edgevit.targets.saturation`."""
 RELEASES = (("8.6", "8.6"), ("10.0", "10.16"), ("11.0", "11.4"))
 """TensorRT releases ("major.minor") the rules have been looked up for, as ranges."""
 

@@ -67,6 +67,10 @@ class SimulationTarget:
         """Return none: there is one form."""
         return {}
 
+    def same_integers(self, quantized: QuantizedGraph) -> dict[str, QuantizedGraph]:
+        """Return none: one is enough."""
+        return {}
+
     def check_deployable(self) -> None:
         """Refuse before any work: there is no device.
 

@@ -68,6 +68,10 @@ class TensorRTTarget:
         """Return the other forms of the model that the device should measure."""
         return variant_placements(self.profile, graph, placement)
 
+    def same_integers(self, quantized: QuantizedGraph) -> dict[str, QuantizedGraph]:
+        """Return none: one is enough."""
+        return {}
+
     def check_deployable(self) -> None:
         """Do nothing: the file can be written anywhere."""
 

@@ -1,0 +1,60 @@
+"""A bundle on an x86-64 processor without VNNI instructions: golden logits and every layer.
+
+    python benchmarks/x86.py --bits 8
+
+Runs this machine's Python in qemu's user emulation (`qemu-x86_64`, Debian and Ubuntu: qemu-user),
+as `aarch64.py` does with an Arm one: the thin runner opens the bundle and reproduces its golden
+logits, with the form of it that it finds exact there; then codes, int32 sums and float32 outputs of
+every layer of every form are compared with the simulation. Exit status 1 if the golden classes
+differ or the form that the runner takes is not exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import aarch64
+from rows import add_row
+
+from edgevit import api
+from edgevit.zoo import reference_images
+
+
+def emulated(qemu: str, cpu: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts this Python on another processor, and its environment."""
+    return [qemu, "-cpu", cpu, sys.executable], {"PATH": os.environ.get("PATH", "/usr/bin")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpu", default="Haswell", help="a name that qemu knows")
+    parser.add_argument("--model", default="vit_cifar10", help="an embedded model")
+    parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument("--method", default="edgevit")
+    parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--record", action="store_true", help="append rows to results/x86.csv")
+    options = parser.parse_args()
+    qemu = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if qemu is None:
+        sys.exit("qemu-x86_64 is missing; try: apt-get install qemu-user")
+    artefact = api.quantize(
+        options.model, reference_images("calibration"), bits=options.bits, method=options.method
+    )
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        work = Path(folder)
+        aarch64.install_rooms(work / "rooms")
+        artefact.save(work / "bundle")
+        board = aarch64.board_with(*emulated(qemu, options.cpu), work / "rooms")
+        rows = aarch64.measure_forms(options, options.cpu, board, work, artefact)
+    for row in rows:
+        add_row("x86", row) if options.record else print(row, flush=True)
+    sys.exit(0 if all(aarch64.is_good(row) for row in rows if row["taken"]) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Tries whether this machine's ONNX Runtime adds products of u8 and s8 codes exactly.
+
+On x86-64 without VNNI instructions it adds pairs of products in 16 bits, which saturate
+(`edgevit.targets.saturation`); so do 64-bit Arm processors without dot product instructions, for
+the codes 0 and -128. A product of two small matrices tells; going by the processor's name
+or flags, one would have to know what every release of the engine does with them.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_ROWS, _SUMMED, _COLUMNS = 16, 64, 32
+PROBE = base64.b64decode(
+    "CAg6mgEKOAoBYQoBYgoDb25lCgNvbmUSAXkiFE1hdE11bEludGVnZXJUb0Zsb2F0Og1jb20ubWljcm9zb2Z0EgpzYX"
+    "R1cmF0aW9uKg0QASIEAACAP0IDb25lWhUKAWESEAoOCAISCgoDEgFNCgMSAUtaFQoBYhIQCg4IAxIKCgMSAUsKAxIB"
+    "TmIVCgF5EhAKDggBEgoKAxIBTQoDEgFOQgQKABARQhEKDWNvbS5taWNyb3NvZnQQAQ=="
+)
+"""One MatMulIntegerToFloat, steps 1, of u8 `a` [M, K] and s8 `b` [K, N]; its tests say how made."""
+
+
+@lru_cache(maxsize=1)
+def saturates(runtime: Any) -> bool:
+    """Return whether sums of u8 x s8 products are wrong here.
+
+    Args:
+        runtime: The module `onnxruntime`.
+    """
+    session = runtime.InferenceSession(PROBE, providers=["CPUExecutionProvider"])
+    a, b = np.zeros((_ROWS, _SUMMED), np.uint8), np.full((_SUMMED, _COLUMNS), 127, np.int8)
+    a[::2], b[:, ::2] = 255, -128
+    (found,) = session.run(None, {"a": a, "b": b})
+    sums: npt.NDArray[np.int64] = a.astype(np.int64) @ b.astype(np.int64)
+    return bool((found != sums).any())
