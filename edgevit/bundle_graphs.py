@@ -24,6 +24,7 @@ from edgevit.bundle.manifest import (
 )
 from edgevit.bundle.variants import golden_key
 from edgevit.errors import DeviceError
+from edgevit.targets.profiles import EXACT_VARIANT
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
@@ -62,10 +63,12 @@ def checked_graphs(
     """
     from edgevit.targets.conformance import check_onnx
 
-    for name in bundle.variants if only is None else (only,):
+    measured = [name for name in bundle.variants if name != EXACT_VARIANT]  # it is for processors
+    for name in measured if only is None else (only,):
         onnx = bundle.reference_onnx() if name == _REFERENCE else bundle.engine_onnx(name)
         assert onnx is not None, "the manifest says that it is there"
-        facts = _facts(bundle, onnx, _wanted(bundle, name), name.split("_")[0])
+        asked = MAIN_VARIANT if name == EXACT_VARIANT else name.split("_")[0]
+        facts = _facts(bundle, onnx, _wanted(bundle, name), asked)
         yield name, check_onnx(onnx, profile, tensorrt=served, facts=facts)
 
 

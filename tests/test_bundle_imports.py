@@ -17,6 +17,7 @@ MODULES = [
     "edgevit.runner.latency",
     "edgevit.runner.measuring",
     "edgevit.runner.memory",
+    "edgevit.runner.saturation",
     "edgevit.runner.selfcheck",
     "edgevit.runner.opened",
     "edgevit.runner.paired",

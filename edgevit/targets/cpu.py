@@ -135,8 +135,7 @@ def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
 def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[GridSpec, ...]:
     """Return the grids this target runs exactly at a site of this role, preferred first."""
     if role is Role.WEIGHT:
-        weight = GridSpec(bits=weight_bits, signed=True, symmetric=True, granularity="channel")
-        return (weight,)
+        return (_weight(weight_bits),)
     bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
     uniform: tuple[GridSpec, ...] = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
     if role in {Role.KEY, Role.VALUE}:
@@ -147,6 +146,12 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
         uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
     twin = _twin(_TWINS[role], bits) if role in _TWINS else None
     return uniform + _offered(twin) + _offered(_codebook(uniform[0]))
+
+
+def _weight(bits: int) -> GridSpec:
+    """Return the weights' grid; -128 is left out: Arm's sums without dot products can't take it."""
+    widest = bits == MAX_BITS
+    return GridSpec(bits=bits, signed=True, symmetric=True, granularity="channel", narrow=widest)
 
 
 def _codebook(uniform: GridSpec) -> GridSpec | None:
