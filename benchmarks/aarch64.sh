@@ -4,6 +4,7 @@
 # everything stays in one folder, and a second run downloads nothing.
 #
 #   bash benchmarks/aarch64.sh [options of aarch64.py]
+#   bash benchmarks/aarch64.sh --prepare        download what is needed, run nothing
 #
 # PYTHON            the Python that has EdgeViT installed (python3)
 # AARCH64           where to keep userland and wheels (benchmarks/cache/aarch64, ignored by git)
@@ -25,7 +26,7 @@ apt_for() { # ARCHITECTURE ARGUMENTS: apt-get with lists, cache and state of its
   mkdir -p "$state/lists/partial" "$state/archives/partial"
   touch "$state/status"
   local options=(
-    -qq -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture"
+    -qq -o Acquire::http::Timeout=30 -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture"
     -o "Dir::State=$state" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state"
     -o "APT::Sandbox::User=$(id -un)"
   )
@@ -83,6 +84,7 @@ if [ ! -d "$PACKAGES" ]; then
   mv "$PACKAGES.part" "$PACKAGES"
 fi
 
+[ "${1:-}" != --prepare ] || exit 0
 "$QEMU" --version | head -1
 cd "$here/.."
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$python" benchmarks/aarch64.py "$@"

@@ -31,7 +31,7 @@ def build_table(build: Mapping[str, Any]) -> RenderableType:
     for row in build["rows"]:
         table.add_row(*map(plain_text, _cells(row, energy)))
     lines = [build["reason"], *build["fp16_reasons"], *_reasons(build["rows"])]
-    return Group(table, *map(plain_text, [*lines, *_telemetry(build["telemetry"])]))
+    return Group(table, *map(plain_text, [*lines, *telemetry_notes(build["telemetry"])]))
 
 
 def _cells(row: Mapping[str, Any], energy: bool) -> tuple[str, ...]:
@@ -56,17 +56,6 @@ def _counted(figure: str | None, valid: bool | None) -> str:
 
 def _energy(energy_mj: float | None) -> str:
     return _NOTHING if energy_mj is None else f"{energy_mj:.1f}"
-
-
-def _telemetry(telemetry: Mapping[str, Any] | None) -> list[str]:
-    """Return what held while the variants were timed, and why they were timed again."""
-    if telemetry is None:
-        return []
-    lines = telemetry_notes(telemetry)
-    if telemetry["retimed_because"]:
-        reasons = " ".join(telemetry["retimed_because"])
-        lines.append(f"timed a second time, because the first did not count: {reasons}")
-    return lines
 
 
 def _drop(drop: Mapping[str, float] | None) -> str:

@@ -29,4 +29,7 @@ def telemetry_notes(telemetry: Mapping[str, Any] | None) -> list[str]:
     lines = ["while timing: " + ", ".join(parts)] if parts else []
     if telemetry["valid"] is None:
         lines += [f"not known whether clocks held: {reason}" for reason in telemetry["reasons"]]
+    if telemetry.get("retimed_because"):
+        reasons = " ".join(telemetry["retimed_because"])
+        lines.append(f"timed a second time, because the first did not count: {reasons}")
     return lines

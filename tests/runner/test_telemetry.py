@@ -361,6 +361,33 @@ def test_all_in_one_call(orin, tmp_path, monkeypatch):
     assert len(samples["fp32"].samples_ms) == 3
 
 
+def test_latencies_that_do_not_count_are_measured_once_more(orin, monkeypatch):
+    from edgevit.report.telemetry import telemetry_notes
+    from edgevit.runner import measuring
+
+    alarm, turns = orin / "sys/class/thermal/cooling_device1/cur_state", []
+    put(alarm, "1")
+
+    def on_the_tree(*arguments, **keywords):
+        found = measure_watched(*arguments, **keywords, root=orin, energy_seconds=0)
+        turns.append(found)
+        put(alarm, "0")
+        return found
+
+    monkeypatch.setattr(measuring, "measure_watched", on_the_tree)
+    monkeypatch.setattr("edgevit.runner.telemetry.watching._LEAST_SECONDS", 0.5)
+    timed = measuring._latency({"engine": Busy()}, IMAGE, 5, "cpu", lambda *_: None)
+    reason = "The device reported: cpu-throttle-alert."
+    assert [telemetry["valid"] for _, telemetry in turns] == [False, timed[1]["valid"]]
+    assert timed[0] is turns[1][0]
+    assert timed[1]["valid"] is not False
+    assert timed[1]["retimed_because"] == [reason]
+    assert any(line.endswith(reason) for line in telemetry_notes(timed[1]))
+    once, telemetry = measuring._latency({"engine": Busy()}, IMAGE, 5, "cpu", lambda *_: None)
+    assert (len(turns), telemetry["retimed_because"]) == (3, [])
+    assert once is turns[2][0]
+
+
 def test_a_bundles_report_says_what_held_while_it_was_timed(orin, parts, tmp_path, monkeypatch):
     """From the sensors to the report, by way of the JSON that a board sends."""
     from edgevit.bundle import open_bundle
@@ -382,6 +409,7 @@ def test_a_bundles_report_says_what_held_while_it_was_timed(orin, parts, tmp_pat
     report = validation_report(bundle, measurements_from_dict(sent))
     assert report["telemetry"]["valid"] is False
     assert report["telemetry"]["watched_clock"] == "cpu"  # ONNX Runtime's CPU provider
+    assert report["telemetry"]["retimed_because"] == ["The device reported: cpu-throttle-alert."]
     reason = "the latencies do not count: The device reported: cpu-throttle-alert."
     assert reason in report["warnings"]
     assert report["energy_mj"] == {"fp32": None, "engine": None}  # the tree's current is steady

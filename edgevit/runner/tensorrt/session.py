@@ -85,8 +85,14 @@ class TensorRTSession:
         self._ends = _ends(self._trt, self._engine)
         self.device = open_device() if device is None else device
         self._use_graph, self._graph, self._batch, self._repeats = graph, None, 0, 0
+        self._pointers: list[Any] = []
+        self._pinned: list[Any] = []
         self._stream: Any = None
-        self._open_buffers()
+        try:
+            self._open_buffers()
+        except BaseException:
+            self.close()  # a device that ran out of memory gets back what it gave
+            raise
 
     def run(self, images: Images) -> Logits:
         """Return the logits of normalized images.
@@ -166,15 +172,14 @@ class TensorRTSession:
 
     def close(self) -> None:
         """Free the buffers; the session can't run afterwards."""
-        if self._stream is None:
-            return
         self._forget_graph()
-        for pointer in self._pointers:
-            self.device.release(pointer)
-        for buffer in (self._host_in, self._host_out):
-            self.device.release_pinned(buffer)
-        self.device.release_stream(self._stream)
-        self._stream = None
+        while self._pointers:
+            self.device.release(self._pointers.pop())
+        while self._pinned:
+            self.device.release_pinned(self._pinned.pop())
+        if self._stream is not None:
+            self.device.release_stream(self._stream)
+            self._stream = None
         self._context = self._engine = None  # in this order, before the runtime
 
     def __enter__(self) -> TensorRTSession:
@@ -187,8 +192,11 @@ class TensorRTSession:
         ends = self._ends
         image_bytes = ends.max_batch * int(np.prod(ends.image_shape)) * _FLOAT_BYTES
         logits_bytes = ends.max_batch * ends.classes * _FLOAT_BYTES
-        self._pointers = [self.device.allocate(size) for size in (image_bytes, logits_bytes)]
-        self._host_in, self._host_out = map(self.device.pinned, (image_bytes, logits_bytes))
+        for size in (image_bytes, logits_bytes):
+            self._pointers.append(self.device.allocate(size))
+        for size in (image_bytes, logits_bytes):
+            self._pinned.append(self.device.pinned(size))
+        self._host_in, self._host_out = self._pinned
         self._stream = self.device.stream()
         for name, pointer in zip((ends.image, ends.logits), self._pointers):
             if not self._context.set_tensor_address(name, int(pointer)):

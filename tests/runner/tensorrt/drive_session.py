@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+from functools import partial
 
 import numpy as np
 
-from edgevit.errors import EdgeViTError
+from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.runner.tensorrt.bindings import MessageLog, load_tensorrt
 from edgevit.runner.tensorrt.building import BuildSettings, plan_from_onnx
 from edgevit.runner.tensorrt.cuda import open_device
@@ -85,6 +86,45 @@ def built(trt):
     }
 
 
+class Short:
+    """A device that has no more after so many allocations; counts what is not given back."""
+
+    def __init__(self, device, after):
+        self.device, self.after, self.held = device, after, 0
+
+    def __getattr__(self, name):
+        action = getattr(self.device, name)
+        if name in {"allocate", "pinned", "stream"}:
+            return lambda *arguments: self.taken(action, arguments)
+        if name in {"release", "release_pinned", "release_stream"}:
+            return lambda *arguments: self.returned(action, arguments)
+        return action
+
+    def taken(self, action, arguments):
+        if self.held == self.after:
+            raise DeviceError("EV758", "CUDA failed.", why="out of memory")
+        self.held += 1
+        return action(*arguments)
+
+    def returned(self, action, arguments):
+        self.held -= 1
+        action(*arguments)
+
+
+def out_of_memory(trt, device):
+    """Error code and what is still held after each allocation that can fail."""
+    found = []
+    for after in range(5):
+        short = Short(device, after)
+        opened = partial(TensorRTSession, b"PLAN 4 4 4 3 8 8 7", trt=trt, device=short)
+        code, _ = refused(opened)
+        found.append([code, short.held])
+    enough = Short(device, 5)
+    with TensorRTSession(b"PLAN 4 4 4 3 8 8 7", trt=trt, device=enough):
+        found.append(["held", enough.held])
+    return [*found, ["closed", enough.held]]
+
+
 def run(trt):
     """What a session computes, with and without graphs."""
     device = open_device()
@@ -111,6 +151,7 @@ def run(trt):
         "inspected": [[layer.name, layer.precision, layer.onnx_nodes] for layer in inspected],
         "facts": facts,
         "device": vars(device.facts()),
+        "out_of_memory": out_of_memory(trt, device),
         "refused": [wrong_shape, wrong_type, not_finite],
         "foreign_plan": refused(lambda: TensorRTSession(b"PLAN?", trt=trt, device=device)),
     }

@@ -55,6 +55,11 @@ def test_every_batch_gets_the_right_logits(driven):
     assert max(driven["run"]["errors"] + driven["run"]["padded"]) < 1e-6
 
 
+def test_a_device_that_runs_out_of_memory_gets_back_what_it_gave(driven):
+    found = driven["run"]["out_of_memory"]
+    assert found == [["EV758", 0]] * 5 + [["held", 5], ["closed", 0]]
+
+
 def test_graphs_are_launched_only_when_a_batch_size_repeats(driven):
     """Runs 1 1 1 1 | 3 | 1 | 4 4 | 1 | 2 2 2 2: three, then one, then three launches."""
     assert driven["run"]["graph_launches"] == 7
