@@ -120,7 +120,8 @@ def forward_backward(
 def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return sum over images of -log p(y) / |p - e_y|, y drawn from p: logits [B, classes]."""
     probabilities = logits.detach().softmax(1)
-    labels = torch.multinomial(probabilities, 1, generator=generator)  # [B, 1]
+    labels = torch.multinomial(probabilities.cpu(), 1, generator=generator)  # [B, 1]
+    labels = labels.to(logits.device)
     slope = probabilities.scatter_add(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
     norm = slope.norm(dim=1).clamp_min(1e-6)  # [B]
     loss: Tensor = -(logits.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, planned
 from edgevit.calibration.methods.edgevit_train import (
@@ -13,6 +14,7 @@ from edgevit.calibration.methods.edgevit_train import (
     Training,
     features_of,
     graph_start,
+    importance_of_parts,
     train,
     train_part,
 )
@@ -49,6 +51,27 @@ def test_parts_follow_each_other_and_give_the_logits(graph, images):
         for part in parts:
             value = run_part(graph, part.start, value, part.stop)
         assert torch.equal(value, run_graph(graph, images))
+
+
+def test_the_importance_of_a_part_is_that_of_its_own_leaf(graph, images):
+    """Against a twin that cuts the network behind the part, image by image."""
+    run = new_run(graph, images[:3], memory_bytes=1)
+    assert run.batch_size == 1
+    parts = parts_of(graph)
+    found = importance_of_parts(graph, run, parts)
+    assert set(found) == {part.stop for part in parts} - {None}
+    for stop in found:
+        generator = torch.Generator().manual_seed(run.seed)
+        squares = []
+        for image in images[:3]:
+            with torch.no_grad():
+                output = run_part(graph, graph_start(graph), image[None], stop)
+            leaf = output.clone().requires_grad_()
+            with torch.enable_grad():
+                sampled_loss(run_part(graph, stop, leaf, None), generator).backward()
+            squares.append(leaf.grad[0] ** 2)
+        root = torch.stack(squares).mean(0).sqrt()
+        assert torch.allclose(found[stop], root / root.mean(), rtol=1e-3, atol=1e-5)
 
 
 def test_a_part_must_be_entered_by_one_tensor_only(vit, images):
