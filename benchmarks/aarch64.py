@@ -35,7 +35,6 @@ from edgevit.data import open_images
 from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.runner.selfcheck import self_check
 from edgevit.runner.session import session_from_bundle
-from edgevit.targets.cpu import SESSION_CONFIG
 from edgevit.targets.kernels import kernels_in
 from edgevit.targets.parity import Engine, Tensors, engine_here, layer_parity
 from edgevit.zoo import reference_images
@@ -105,7 +104,6 @@ def engine_on(board: Board, folder: Path) -> Engine:
     def engine(model: bytes, wanted: list[str], images: Any) -> tuple[Tensors, dict[str, str]]:
         (folder / "model.onnx").write_bytes(model)
         (folder / "names.json").write_text(json.dumps(wanted))
-        (folder / "config.json").write_text(json.dumps(SESSION_CONFIG))
         np.save(folder / "images.npy", images)
         board("tensors", folder)
         with np.load(folder / "tensors.npz") as archive:

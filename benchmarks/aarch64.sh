@@ -6,6 +6,8 @@
 #   bash benchmarks/aarch64.sh [options of aarch64.py]
 #   bash benchmarks/aarch64.sh --prepare        download what is needed, run nothing
 #
+# Exit status 75: something could not be downloaded.
+#
 # PYTHON            the Python that has EdgeViT installed (python3)
 # AARCH64           where to keep userland and wheels (benchmarks/cache/aarch64, ignored by git)
 # ARM64_SOURCES     an apt sources list that has arm64, where this system's own has not (Ubuntu)
@@ -33,7 +35,7 @@ apt_for() { # ARCHITECTURE ARGUMENTS: apt-get with lists, cache and state of its
   if [ "$architecture" = arm64 ] && [ -n "${ARM64_SOURCES:-}" ]; then
     options+=(-o "Dir::Etc::sourcelist=$ARM64_SOURCES" -o "Dir::Etc::sourceparts=-")
   fi
-  apt-get "${options[@]}" "$@"
+  apt-get "${options[@]}" "$@" || exit 75
 }
 
 download() { # ARCHITECTURE PACKAGES: the packages and what they depend on, as .deb files
@@ -77,7 +79,7 @@ if [ ! -d "$PACKAGES" ]; then
   # shellcheck disable=SC2086
   "$python" -m pip download --quiet --no-deps --only-binary=:all: "${platforms[@]}" \
     --platform manylinux2014_aarch64 --implementation cp --python-version "$version" \
-    --dest "$folder/wheels" ${WHEELS:-} numpy "onnxruntime==$engine"
+    --dest "$folder/wheels" ${WHEELS:-} numpy "onnxruntime==$engine" || exit 75
   for wheel in "$folder/wheels"/*.whl; do
     "$python" -m zipfile -e "$wheel" "$PACKAGES.part"
   done

@@ -42,14 +42,16 @@ def golden(path: str) -> dict[str, Any]:
 
 
 def tensors(folder: Path) -> dict[str, Any]:
-    """Run FOLDER/model.onnx on images.npy with config.json; write outputs and optimised graph."""
+    """Run FOLDER/model.onnx on images.npy exactly; write outputs and optimised graph."""
     import onnxruntime
+
+    from edgevit.targets.engine_probe import exact_config
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(folder / "optimised.onnx")
-    for key, value in json.loads((folder / "config.json").read_text()).items():
+    for key, value in exact_config(onnxruntime).items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(
         (folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]

@@ -63,7 +63,7 @@ def checked_graphs(
     """
     from edgevit.targets.conformance import check_onnx
 
-    measured = [name for name in bundle.variants if name != EXACT_VARIANT]  # it is for processors
+    measured = [name for name in bundle.variants if name != EXACT_VARIANT]  # no GPU runs it
     for name in measured if only is None else (only,):
         onnx = bundle.reference_onnx() if name == _REFERENCE else bundle.engine_onnx(name)
         assert onnx is not None, "the manifest says that it is there"

@@ -17,7 +17,6 @@ MODULES = [
     "edgevit.runner.latency",
     "edgevit.runner.measuring",
     "edgevit.runner.memory",
-    "edgevit.runner.saturation",
     "edgevit.runner.selfcheck",
     "edgevit.runner.opened",
     "edgevit.runner.paired",

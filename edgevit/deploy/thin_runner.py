@@ -20,6 +20,7 @@ _FILES = (
     "report/validation.py",
     "runner/**/*.py",
     "targets/__init__.py",
+    "targets/engine_probe.py",
     "targets/profiles.py",
 )
 

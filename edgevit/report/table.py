@@ -96,10 +96,10 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
 
 def _forms(variants: list[str]) -> str:
     """Return a line on the forms of the model besides the main one."""
-    line = "also as " + ", ".join(variants)
-    if variants == [EXACT_VARIANT]:
-        return line + ": the same integers for processors on which the usual form saturates"
-    return line + "; layers are those of int8"
+    line = "also as " + ", ".join(variants) + "; layers are those of int8"
+    if EXACT_VARIANT in variants:
+        line += f"; {EXACT_VARIANT} has the same integers for processors on which int8 saturates"
+    return line
 
 
 def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgevit.bundle import Bundle
 from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
-from edgevit.runner.saturation import saturates
+from edgevit.targets.engine_probe import exact_config, saturates
 from edgevit.targets.profiles import EXACT_VARIANT
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ class EngineSession:
         threads: CPU threads within one operator; None leaves it to ONNX Runtime, which takes the
             physical cores. The attribute `threads` then says how many those are, None where that
             can't be seen.
-        session_config: ONNX Runtime session configuration entries. Unless it says otherwise, the
-            model is refused when another provider than the CPU can't run all of it.
+        session_config: ONNX Runtime session configuration entries. Unless it says otherwise,
+            integer sums are made exact on the CPU (`edgevit.targets.engine_probe`), and the model
+            is refused when another provider than the CPU can't run all of it.
         optimize: False runs the graph as it is written, without any fusion.
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
 
@@ -75,7 +76,8 @@ class EngineSession:
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
         try:
-            for key, value in {**defaults, **(session_config or {})}.items():
+            exact = exact_config(runtime) if provider == _CPU and optimize else {}
+            for key, value in {**defaults, **exact, **(session_config or {})}.items():
                 options.add_session_config_entry(key, value)
             before = _tasks()
             self._session = runtime.InferenceSession(onnx, options, providers=[provider])
@@ -161,19 +163,10 @@ def session_from_bundle(
         BundleError: The fp32 engine is asked for but not in the bundle (EV404).
         EdgeViTError: As `EngineSession`.
     """
-    onnx: bytes | None
     if kind == "engine":
         onnx = bundle.engine_onnx(variant or variant_here(bundle, provider))
     else:
-        onnx = bundle.reference_onnx()
-    if onnx is None:
-        raise BundleError(
-            "EV404",
-            "The bundle has no fp32 reference.",
-            where=str(bundle.path),
-            why="It was written without one.",
-            try_next="Quantize again with the reference to compare against fp32.",
-        )
+        onnx = _reference(bundle)
     config = bundle.session_config if kind == "engine" else {}
     return EngineSession(
         onnx,
@@ -182,6 +175,19 @@ def session_from_bundle(
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
     )
+
+
+def _reference(bundle: Bundle) -> bytes:
+    onnx = bundle.reference_onnx()
+    if onnx is None:
+        raise BundleError(
+            "EV404",
+            "The bundle has no fp32 reference.",
+            where=str(bundle.path),
+            why="It was written without one.",
+            try_next="Quantize again with the reference to compare against fp32.",
+        )
+    return onnx
 
 
 def variant_here(bundle: Bundle, provider: str | None = None) -> str:

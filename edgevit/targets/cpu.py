@@ -36,8 +36,6 @@ from edgevit.targets.widths import (
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 _TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
-SESSION_CONFIG = {"session.x64quantprecision": "1"}
-"""ONNX Runtime's settings: exact sums with 8-bit weights on x86-64 without VNNI."""
 EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
 
 
@@ -93,7 +91,7 @@ class CpuTarget:
         writer = QuantizedWriter(layers=quantized.integer_layers)
         builder = lower_graph(quantized.graph, writer)
         skeleton = _model(quantized.graph, builder)
-        kernels = kernels_of(whole_model(skeleton, builder.tensors), SESSION_CONFIG)
+        kernels = kernels_of(whole_model(skeleton, builder.tensors))
         outputs = {name: taps.output for name, taps in writer.taps.items()}
         found = check_kernels(outputs, kernels)
         return Lowered(
@@ -101,7 +99,6 @@ class CpuTarget:
             tensors=builder.tensors,
             packed_bits=builder.packed_bits,
             layers=[_row(quantized, gemm, writer, found) for gemm in quantized.graph.gemms],
-            session_config=SESSION_CONFIG,
         )
 
     def reference(self, graph: Graph) -> Lowered:

@@ -9,24 +9,25 @@ import onnxruntime
 
 from edgevit.errors import EnvironmentError_, UnsupportedError
 from edgevit.scratch import scratch_folder
+from edgevit.targets.engine_probe import exact_config
 
 INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 
 
-def session_options(session_config: dict[str, str]) -> onnxruntime.SessionOptions:
-    """Return ONNX Runtime options with these configuration entries, errors only logged."""
+def session_options() -> onnxruntime.SessionOptions:
+    """Return ONNX Runtime options with which sums are exact here, errors only logged."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    for key, value in session_config.items():
+    for key, value in exact_config(onnxruntime).items():
         options.add_session_config_entry(key, value)
     return options
 
 
-def kernels_of(model: bytes, session_config: dict[str, str]) -> dict[str, str]:
+def kernels_of(model: bytes) -> dict[str, str]:
     """Return tensor name -> operator that writes it, in the optimised graph of this machine."""
     with scratch_folder() as folder:
         path = folder / "optimised.onnx"
-        _save_optimised(model, session_config, path)
+        _save_optimised(model, path)
         return kernels_in(path, model)
 
 
@@ -40,7 +41,7 @@ def kernels_in(optimised: Path, model: bytes) -> dict[str, str]:
     return kernels
 
 
-def _save_optimised(model: bytes, session_config: dict[str, str], path: Path) -> None:
+def _save_optimised(model: bytes, path: Path) -> None:
     """Let ONNX Runtime write its optimised graph to `path`.
 
     Raises:
@@ -48,7 +49,7 @@ def _save_optimised(model: bytes, session_config: dict[str, str], path: Path) ->
         UnsupportedError: ONNX Runtime refuses the graph (EV304).
     """
     providers = ["CPUExecutionProvider"]
-    options = session_options(session_config)
+    options = session_options()
     options.optimized_model_filepath = str(path)
     try:
         onnxruntime.InferenceSession(model, options, providers=providers)
@@ -56,7 +57,7 @@ def _save_optimised(model: bytes, session_config: dict[str, str], path: Path) ->
     except Exception as error:  # onnxruntime has no common base class for its errors
         failure = error
     try:
-        onnxruntime.InferenceSession(model, session_options(session_config), providers=providers)
+        onnxruntime.InferenceSession(model, session_options(), providers=providers)
     except Exception as error:
         raise UnsupportedError(
             "EV304",

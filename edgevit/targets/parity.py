@@ -21,7 +21,6 @@ import torch.fx
 from onnx import numpy_helper
 
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
-from edgevit.targets.cpu import SESSION_CONFIG
 from edgevit.targets.kernels import kernels_of, session_options
 from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import whole_model
@@ -124,10 +123,10 @@ def engine_here(
     model: bytes, wanted: list[str], images: npt.NDArray[np.float32]
 ) -> tuple[Tensors, dict[str, str]]:
     """Run a model in this machine's ONNX Runtime, as `Engine` says."""
-    options = session_options(SESSION_CONFIG)
+    options = session_options()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     values = dict(zip(wanted, session.run(wanted, {"image": images}), strict=True))
-    return values, kernels_of(model, SESSION_CONFIG)
+    return values, kernels_of(model)
 
 
 def _run_tapped(

@@ -1,9 +1,10 @@
-"""Attention products that stay exact on x86-64 processors without VNNI instructions.
+"""Attention products that stay exact on processors that add two 8-bit products in 16 bits.
 
-There ONNX Runtime multiplies u8 by s8 with VPMADDUBSW, which adds two neighbouring products in
-16 bits and saturates (Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual",
-volume 2). Weights the engine turns into u8 itself, whose kernel adds in 32 bits, if it is told to
-(`session.x64quantprecision`); operands that it computes it does not. So attention at 8 bits gets a
+On x86-64 without VNNI instructions ONNX Runtime multiplies u8 by s8 with VPMADDUBSW, which does so
+and saturates (Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 2); on
+64-bit Arm without dot products the code -128 on the right, where the left has 0, is too large.
+Weights the engine can turn into u8 itself, whose kernel adds in 32 bits
+(`edgevit.targets.engine_probe`); operands that it computes it can't. So attention at 8 bits gets a
 second form whose keys and values are u8 codes of the same integers. It is slower where the first
 form is exact, so the runner tries which one is needed.
 """
@@ -19,9 +20,10 @@ _TOP = (1 << 15) - 1
 
 
 def may_saturate(layer: IntegerMatmul) -> bool:
-    """Return whether two products of u8 and s8 codes may leave 16 bits."""
-    low, high = layer.right.operand_range
-    return layer.right.spec.signed and 2 * _top(layer.left) * max(-int(low), int(high)) > _TOP
+    """Return whether two products of u8 and s8 codes may leave 16 bits on one of them."""
+    low, high = (int(end) for end in layer.right.operand_range)
+    too_large = 2 * _top(layer.left) * max(-low, high) > _TOP or low == -128
+    return layer.right.spec.signed and too_large
 
 
 def _top(grid: Grid) -> int:
