@@ -198,29 +198,56 @@ def is_good(row: dict[str, Any]) -> bool:
     return bool(same and row["golden_agreement"] == 100)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpus", default="cortex-a57,neoverse-n1,max", help="names qemu knows")
+def add_options(parser: argparse.ArgumentParser, table: str, bits: int) -> None:
+    """Add what can be asked of every emulated processor; rows go to results/TABLE.csv."""
     parser.add_argument("--model", default="vit_cifar10", help="an embedded model")
-    parser.add_argument("--bits", type=int, default=6)
+    parser.add_argument("--bits", type=int, default=bits)
     parser.add_argument("--method", default="edgevit")
     parser.add_argument("--num-images", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help="append rows to results/aarch64.csv")
-    options = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help=f"append to results/{table}.csv")
+
+
+def run_on(
+    cpus: list[str],
+    started_on: Callable[[str], tuple[list[str], dict[str, str]]],
+    table: str,
+    options: argparse.Namespace,
+) -> bool:
+    """Measure a bundle on processors, print or record the rows.
+
+    Args:
+        cpus: Names that qemu knows.
+        started_on: Returns the command that starts Python on one of them, and its environment.
+        table: Name of the CSV.
+        options: As `add_options` says.
+
+    Returns:
+        Whether on each of them the form that the runner takes is good.
+    """
     artefact = api.quantize(
         options.model, reference_images("calibration"), bits=options.bits, method=options.method
     )
-    rows = []
+    good = []
     with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
         work = Path(folder)
         install_rooms(work / "rooms")
         artefact.save(work / "bundle")
-        for cpu in options.cpus.split(","):
-            board = board_with(*emulated(cpu, Path(os.environ["USERLAND"])), work / "rooms")
-            rows += measure_forms(options, cpu, board, work, artefact)
-    for row in rows:
-        add_row("aarch64", row) if options.record else print(row, flush=True)
-    sys.exit(0 if all(is_good(row) for row in rows if row["taken"]) else 1)
+        for cpu in cpus:
+            board = board_with(*started_on(cpu), work / "rooms")
+            for row in measure_forms(options, cpu, board, work, artefact):
+                add_row(table, row) if options.record else print(row, flush=True)
+                good += [is_good(row)] if row["taken"] else []
+    return len(good) == len(cpus) and all(good)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpus", default="cortex-a57,neoverse-n1,max", help="names qemu knows")
+    add_options(parser, "aarch64", bits=6)
+    options = parser.parse_args()
+    userland = Path(os.environ["USERLAND"])
+    good = run_on(options.cpus.split(","), lambda cpu: emulated(cpu, userland), "aarch64", options)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,8 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
-import aarch64
-from rows import add_row
-
-from edgevit import api
-from edgevit.zoo import reference_images
+from aarch64 import add_options, run_on
 
 # qemu 7.2 does not emulate these and says so at every start; none concerns arithmetic.
 _OF_KERNELS = ("pcid", "x2apic", "tsc-deadline", "hle", "rtm", "invpcid")
@@ -38,27 +32,13 @@ def emulated(qemu: str, cpu: str) -> tuple[list[str], dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpu", default="Haswell", help="a name that qemu knows")
-    parser.add_argument("--model", default="vit_cifar10", help="an embedded model")
-    parser.add_argument("--bits", type=int, default=8)
-    parser.add_argument("--method", default="edgevit")
-    parser.add_argument("--num-images", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help="append rows to results/x86.csv")
+    add_options(parser, "x86", bits=8)
     options = parser.parse_args()
     qemu = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
     if qemu is None:
         sys.exit("qemu-x86_64 is missing; try: apt-get install qemu-user")
-    artefact = api.quantize(
-        options.model, reference_images("calibration"), bits=options.bits, method=options.method
-    )
-    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
-        work = Path(folder)
-        aarch64.install_rooms(work / "rooms")
-        artefact.save(work / "bundle")
-        board = aarch64.board_with(*emulated(qemu, options.cpu), work / "rooms")
-        rows = aarch64.measure_forms(options, options.cpu, board, work, artefact)
-    for row in rows:
-        add_row("x86", row) if options.record else print(row, flush=True)
-    sys.exit(0 if all(aarch64.is_good(row) for row in rows if row["taken"]) else 1)
+    good = run_on([options.cpu], lambda cpu: emulated(qemu, cpu), "x86", options)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,23 @@ class Bundle:
         files = _same_names((REFERENCE_WEIGHTS, self.reference_tensors))
         return self._model(REFERENCE_GRAPH, files)
 
+    def required_reference_onnx(self) -> bytes:
+        """Return the fp32 model as a serialized ONNX ModelProto.
+
+        Raises:
+            BundleError: There is none (EV404), or as `engine_onnx`.
+        """
+        onnx = self.reference_onnx()
+        if onnx is None:
+            raise BundleError(
+                "EV404",
+                "The bundle has no fp32 reference.",
+                where=str(self.path),
+                why="It was written without one.",
+                try_next="Quantize again with the reference to compare against fp32.",
+            )
+        return onnx
+
     def golden(self, variant: str | None = None) -> dict[str, npt.NDArray[Any]]:
         """Return the golden arrays, ``logits_simulated`` being those of a variant.
 

@@ -89,7 +89,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
     lines += _means(manifest["bits"])
     if manifest.get("variants"):
-        lines += [_forms(list(manifest["variants"]))]
+        lines.append(_forms(list(manifest["variants"])))
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
 

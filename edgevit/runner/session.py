@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
+from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.targets.engine_probe import exact_config, saturates
 from edgevit.targets.profiles import EXACT_VARIANT
 
@@ -166,7 +166,7 @@ def session_from_bundle(
     if kind == "engine":
         onnx = bundle.engine_onnx(variant or variant_here(bundle, provider))
     else:
-        onnx = _reference(bundle)
+        onnx = bundle.required_reference_onnx()
     config = bundle.session_config if kind == "engine" else {}
     return EngineSession(
         onnx,
@@ -175,19 +175,6 @@ def session_from_bundle(
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
     )
-
-
-def _reference(bundle: Bundle) -> bytes:
-    onnx = bundle.reference_onnx()
-    if onnx is None:
-        raise BundleError(
-            "EV404",
-            "The bundle has no fp32 reference.",
-            where=str(bundle.path),
-            why="It was written without one.",
-            try_next="Quantize again with the reference to compare against fp32.",
-        )
-    return onnx
 
 
 def variant_here(bundle: Bundle, provider: str | None = None) -> str:

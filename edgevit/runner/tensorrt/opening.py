@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle
-from edgevit.errors import BundleError, DeviceError, EnvironmentError_, UsageError
+from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.tensorrt.bindings import (
     MessageLog,
     dotted,
@@ -155,16 +155,9 @@ def built_engine(
 
 def _graph(bundle: Bundle, variant: str | None) -> bytes:
     """Return the graph of a variant or of the reference."""
-    onnx = bundle.reference_onnx() if variant == REFERENCE else bundle.engine_onnx(variant)
-    if onnx is None:
-        raise BundleError(
-            "EV404",
-            "The bundle has no fp32 reference.",
-            where=str(bundle.path),
-            why="It was written without one.",
-            try_next="Quantize again with the reference to compare against fp32.",
-        )
-    return onnx
+    if variant == REFERENCE:
+        return bundle.required_reference_onnx()
+    return bundle.engine_onnx(variant)
 
 
 def _tool(asked: str) -> str:
