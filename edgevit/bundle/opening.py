@@ -12,11 +12,14 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 
-from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes
+from edgevit.bundle.cost import Cost, cost_of
+from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes, golden_limit_bytes
+from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
+from edgevit.bundle.limits import check_cost, limits_from
 from edgevit.bundle.manifest import (
     GOLDEN,
     GRAPH,
@@ -29,11 +32,12 @@ from edgevit.bundle.manifest import (
     REFERENCE_WEIGHTS,
     VARIANT_WEIGHTS,
     WEIGHTS,
-    bad_manifest,
     parse_manifest,
 )
-from edgevit.bundle.protobuf import initializer_names, initializer_prefix
-from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
+from edgevit.bundle.manifest_schema import bad_manifest
+from edgevit.bundle.protobuf import initializer_prefix
+from edgevit.bundle.shape_rules import Value
+from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
 from edgevit.errors import BundleError
 
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
 
 SizeKind = Literal["bundle", "engine", "reference", "total"]
 _CHUNK_BYTES = 1 << 20
-_MAX_TEXT_BYTES = 16 << 20
+_MAX_TEXT_BYTES = 1 << 20
+_ARCHIVE_BYTES = 1 << 16  # what a zip file adds to its members
 
 
 _Reading = Tuple[str, List[Tuple[TensorEntry, List[str]]]]
@@ -59,6 +64,7 @@ class Bundle:
         tensors: Entries of ``weights.bin``.
         reference_tensors: Entries of ``reference.bin``; empty when there is no reference.
         variant_tensors: Entries of ``variants.bin``; empty when there is one form only.
+        costs: What running each graph costs, by file name.
     """
 
     path: Path
@@ -66,6 +72,7 @@ class Bundle:
     tensors: tuple[TensorEntry, ...]
     reference_tensors: tuple[TensorEntry, ...]
     variant_tensors: tuple[TensorEntry, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -125,7 +132,8 @@ class Bundle:
             variant: One of `variants`; the main one if left out.
 
         Raises:
-            BundleError: A file changed since opening, or its data is damaged (EV405, EV408).
+            BundleError: A file changed since opening, or its data is damaged (EV405, EV408), or
+                it costs more than is allowed (EV421, EV422).
             UsageError: There is no such variant (EV416).
         """
         if variant in (None, MAIN_VARIANT):
@@ -179,7 +187,10 @@ class Bundle:
             BundleError: The archive is damaged (EV405, EV410) or of another model (EV402).
             UsageError: There is no such variant (EV416).
         """
-        arrays = golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+        classes = self.manifest["model"]["num_classes"]
+        limit_bytes = golden_limit_bytes(self.input_size, classes, len(self.variants))
+        data = self._read(GOLDEN, min(limit_bytes, MAX_GOLDEN_BYTES) + _ARCHIVE_BYTES)
+        arrays = golden_from_bytes(data, GOLDEN, limit_bytes)
         self._check_golden(arrays)
         if variant in (None, MAIN_VARIANT):
             return arrays
@@ -220,10 +231,22 @@ class Bundle:
         }[kind]
         return sum(size for name, size in sizes.items() if name in wanted)
 
+    def check_limits(self, images: int) -> None:
+        """Refuse to run so many images at once if that costs more than is allowed.
+
+        What is allowed is said by the environment (`edgevit.bundle.limits`).
+
+        Raises:
+            BundleError: It needs more memory (EV421) or work (EV422).
+            UsageError: The environment says no limit (EV423).
+        """
+        check_cost(self.costs, REFERENCE_GRAPH, limits_from(), images)
+
     def _model(self, graph: str, files: list[_Reading]) -> bytes:
         """Return a skeleton with tensors put back: of each file the entries and their names."""
+        check_cost({graph: self.costs[graph]}, "", limits_from(), 1)
         model = io.BytesIO()  # grows in place; getvalue() hands its buffer over without a copy
-        model.write(self._read(graph, MAX_MODEL_BYTES))
+        model.write(self._read(graph, MAX_GRAPH_BYTES))
         for weights, entries in files:
             self._put_back(model, weights, entries)
         return model.getvalue()
@@ -266,8 +289,10 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises:
         BundleError: It is no bundle (EV401), its manifest is damaged (EV402) or too new (EV403), a
             file is missing (EV404) or differs in size or SHA-256 (EV405), a name leads outside the
-            folder (EV406), a tensor table is invalid (EV407) or a graph refers to other files
-            or is malformed (EV409).
+            folder (EV406), a tensor table is invalid (EV407), a graph refers to other files
+            or is malformed (EV409), holds what EdgeViT never writes (EV418) or shapes that do not
+            fit (EV419), the engine is asked for something foreign (EV417), or tensors are far
+            larger than their files (EV420).
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -294,14 +319,30 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         reference_tensors=reference,
         variant_tensors=variant,
     )
-    check_skeleton(bundle._read(GRAPH, MAX_MODEL_BYTES), (e.name for e in tensors), GRAPH)
-    for table in manifest.get("variants", {}).values():
-        skeleton = bundle._read(table["graph"], MAX_MODEL_BYTES)
-        check_skeleton(skeleton, table["tensors"], table["graph"])
+    costs = {name: _cost(bundle, name, stored) for name, stored in _graphs(bundle)}
+    return replace(bundle, costs=costs)
+
+
+def _graphs(bundle: Bundle) -> Iterator[tuple[str, dict[str, TensorEntry]]]:
+    """Yield the file name of each graph and the tensors that are put into it, by name."""
+    yield GRAPH, {entry.name: entry for entry in bundle.tensors}
+    stored = {entry.name: entry for entry in (*bundle.tensors, *bundle.variant_tensors)}
+    for table in bundle.manifest.get("variants", {}).values():
+        yield table["graph"], {name: stored[kept] for name, kept in table["tensors"].items()}
     if bundle.has_reference:
-        skeleton = bundle._read(REFERENCE_GRAPH, MAX_MODEL_BYTES)
-        check_skeleton(skeleton, (e.name for e in reference), REFERENCE_GRAPH)
-    return bundle
+        yield REFERENCE_GRAPH, {entry.name: entry for entry in bundle.reference_tensors}
+
+
+def _cost(bundle: Bundle, name: str, tensors: Mapping[str, TensorEntry]) -> Cost:
+    """Return what a graph costs, after checking that it is one EdgeViT could have written."""
+    graph = check_skeleton(bundle._read(name, MAX_GRAPH_BYTES), tensors, name)
+    return cost_of(
+        graph,
+        {name: Value(one.shape, one.dtype, is_constant=True) for name, one in tensors.items()},
+        input_size=bundle.input_size,
+        num_classes=bundle.manifest["model"]["num_classes"],
+        where=name,
+    )
 
 
 def _same_names(source: tuple[str, tuple[TensorEntry, ...]]) -> list[_Reading]:
@@ -309,20 +350,22 @@ def _same_names(source: tuple[str, tuple[TensorEntry, ...]]) -> list[_Reading]:
     return [(name, [(entry, [entry.name]) for entry in entries])]
 
 
-def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> None:
-    """Refuse an ONNX skeleton that is malformed, has external data or repeats a tensor.
+def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> OnnxGraph:
+    """Return the graph of an ONNX skeleton; refuse one that is foreign or repeats a tensor.
 
     Args:
         names: The initializers that are kept outside the skeleton.
 
     Raises:
-        BundleError: EV409, or EV407 when one of the names is already an initializer.
+        BundleError: As `read_graph`, or EV407 when one of the names is already an initializer.
     """
-    twice = initializer_names(skeleton, where) & set(names)
+    graph = read_graph(skeleton, where)
+    twice = set(graph.constants) & set(names)
     if twice:
         raise BundleError(
             "EV407", "A tensor is stored twice.", where=where, why=f"{min(twice)[:80]!r}"
         )
+    return graph
 
 
 def _entries(manifest: dict[str, Any], key: str, file_name: str) -> tuple[TensorEntry, ...]:

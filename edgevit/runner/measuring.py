@@ -111,6 +111,7 @@ def measure(
     Raises:
         EdgeViTError: What the engines and the images raise.
     """
+    bundle.check_limits(max(BATCH, conditions.batch))
     choice = choose_engine(target_name(bundle.manifest), conditions.engine)
     normalize = normalizer(bundle.preprocessing)
     opened = open_all(bundle, choice, conditions, batches, normalize, progress)
