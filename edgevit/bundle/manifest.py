@@ -25,7 +25,7 @@ from edgevit.errors import BundleError, UsageError
 from edgevit.targets.profiles import EXACT_VARIANT
 
 SCHEMA_VERSION = 1
-MAX_MANIFEST_BYTES = 16 << 20
+MAX_MANIFEST_BYTES = 8 << 20
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
 GOLDEN, RECIPE = "golden.npz", "recipe.toml"
 REFERENCE_GRAPH, REFERENCE_WEIGHTS = "reference.onnx", "reference.bin"
