@@ -80,29 +80,36 @@ def cost_of(
     image, shape = graph.image
     if shape != (-1, *input_size):
         raise _no_shape(where, f"an image that is not [images, {', '.join(map(str, input_size))}]")
+    values = inputs_of(graph, tensors, where)
+    steps, works = [], []
+    for node in graph.nodes:
+        step, work = add_output(node, values, where)
+        steps.append(step)
+        works.append(work)
+    logits = values.get(graph.logits)
+    if logits is None or logits.shape != (-1, num_classes) or graph.logits in tensors:
+        raise _no_shape(where, f"logits that are not [images, {num_classes}]")
+    fixed, per_image = (sum(max(sign * work, 0) for work in works) for sign in (1, -1))
+    return Cost(
+        activation_bytes=_memory(steps, _bytes_of(values[image]), graph, tensors),
+        multiply_adds=Amount(fixed, per_image),
+    )
+
+
+def inputs_of(graph: OnnxGraph, tensors: Mapping[str, Value], where: str) -> dict[str, Value]:
+    """Return what is known of the image and the constants of a graph, by name; errors as above."""
+    image, shape = graph.image
     values: dict[str, Value] = {image: Value(shape, "float32")}
     for name, constant in graph.constants.items():
         values[name] = Value(constant.shape, constant.dtype, constant.integers, is_constant=True)
     values.update(tensors)
     if len(values) != len(graph.constants) + len(tensors) + 1:
         raise _no_shape(where, "a name that two tensors have")
-    steps, fixed, per_image = [], 0, 0
-    for node in graph.nodes:
-        step, work = _step(node, values, where)
-        steps.append(step)
-        fixed += max(work, 0)
-        per_image += max(-work, 0)
-    logits = values.get(graph.logits)
-    if logits is None or logits.shape != (-1, num_classes) or graph.logits in tensors:
-        raise _no_shape(where, f"logits that are not [images, {num_classes}]")
-    return Cost(
-        activation_bytes=_memory(steps, values, graph, tensors),
-        multiply_adds=Amount(fixed, per_image),
-    )
+    return values
 
 
-def _step(node: Node, values: dict[str, Value], where: str) -> tuple[_Step, int]:
-    """Return a node as a step with its work, and note its output."""
+def add_output(node: Node, values: dict[str, Value], where: str) -> tuple[_Step, int]:
+    """Note what is known of a node's output; return the node as a step, and its work."""
     missing = [name for name in node.inputs if name and name not in values]
     if missing or node.output in values:
         which = missing[0] if missing else node.output
@@ -142,10 +149,7 @@ def _bytes_of(value: Value) -> Amount:
 
 
 def _memory(
-    steps: Sequence[_Step],
-    values: Mapping[str, Value],
-    graph: OnnxGraph,
-    tensors: Mapping[str, Value],
+    steps: Sequence[_Step], image: Amount, graph: OnnxGraph, tensors: Mapping[str, Value]
 ) -> Amount:
     """Return the larger of the memory of each order; fixed and per image on their own.
 
@@ -155,7 +159,6 @@ def _memory(
     constant = sum(step.output_bytes.fixed for step in steps if step.is_constant)
     model = sum(_FLOAT_BYTES * math.prod(value.shape) for value in tensors.values())
     counted = [step for step in steps if not step.is_constant]
-    image = _bytes_of(values[graph.image[0]])
     peaks = [
         _peak([counted[index] for index in order], image, graph)
         for order in (range(len(counted)), *_depth_first(counted))

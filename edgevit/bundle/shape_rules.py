@@ -182,7 +182,7 @@ def _product(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Inferred:
     per_image = elements < 0 or inner < 0
     if elements < 0 and inner < 0:
         impossible("a product whose cost grows with the square of the number of images")
-    work = max(abs(elements * inner), abs(_moved(shape, a, b)))
+    work = max(abs(elements * inner), abs(_moved(shape, a)))
     return Inferred(shape, dtype, -work if per_image else work)
 
 

@@ -23,15 +23,30 @@ def _on_model(change: Callable[[onnx.ModelProto], object]) -> Attack:
 
 def _loop(model: onnx.ModelProto) -> None:
     """Add a loop of 2^62 rounds, which nothing but a kill ends."""
-    kinds = [
-        helper.make_tensor_value_info("i", TensorProto.INT64, []),
-        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-    ]
-    on = helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])
-    body = helper.make_graph([helper.make_node("Identity", ["go"], ["go_on"])], "body", kinds, [on])
+
+    def float_info(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+    def flag_info(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
+
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Neg", ["x"], ["turned"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            flag_info("go"),
+            float_info("x"),
+        ],
+        [flag_info("go_on"), float_info("turned")],
+    )
     put_constant(model, "rounds", np.int64(LONG))
     put_constant(model, "true", np.bool_(True))
-    model.graph.node.insert(0, helper.make_node("Loop", ["rounds", "true"], [], body=body))
+    inputs = ["rounds", "true", "before"]
+    put_before_logits(model, helper.make_node("Loop", inputs, ["after"], body=body))
 
 
 def _branch(model: onnx.ModelProto) -> None:
@@ -39,14 +54,22 @@ def _branch(model: onnx.ModelProto) -> None:
     put_node(model, "If", ["image"], "y", then_branch=branch, else_branch=branch)
 
 
-def _constant_of_shape(model: onnx.ModelProto) -> None:
-    put_constant(model, "huge", np.array([1 << 31], np.int64))
-    put_node(model, "ConstantOfShape", ["huge"], "filled")
+def _filled(op: str) -> Callable[[onnx.ModelProto], None]:
+    """Fill memory with 2^31 numbers."""
 
+    def change(model: onnx.ModelProto) -> None:
+        put_constant(model, "huge", np.array([1 << 31], np.int64))
+        inputs = ["huge"] if op == "ConstantOfShape" else ["single", "huge"]
+        put_constant(model, "single", np.zeros(1, np.float32))
+        put_constant(model, "axis0", np.array([0], np.int64))
+        put_before_logits(
+            model,
+            helper.make_node(op, inputs, ["filled"]),
+            helper.make_node("ReduceMean", ["filled", "axis0"], ["mean"]),
+            helper.make_node("Add", ["before", "mean"], ["after"]),
+        )
 
-def _expand(model: onnx.ModelProto) -> None:
-    put_constant(model, "huge", np.array([1 << 31], np.int64))
-    put_node(model, "Expand", ["scale", "huge"], "wide")
+    return change
 
 
 def _function(model: onnx.ModelProto) -> None:
@@ -142,8 +165,8 @@ def _nested(folder: Path) -> None:
 PROGRAMS: dict[str, tuple[Attack, str]] = {
     "loop of 2^62 rounds": (_on_model(_loop), "EV418"),
     "branch": (_on_model(_branch), "EV418"),
-    "ConstantOfShape of 2^31": (_on_model(_constant_of_shape), "EV418"),
-    "Expand to 2^31": (_on_model(_expand), "EV418"),
+    "ConstantOfShape of 2^31": (_on_model(_filled("ConstantOfShape")), "EV418"),
+    "Expand to 2^31": (_on_model(_filled("Expand")), "EV418"),
     "function in the place of an operator": (_on_model(_function), "EV418"),
     "subgraph of a plain operator": (
         _attribute(body=helper.make_graph([], "g", [], [])),
