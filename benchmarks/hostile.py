@@ -19,8 +19,8 @@ from pathlib import Path
 from rows import add_row
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "hostile"))
-from fuzzing import KINDS, Tally, base_bundles, described, fuzz  # noqa: E402
-from judging import Judge  # noqa: E402
+from fuzzing import KINDS, Tally, base_bundles, described, fuzz
+from judging import Judge
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ engines order them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +60,7 @@ def cost_of(
     graph: OnnxGraph,
     tensors: Mapping[str, Value],
     *,
+    model_bytes: int,
     input_size: tuple[int, ...],
     num_classes: int,
     where: str,
@@ -70,6 +70,8 @@ def cost_of(
     Args:
         graph: The graph.
         tensors: The tensors that are kept outside it.
+        model_bytes: What its weights may take once an engine has made float32 of them; what else
+            it computes from constants counts as activations.
         input_size: (3, H, W) that its image has to have.
         num_classes: Columns its logits have to have.
         where: The file's name, for errors.
@@ -91,7 +93,7 @@ def cost_of(
         raise _no_shape(where, f"logits that are not [images, {num_classes}]")
     fixed, per_image = (sum(max(sign * work, 0) for work in works) for sign in (1, -1))
     return Cost(
-        activation_bytes=_memory(steps, _bytes_of(values[image]), graph, tensors),
+        activation_bytes=_memory(steps, _bytes_of(values[image]), graph, model_bytes),
         multiply_adds=Amount(fixed, per_image),
     )
 
@@ -133,14 +135,14 @@ def add_output(node: Node, values: dict[str, Value], where: str) -> tuple[_Step,
     return _Step(reads, node.output, output_bytes, workspace, is_constant), found.work
 
 
-def _workspace(values: Sequence[Value], window_bytes: int) -> Amount:
+def _workspace(values: Sequence[Value], own_bytes: int) -> Amount:
     """Return what a CPU needs beside the tensors: it computes halves in float32 copies of them."""
     halves = [count(value.shape) for value in values if value.dtype == HALF]
     copies = Amount(
         fixed=_FLOAT_BYTES * sum(max(elements, 0) for elements in halves),
         per_image=_FLOAT_BYTES * sum(max(-elements, 0) for elements in halves),
     )
-    return Amount(copies.fixed + window_bytes, copies.per_image)
+    return Amount(copies.fixed + max(own_bytes, 0), copies.per_image + max(-own_bytes, 0))
 
 
 def _bytes_of(value: Value) -> Amount:
@@ -148,22 +150,18 @@ def _bytes_of(value: Value) -> Amount:
     return Amount(per_image=-elements * size) if elements < 0 else Amount(fixed=elements * size)
 
 
-def _memory(
-    steps: Sequence[_Step], image: Amount, graph: OnnxGraph, tensors: Mapping[str, Value]
-) -> Amount:
+def _memory(steps: Sequence[_Step], image: Amount, graph: OnnxGraph, model_bytes: int) -> Amount:
     """Return the larger of the memory of each order; fixed and per image on their own.
 
-    What is computed from constants alone an engine may compute once and keep. As much of it as
-    the weights are in float32 is part of the model; the rest counts.
+    What is computed from constants alone an engine may compute once and keep.
     """
     constant = sum(step.output_bytes.fixed for step in steps if step.is_constant)
-    model = sum(_FLOAT_BYTES * math.prod(value.shape) for value in tensors.values())
     counted = [step for step in steps if not step.is_constant]
     peaks = [
         _peak([counted[index] for index in order], image, graph)
         for order in (range(len(counted)), *_depth_first(counted))
     ]
-    fixed = max(peak.fixed for peak in peaks) + max(0, constant - model)
+    fixed = max(peak.fixed for peak in peaks) + max(0, constant - model_bytes)
     return Amount(fixed, max(peak.per_image for peak in peaks))
 
 

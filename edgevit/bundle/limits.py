@@ -16,7 +16,7 @@ from edgevit.errors import BundleError, UsageError
 MEMORY_VARIABLE, WORK_VARIABLE = "EDGEVIT_MAX_MEMORY_MB", "EDGEVIT_MAX_GMACS"
 DEFAULT_MEMORY_MB, DEFAULT_GMACS = 1000, 500
 MAX_EXPANSION = 8  # a code of one bit becomes a byte
-EXPANSION_SLACK_BYTES = 64 << 20  # for what zlib makes small: zeros, masks, indices
+EXPANSION_SLACK_BYTES = 32 << 20  # for what zlib makes small: zeros, masks, indices
 _MOST = 1 << 40
 
 

@@ -336,9 +336,11 @@ def _graphs(bundle: Bundle) -> Iterator[tuple[str, dict[str, TensorEntry]]]:
 def _cost(bundle: Bundle, name: str, tensors: Mapping[str, TensorEntry]) -> Cost:
     """Return what a graph costs, after checking that it is one EdgeViT could have written."""
     graph = check_skeleton(bundle._read(name, MAX_GRAPH_BYTES), tensors, name)
+    stored = {entry.name: entry for entry in tensors.values()}
     return cost_of(
         graph,
         {name: Value(one.shape, one.dtype, is_constant=True) for name, one in tensors.items()},
+        model_bytes=sum(entry.float_bytes for entry in stored.values()),
         input_size=bundle.input_size,
         num_classes=bundle.manifest["model"]["num_classes"],
         where=name,

@@ -89,7 +89,7 @@ OPERATORS: dict[str, Operator] = {
     "Clip": Operator(rules.same, (3, 3)),
     "Cast": Operator(_cast, (1, 1), {"to": "i"}),
     "Gelu": Operator(rules.same, (1, 1), {"approximate": "s"}),
-    "Softmax": Operator(rules.same, (1, 1), {"axis": "i"}),
+    "Softmax": Operator(rules.softmax, (1, 1), {"axis": "i"}),
     "LayerNormalization": Operator(rules.same, (2, 3), {"axis": "i", "epsilon": "f"}),
     "QuantizeLinear": Operator(rules.quantize, (3, 3)),
     "DequantizeLinear": Operator(rules.dequantize, (3, 3), {"axis": "i"}),

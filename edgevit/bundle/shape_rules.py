@@ -7,7 +7,7 @@ shapes and axes are computed from has to be a constant of the graph. Source: ONN
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 _MAX_DIMENSION, _MAX_ELEMENTS = 1 << 31, 1 << 40
@@ -46,7 +46,7 @@ class Inferred:
         shape: Of its output.
         dtype: Of its output.
         work: Multiply-adds, negative for so many per image.
-        workspace_bytes: What it needs beside inputs and output, whatever the number of images.
+        workspace_bytes: What it needs beside inputs and output, negative for so much per image.
     """
 
     shape: tuple[int, ...]
@@ -161,6 +161,14 @@ def where(reading: Reading) -> Inferred:
     """Infer a choice between two inputs."""
     shape = _broadcast(*(reading.shape(index) for index in range(3)))
     return _result(reading, shape, reading.value(1).dtype)
+
+
+def softmax(reading: Reading) -> Inferred:
+    """Infer Softmax; along another axis than the last one engines work on transposed copies."""
+    found = same(reading)
+    axis = _axis(reading, len(found.shape), -1)
+    copies = 0 if axis == len(found.shape) - 1 else 2 * 4 * count(found.shape)
+    return replace(found, workspace_bytes=copies)
 
 
 def quantize(reading: Reading) -> Inferred:

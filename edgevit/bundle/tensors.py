@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
 _ENCODINGS = ("packed", "raw", "zlib")
 _MAX_TENSORS, _MAX_RANK = 1 << 16, 8
+_MOST_PER_BYTE = 16  # two-bit codes, four of them in a byte, as float32
 _WORTHWHILE = 0.95  # zlib has to save 5 %
 
 
@@ -65,6 +66,11 @@ class TensorEntry:
     def decoded_bytes(self) -> int:
         """Bytes of the tensor once decoded."""
         return self.count * np.dtype(self.dtype).itemsize
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the tensor in float32, as far as its codes on disk account for them."""
+        return min(4 * self.count, _MOST_PER_BYTE * self.size_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
