@@ -31,6 +31,9 @@ class Amount:
         return self.fixed + images * self.per_image
 
 
+_NOTHING = Amount()
+
+
 @dataclass(frozen=True)
 class Cost:
     """What running a graph costs.
@@ -107,6 +110,11 @@ def inputs_of(graph: OnnxGraph, tensors: Mapping[str, Value], where: str) -> dic
     values.update(tensors)
     if len(values) != len(graph.constants) + len(tensors) + 1:
         raise _no_shape(where, "a name that two tensors have")
+    for name, value in values.items():
+        try:
+            count(value.shape)
+        except Impossible as error:
+            raise _no_shape(where, f"a constant {name} of {error}") from error
     return values
 
 
@@ -118,9 +126,6 @@ def add_output(node: Node, values: dict[str, Value], where: str) -> tuple[_Step,
         raise _no_shape(where, f"a tensor {which!r} that is not written once before it is read")
     read = tuple(values[name] if name else None for name in node.inputs)
     try:
-        for value in read:
-            if value is not None:
-                count(value.shape)
         found = OPERATORS[node.op].rule(Reading(read, node.attributes))
         is_constant = all(value is None or value.is_constant for value in read)
         made = Value(found.shape, found.dtype, is_constant=is_constant)
@@ -138,6 +143,8 @@ def add_output(node: Node, values: dict[str, Value], where: str) -> tuple[_Step,
 def _workspace(values: Sequence[Value], own_bytes: int) -> Amount:
     """Return what a CPU needs beside the tensors: it computes halves in float32 copies of them."""
     halves = [count(value.shape) for value in values if value.dtype == HALF]
+    if not halves and not own_bytes:
+        return _NOTHING
     copies = Amount(
         fixed=_FLOAT_BYTES * sum(max(elements, 0) for elements in halves),
         per_image=_FLOAT_BYTES * sum(max(-elements, 0) for elements in halves),

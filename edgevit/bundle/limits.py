@@ -15,6 +15,8 @@ from edgevit.errors import BundleError, UsageError
 
 MEMORY_VARIABLE, WORK_VARIABLE = "EDGEVIT_MAX_MEMORY_MB", "EDGEVIT_MAX_GMACS"
 DEFAULT_MEMORY_MB, DEFAULT_GMACS = 1000, 500
+IMAGES_AT_ONCE = 16
+"""Images that are run at once where nobody asks for another number."""
 MAX_EXPANSION = 8  # a code of one bit becomes a byte
 EXPANSION_SLACK_BYTES = 32 << 20  # for what zlib makes small: zeros, masks, indices
 _MOST = 1 << 40

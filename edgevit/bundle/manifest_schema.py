@@ -79,8 +79,10 @@ def check_plain(manifest: Any) -> None:
 def _check_text(text: str) -> None:
     if len(text) > _MAX_TEXT:
         raise bad_manifest(f"a text has more than {_MAX_TEXT} characters")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise bad_manifest("a text is not Unicode")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a pair of surrogates
+        raise bad_manifest("a text is not Unicode") from error
 
 
 def check_values(manifest: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 from edgevit.bundle.cost import Cost, cost_of
 from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes, golden_limit_bytes
 from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
-from edgevit.bundle.limits import check_cost, limits_from
+from edgevit.bundle.limits import IMAGES_AT_ONCE, check_cost, limits_from
 from edgevit.bundle.manifest import (
     GOLDEN,
     GRAPH,
@@ -244,7 +244,7 @@ class Bundle:
 
     def _model(self, graph: str, files: list[_Reading]) -> bytes:
         """Return a skeleton with tensors put back: of each file the entries and their names."""
-        check_cost({graph: self.costs[graph]}, "", limits_from(), 1)
+        check_cost({graph: self.costs[graph]}, "", limits_from(), IMAGES_AT_ONCE)
         model = io.BytesIO()  # grows in place; getvalue() hands its buffer over without a copy
         model.write(self._read(graph, MAX_GRAPH_BYTES))
         for weights, entries in files:

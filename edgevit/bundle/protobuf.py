@@ -93,6 +93,8 @@ def read_varint(view: memoryview, position: int, where: str) -> tuple[int, int]:
     Raises:
         BundleError: It does not end, or has more than 64 bits (EV409).
     """
+    if position < len(view) and view[position] < 0x80:  # nearly all of them
+        return view[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(view):

@@ -8,6 +8,7 @@ shapes and axes are computed from has to be a constant of the graph. Source: ONN
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NoReturn
 
 _MAX_DIMENSION, _MAX_ELEMENTS = 1 << 31, 1 << 40
@@ -93,6 +94,7 @@ def impossible(why: str) -> NoReturn:
     raise Impossible(why)
 
 
+@lru_cache(maxsize=1024)
 def count(shape: tuple[int, ...]) -> int:
     """Return the number of elements, negative for so many per image.
 

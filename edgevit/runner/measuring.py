@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.bundle.limits import IMAGES_AT_ONCE
 from edgevit.data.normalizing import normalizer
 from edgevit.runner.accuracy import Predictions, predict_all
 from edgevit.runner.engines import choose_engine, target_name
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-BATCH = 16
+BATCH = IMAGES_AT_ONCE
 """Images per batch of the accuracy runs."""
 _WARMUP_ROUNDS, _MAX_LATENCY_SECONDS = 10, 300
 
