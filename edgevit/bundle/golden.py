@@ -176,6 +176,8 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
             return f"{name} is {array.dtype} {list(array.shape)} for {len(images)} images"
     if {array.dtype.itemsize for array in arrays.values() if array.dtype.kind == "f"} != {4}:
         return "logits are not float32"
+    if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+        return "logits are not finite"
     return ""
 
 

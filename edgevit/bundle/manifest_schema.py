@@ -14,6 +14,7 @@ from edgevit.errors import BundleError
 MANIFEST = "manifest.json"
 MAX_NUMBER_CHARACTERS = 40
 _MAX_DEPTH, _MAX_TEXT, _MAX_VALUES = 16, 4096, 1 << 20
+_MAX_ROWS, _MAX_WARNINGS, _MAX_ROW_TEXT = 4096, 256, 512
 _MAX_SIDE, _MAX_CLASSES, _MAX_COUNT = 1 << 14, 1 << 20, 1 << 53
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 Check = Callable[[Any], bool]
@@ -99,8 +100,9 @@ def check_values(manifest: dict[str, Any]) -> None:
             if not check(manifest[table].get(key)):
                 raise bad_manifest(f"{table}.{key} is missing or has the wrong type")
     check_layers(manifest["layers"], "layers")
-    if not all(isinstance(row, str) for row in manifest["warnings"]):
-        raise bad_manifest("warnings has a row that is no text")
+    warnings = manifest["warnings"]
+    if len(warnings) > _MAX_WARNINGS or not all(isinstance(row, str) for row in warnings):
+        raise bad_manifest("warnings is not a short list of texts")
     _check_names(manifest["model"])
     if manifest["preprocessing"].get("input_size") != manifest["model"]["input_size"]:
         raise bad_manifest("preprocessing.input_size is not that of the model")
@@ -114,13 +116,15 @@ def check_layers(layers: Any, where: str) -> None:
     Raises:
         BundleError: EV402.
     """
-    if not isinstance(layers, list):
-        raise bad_manifest(f"{where} is not a list")
+    if not isinstance(layers, list) or len(layers) > _MAX_ROWS:
+        raise bad_manifest(f"{where} is not a list of at most {_MAX_ROWS}")
     for row in layers:
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
             raise bad_manifest(f"{where} has a row that is no table with a name")
         if any(isinstance(value, (dict, list)) for value in row.values()):
             raise bad_manifest(f"{where} has a value that is no text or number")
+        if any(isinstance(value, str) and len(value) > _MAX_ROW_TEXT for value in row.values()):
+            raise bad_manifest(f"{where} has a text of more than {_MAX_ROW_TEXT} characters")
 
 
 def _check_names(model: dict[str, Any]) -> None:

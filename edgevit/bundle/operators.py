@@ -90,7 +90,7 @@ OPERATORS: dict[str, Operator] = {
     "Cast": Operator(_cast, (1, 1), {"to": "i"}),
     "Gelu": Operator(rules.same, (1, 1), {"approximate": "s"}),
     "Softmax": Operator(rules.softmax, (1, 1), {"axis": "i"}),
-    "LayerNormalization": Operator(rules.same, (2, 3), {"axis": "i", "epsilon": "f"}),
+    "LayerNormalization": Operator(rules.layer_norm, (2, 3), {"axis": "i", "epsilon": "f"}),
     "QuantizeLinear": Operator(rules.quantize, (3, 3)),
     "DequantizeLinear": Operator(rules.dequantize, (3, 3), {"axis": "i"}),
     "MatMul": Operator(rules.matmul, (2, 2)),

@@ -173,14 +173,30 @@ def softmax(reading: Reading) -> Inferred:
     return replace(found, workspace_bytes=copies)
 
 
+def layer_norm(reading: Reading) -> Inferred:
+    """Infer LayerNormalization: weight and bias have the shape of what is normalised."""
+    shape = reading.shape(0)
+    normalized = shape[_axis(reading, len(shape), -1) :]
+    if any(value is None or value.shape != normalized for value in reading.inputs[1:]):
+        impossible(f"weights that are not {list(normalized)}")
+    return _result(reading, shape)
+
+
 def quantize(reading: Reading) -> Inferred:
-    """Infer QuantizeLinear: codes have the type of the zero point."""
+    """Infer QuantizeLinear with one scale: codes have the type of the zero point."""
+    if reading.shape(1) != () or reading.shape(2) != ():
+        impossible("more than one scale or zero point")
     return _result(reading, reading.shape(0), reading.value(2).dtype)
 
 
 def dequantize(reading: Reading) -> Inferred:
-    """Infer DequantizeLinear: values have the type of the scale."""
-    return _result(reading, reading.shape(0), reading.value(1).dtype)
+    """Infer DequantizeLinear, of one scale or one per channel, whose type values have."""
+    shape, scale = reading.shape(0), reading.shape(1)
+    if scale != reading.shape(2) or len(scale) > 1:
+        impossible(f"scales {list(scale)} and zero points {list(reading.shape(2))}")
+    if scale and scale[0] != shape[_axis(reading, len(shape), 1)]:
+        impossible(f"{scale[0]} scales of {list(shape)}")
+    return _result(reading, shape, reading.value(1).dtype)
 
 
 def _product(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Inferred:
@@ -211,8 +227,17 @@ def gemm(reading: Reading) -> Inferred:
 
 
 def integer_matmul(reading: Reading) -> Inferred:
-    """Infer MatMulIntegerToFloat: A, B, scale of A, scale of B, their zero points, a bias."""
-    return _product(reading.shape(0), reading.shape(1), reading.value(2).dtype)
+    """Infer MatMulIntegerToFloat: A, B, scale of A, scale of B, their zero points, a bias.
+
+    B may have one scale per column, and no more than one zero point.
+    """
+    found = _product(reading.shape(0), reading.shape(1), reading.value(2).dtype)
+    columns = (found.shape[-1],)
+    for index, allowed in ((2, [()]), (3, [(), columns]), (4, [()]), (5, [()]), (6, [columns])):
+        value = reading.inputs[index] if index < len(reading.inputs) else None
+        if value is not None and value.shape not in allowed:
+            impossible(f"an input {index} of shape {list(value.shape)}")
+    return found
 
 
 def conv(reading: Reading) -> Inferred:
@@ -225,6 +250,9 @@ def conv(reading: Reading) -> Inferred:
         impossible(f"no convolution of {list(x)} with {list(weight)} in {group} groups")
     strides, dilations = (reading.attribute(name, [1, 1]) for name in ("strides", "dilations"))
     pads = reading.attribute("pads", [0, 0, 0, 0])
+    bias = reading.inputs[2] if len(reading.inputs) > 2 else None
+    if bias is not None and bias.shape != weight[:1]:
+        impossible(f"a bias {list(bias.shape)} for {weight[0]} channels")
     if len(strides) != 2 or len(dilations) != 2 or len(pads) != 4:
         impossible("a convolution of other than two dimensions")
     if min(strides) < 1 or min(dilations) < 1 or min(pads) < 0:

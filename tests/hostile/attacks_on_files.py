@@ -222,6 +222,16 @@ GOLDEN: dict[str, tuple[Attack, str]] = {
     ),
     "archive that grows": (lambda folder: _golden(_growing())(folder), "EV410"),
     "nothing": (_golden(b""), "EV410"),
+    "logits that are not numbers": (
+        _golden(
+            _archive(
+                zipfile.ZIP_STORED,
+                images=_npy(_IMAGES),
+                logits_simulated=_npy(np.full((1, 7), np.nan, np.float32)),
+            )
+        ),
+        "EV410",
+    ),
 }
 
 
@@ -266,6 +276,12 @@ MANIFESTS: dict[str, tuple[Attack, str]] = {
     "further preprocessing": (_value("preprocessing", "x", value=1), "EV402"),
     "layer of a table": (_value("layers", 0, "kernel", value={}), "EV402"),
     "reason that is a list": (_value("layers", 0, "reason", value=[]), "EV402"),
+    "300,000 layers": (_value("layers", value=[{"name": ""}] * 300_000), "EV402"),
+    "layer with a text of 4,000 characters": (
+        _value("layers", 0, "kernel", value="x" * 4000),
+        "EV402",
+    ),
+    "100,000 warnings": (_value("warnings", value=[""] * 100_000), "EV402"),
     "layer without a name": (_value("layers", 0, value={}), "EV402"),
     "mean width": (_value("bits", "weight_mean", value="6"), "EV402"),
     "mean width of the quantized": (_value("bits", "weight_mean_quantized", value="6"), "EV402"),

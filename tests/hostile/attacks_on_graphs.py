@@ -389,6 +389,28 @@ def _empty(model: onnx.ModelProto) -> None:
     put_node(model, "Slice", inputs, "none")
 
 
+def _scales(count: int) -> Callable[[onnx.ModelProto], None]:
+    """Give a product fewer scales than it has columns, which an engine may read past."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        put_constant(model, "one_scale", np.float32(1))
+        put_constant(model, "few_scales", np.ones(count, np.float32))
+        put_constant(model, "zero_u8", np.uint8(0))
+        put_constant(model, "codes2", np.ones((7, 7), np.int8))
+        inputs = ["left", "codes2", "one_scale", "few_scales", "zero_u8"]
+        put_constant(model, "zero_s8", np.int8(0))
+        put_before_logits(
+            model,
+            helper.make_node("QuantizeLinear", ["before", "one_scale", "zero_u8"], ["left"]),
+            helper.make_node(
+                "MatMulIntegerToFloat", [*inputs, "zero_s8"], ["after"], domain="com.microsoft"
+            ),
+        )
+
+    return change
+
+
 COSTS: dict[str, tuple[Attack, str]] = {
     "padding to 2^30": (_on_model(_padded), "EV421"),
     "doubled 60 times": (_on_model(_doubled), "EV419"),
@@ -401,6 +423,8 @@ COSTS: dict[str, tuple[Attack, str]] = {
     "shape that is computed": (_on_model(_computed_shape), "EV419"),
     "square of the images": (_on_model(_across_images), "EV419"),
     "20,000 nodes": (_on_model(_many_nodes), "EV418"),
+    "fewer scales than columns": (_on_model(_scales(3)), "EV419"),
+    "more scales than columns": (_on_model(_scales(30)), "EV419"),
     "circle": (_on_model(_circle), "EV419"),
     "written twice": (_on_model(_written_twice), "EV419"),
     "tensor without elements": (_on_model(_empty), "EV419"),

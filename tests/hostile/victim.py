@@ -73,7 +73,9 @@ def everything(folder: str) -> None:
     batch = (pixels, np.zeros(len(pixels), np.int64), [str(n) for n in range(len(pixels))])
     conditions = measuring.Conditions(rounds=2, threads=1)
     measured = measuring.measure(bundle, lambda: [batch], len(pixels), conditions, lambda *_: None)
-    screen.print(validation_table(validation_report(bundle, measured, max_drop_points=1.0)))
+    report = validation_report(bundle, measured, max_drop_points=1.0)
+    screen.print(validation_table(report))
+    json.dumps([report, bundle.manifest], allow_nan=False)  # as --json writes it
     for variant in bundle.variants[1:]:
         session = session_from_bundle(bundle, threads=1, variant=variant)
         session.run(np.zeros((2, *bundle.input_size), np.float32))
