@@ -53,7 +53,6 @@ def test_encodings_are_chosen_by_what_they_save(parts, tmp_path):
     parts.tensors["zeros"] = np.zeros((40, 40), np.float32)
     parts.tensors["noise"] = random.integers(-(2**31), 2**31, (40, 40)).astype(np.int32)
     parts.tensors["eight"] = random.integers(-128, 128, 999).astype(np.int8)
-    parts.tensors["empty"] = np.zeros((0, 3), np.int64)
     parts.tensors["scalar"] = np.float16(2.5).reshape(())
     parts.tensors["four"] = random.integers(0, 16, 33).astype(np.uint8)
     parts.packed_bits.update(four=4, eight=8)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
@@ -35,6 +33,7 @@ from edgevit.bundle.manifest import (
     parse_manifest,
 )
 from edgevit.bundle.manifest_schema import bad_manifest
+from edgevit.bundle.members import damaged, member, verify
 from edgevit.bundle.protobuf import initializer_prefix
 from edgevit.bundle.shape_rules import Value
 from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SizeKind = Literal["bundle", "engine", "reference", "total"]
-_CHUNK_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 20
 _ARCHIVE_BYTES = 1 << 16  # what a zip file adds to its members
 
@@ -255,28 +253,28 @@ class Bundle:
         self, model: BinaryIO, weights: str, entries: list[tuple[TensorEntry, list[str]]]
     ) -> None:
         digest = hashlib.sha256()
-        with _member(self.path, weights) as stream:
+        with member(self.path, weights) as stream:
             for entry, names in entries:
                 data = stream.read(entry.size_bytes)
                 digest.update(data)
                 if len(data) != entry.size_bytes:
-                    raise _damaged(weights, "it became shorter while it was read")
+                    raise damaged(weights, "it became shorter while it was read")
                 raw = decode(entry, data) if names else b""
                 for name in names:
                     prefix = initializer_prefix(name, entry.dtype, entry.shape, entry.decoded_bytes)
                     model.write(prefix)
                     model.write(raw)
         if digest.hexdigest() != self.manifest["files"][weights]["sha256"]:
-            raise _damaged(weights, "it changed after the bundle was opened")
+            raise damaged(weights, "it changed after the bundle was opened")
 
     def _read(self, name: str, limit_bytes: int) -> bytes:
         record = self.manifest["files"][name]
         if record["size_bytes"] > limit_bytes:
-            raise _damaged(name, f"it is larger than {limit_bytes} bytes")
-        with _member(self.path, name) as stream:
+            raise damaged(name, f"it is larger than {limit_bytes} bytes")
+        with member(self.path, name) as stream:
             data = stream.read(record["size_bytes"] + 1)
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            raise _damaged(name, "it changed after the bundle was opened")
+            raise damaged(name, "it changed after the bundle was opened")
         return data
 
 
@@ -301,13 +299,13 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise _not_a_bundle(folder, why)
     if not (folder / MANIFEST).exists():
         raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
-    with _member(folder, MANIFEST) as stream:
+    with member(folder, MANIFEST) as stream:
         text = stream.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         raise bad_manifest(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
     manifest = parse_manifest(text)
     for name, record in manifest["files"].items():
-        _verify(folder, name, record)
+        verify(folder, name, record)
     tensors = _entries(manifest, "tensors", WEIGHTS)
     reference = _entries(manifest, "reference_tensors", REFERENCE_WEIGHTS)
     variant = _entries(manifest, "variant_tensors", VARIANT_WEIGHTS)
@@ -375,48 +373,6 @@ def _entries(manifest: dict[str, Any], key: str, file_name: str) -> tuple[Tensor
     return parse_entries(manifest.get(key, []), file_bytes, key)
 
 
-def _verify(folder: Path, name: str, record: dict[str, Any]) -> None:
-    digest = hashlib.sha256()
-    with _member(folder, name) as stream:
-        size_bytes = os.fstat(stream.fileno()).st_size
-        if size_bytes != record["size_bytes"]:
-            raise _damaged(name, f"it has {size_bytes} bytes instead of {record['size_bytes']}")
-        for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
-            digest.update(chunk)
-    if digest.hexdigest() != record["sha256"]:
-        raise _damaged(name, "its SHA-256 is not the one in the manifest")
-
-
-@contextmanager
-def _member(folder: Path, name: str) -> Iterator[BinaryIO]:
-    """Open a file of the folder for reading; only regular files that really lie in it."""
-    try:
-        root = folder.resolve(strict=True)
-        target = (root / name).resolve(strict=True)
-        if target.parent != root or not stat.S_ISREG(target.stat().st_mode):
-            raise BundleError(
-                "EV406",
-                "A file of the bundle is not a plain file in its folder.",
-                where=name,
-                why="It is a link that leads outside, a folder or a device.",
-                try_next="Copy the bundle with its links resolved (cp -rL), or get it again.",
-            )
-        with open(target, "rb") as stream:
-            yield stream
-    except FileNotFoundError as error:
-        raise BundleError(
-            "EV404",
-            "The bundle is incomplete.",
-            where=name,
-            why="The file is missing.",
-            try_next="Copy the whole folder again or write the bundle again.",
-        ) from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
-        raise BundleError(
-            "EV404", "A file of the bundle can't be read.", where=name, why=str(error)
-        ) from error
-
-
 def _not_a_bundle(folder: Path, why: str) -> BundleError:
     return BundleError(
         "EV401",
@@ -424,14 +380,4 @@ def _not_a_bundle(folder: Path, why: str) -> BundleError:
         where=str(folder),
         why=why,
         try_next="Give the folder that `edgevit quantize --output` wrote.",
-    )
-
-
-def _damaged(name: str, why: str) -> BundleError:
-    return BundleError(
-        "EV405",
-        "A file of the bundle is damaged.",
-        where=name,
-        why=why,
-        try_next="Copy the bundle again or write it again.",
     )
