@@ -343,9 +343,9 @@ def concat(reading: Reading) -> Inferred:
 
 
 def pad(reading: Reading) -> Inferred:
-    """Infer Pad; what follows the number of images is not padded."""
+    """Infer Pad by no negative amounts; what follows the number of images is not padded."""
     shape, amounts = reading.shape(0), reading.integers(1)
-    if len(amounts) != 2 * len(shape) or count(reading.shape(2)) != 1:
+    if len(amounts) != 2 * len(shape) or reading.shape(2) != () or min(amounts, default=0) < 0:
         impossible(f"pads {list(amounts)} of {len(shape)} dimensions")
     padded = []
     for size, before, after in zip(shape, amounts, amounts[len(shape) :]):
@@ -363,6 +363,8 @@ def reduce_mean(reading: Reading) -> Inferred:
     if not axes or not all(-rank <= axis < rank for axis in axes):
         impossible(f"a mean over axes {list(axes)} of {rank} dimensions")
     taken = {axis % rank for axis in axes}
+    if len(taken) != len(axes):
+        impossible(f"a mean over axes {list(axes)}, one of them twice")
     if any(shape[axis] < 0 for axis in taken):
         impossible("a mean over images")
     keep = reading.attribute("keepdims", 1)
