@@ -196,12 +196,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _write_and_rename(target: Path, write: Callable[[Path], object]) -> None:
-    temporary = target.with_name(f".{target.name}.part")
-    try:
+    from edgevit.bundle.leftovers import clear, find, fresh_file
+
+    clear(find(target.parent, target.name))  # what a killed process left of the same file
+    with fresh_file(target) as temporary:
         write(temporary)
         temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there only if something went wrong
 
 
 def _replaced(path: Path) -> Path:

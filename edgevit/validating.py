@@ -60,6 +60,7 @@ def validate(
     check_runs(threads=threads, batch=batch, rounds=rounds)
     check_eer_weights(eer_weights)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened.check_limits(max(BATCH, batch))
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
     conditions = Conditions(
         engine=engine,

@@ -60,15 +60,22 @@ def tiny_parts(seed: int = 0) -> BundleParts:
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])
 
+    rows = helper.make_tensor("rows", TensorProto.INT64, [2], np.array([-1, PIXELS]), raw=True)
+    zero = helper.make_tensor("zero", TensorProto.INT8, [CLASSES], bytes(CLASSES), raw=True)
+
     def model(*nodes: Any) -> bytes:
-        flat = helper.make_node("Flatten", ["image"], ["flat"], axis=1)
-        gemm = helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1)
-        graph = helper.make_graph([flat, *nodes, gemm], "tiny", [image], [logits])
-        opsets = [helper.make_opsetid("", 17)]
+        flat = helper.make_node("Reshape", ["image", "rows"], ["flat"])
+        turned = helper.make_node("Transpose", ["weight"], ["weight_t"], perm=[1, 0])
+        gemm = helper.make_node("Gemm", ["flat", "weight_t", "bias"], ["logits"])
+        nodes = (flat, *nodes, turned, gemm)
+        graph = helper.make_graph(nodes, "tiny", [image], [logits], [rows, zero])
+        opsets = [helper.make_opsetid("", 20)]
         made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         return bytes(made.SerializeToString())
 
-    dequantize = helper.make_node("DequantizeLinear", ["codes", "scale"], ["weight"], axis=0)
+    dequantize = helper.make_node(
+        "DequantizeLinear", ["codes", "scale", "zero"], ["weight"], axis=0
+    )
     images = random.integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
     flat = normalize(images).reshape(5, PIXELS).astype(np.float64)
     simulated = flat @ (codes * scale[:, None].astype(np.float64)).T + bias
@@ -91,11 +98,18 @@ def tiny_manifest() -> dict[str, Any]:
     return {
         "model": {"name": "tiny", "input_size": [3, SIDE, SIDE], "num_classes": CLASSES},
         "recipe": {"weight_bits": 6, "act_bits": 6},
-        "preprocessing": {"crop_pct": 0.875, "mean": [0.5, 0.5, 0.5]},
+        "preprocessing": {
+            "input_size": [3, SIDE, SIDE],
+            "resize_size": SIDE,
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
         "target": "cpu",
         "engine": {
             "provider": "CPUExecutionProvider",
-            "session_config": {"session.qdqisint8allowed": "1"},
+            "session_config": {"session.x64quantprecision": "1"},
         },
         "calibration": {"num_images": 5, "seed": 0, "method": "search", "sha256": []},
         "versions": {"numpy": np.__version__},

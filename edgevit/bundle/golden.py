@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_GOLDEN_BYTES = 256 << 20
+MAX_IMAGES = 64
+_MAX_DIRECTORY_BYTES, _NAME_BYTES = 4096, 4096
+_END_OF_ARCHIVE = struct.Struct("<4s4H2LH")
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy.savez writes
 _NAMES = ("images", "logits_simulated", "logits_fp32", "names")
 _VARIANT_LOGITS = re.compile(r"logits_simulated_[a-z0-9_]{1,40}\Z")
 _REQUIRED = ("images", "logits_simulated")
@@ -62,16 +66,24 @@ def golden_bytes(golden: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return stream.getvalue()
 
 
-def golden_from_bytes(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
+def golden_from_bytes(
+    data: bytes, where: str, limit_bytes: int = MAX_GOLDEN_BYTES
+) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a golden archive.
+
+    Args:
+        data: The archive.
+        where: Its name, for errors.
+        limit_bytes: What its arrays may take once decompressed.
 
     Raises:
         BundleError: The archive is damaged, too big, or holds anything else (EV410).
     """
     try:
+        _check_directory(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            _check_members(members)
+            _check_members(members, min(limit_bytes, MAX_GOLDEN_BYTES))
             arrays = {info.filename[:-4]: _read_array(archive, info) for info in members}
     except _UNREADABLE as error:
         _refuse(where, f"{type(error).__name__}: {error}"[:200], error)
@@ -79,6 +91,19 @@ def golden_from_bytes(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
     if problem:
         _refuse(where, problem, None)
     return arrays
+
+
+def golden_limit_bytes(input_size: tuple[int, int, int], num_classes: int, variants: int) -> int:
+    """Return what the golden arrays of a model may take at most.
+
+    Args:
+        input_size: (3, H, W) of its images.
+        num_classes: Columns of its logits.
+        variants: Forms of the model that have logits of their own.
+    """
+    _, height, width = input_size
+    logits_bytes = (variants + 1) * num_classes * 4
+    return MAX_IMAGES * (height * width * 3 + logits_bytes + _NAME_BYTES)
 
 
 def _is_known(name: str) -> bool:
@@ -89,12 +114,25 @@ def _is_member(file_name: str) -> bool:
     return file_name.endswith(".npy") and _is_known(file_name[:-4])
 
 
-def _check_members(members: list[zipfile.ZipInfo]) -> None:
+def _check_directory(data: bytes) -> None:
+    """Refuse an archive of more than a few members before they are listed; each takes memory."""
+    end = len(data) - _END_OF_ARCHIVE.size
+    if end < 0:
+        raise ValueError("the archive ends early")
+    magic, _, _, _, _, directory_bytes, _, _ = _END_OF_ARCHIVE.unpack_from(data, end)
+    is_zip64 = data[max(0, end - 20) : end].startswith(b"PK\x06\x07")
+    if magic != b"PK\x05\x06" or is_zip64 or directory_bytes > _MAX_DIRECTORY_BYTES:
+        raise ValueError("the archive's list of files is not one of a few arrays")
+
+
+def _check_members(members: list[zipfile.ZipInfo], limit_bytes: int) -> None:
     names = [info.filename for info in members]
     if len(set(names)) != len(names) or not all(map(_is_member, names)):
         raise ValueError("the archive holds files that do not belong")
-    if sum(info.file_size for info in members) > MAX_GOLDEN_BYTES:
-        raise ValueError(f"more than {MAX_GOLDEN_BYTES} bytes once decompressed")
+    if any(info.compress_type not in _COMPRESSIONS for info in members):
+        raise ValueError("a file is compressed in another way than by deflate")
+    if sum(info.file_size for info in members) > limit_bytes:
+        raise ValueError(f"more than {limit_bytes} bytes once decompressed")
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
@@ -107,7 +145,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[
         raise ValueError("an array's header does not match its length")
     if not len(body):
         return np.zeros(shape, dtype)
-    return np.frombuffer(bytes(body), dtype).reshape(shape)
+    return np.frombuffer(body, dtype).reshape(shape)
 
 
 def _read_header(content: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -127,6 +165,8 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     if missing or unknown:
         return f"missing {missing}, unknown {unknown}"
     images = arrays["images"]
+    if len(images) > MAX_IMAGES:
+        return f"{len(images)} images; at most {MAX_IMAGES} are kept"
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         return f"images are {images.dtype} {list(images.shape)}, not uint8 [n, H, W, 3]"
     for name in set(arrays) - {"images"}:
@@ -136,6 +176,8 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
             return f"{name} is {array.dtype} {list(array.shape)} for {len(images)} images"
     if {array.dtype.itemsize for array in arrays.values() if array.dtype.kind == "f"} != {4}:
         return "logits are not float32"
+    if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+        return "logits are not finite"
     return ""
 
 

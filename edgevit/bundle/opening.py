@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 
-from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes
+from edgevit.bundle.cost import Cost, cost_of
+from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes, golden_limit_bytes
+from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
+from edgevit.bundle.limits import IMAGES_AT_ONCE, check_cost, limits_from
 from edgevit.bundle.manifest import (
     GOLDEN,
     GRAPH,
@@ -29,11 +30,13 @@ from edgevit.bundle.manifest import (
     REFERENCE_WEIGHTS,
     VARIANT_WEIGHTS,
     WEIGHTS,
-    bad_manifest,
     parse_manifest,
 )
-from edgevit.bundle.protobuf import initializer_names, initializer_prefix
-from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
+from edgevit.bundle.manifest_schema import bad_manifest
+from edgevit.bundle.members import damaged, member, verify
+from edgevit.bundle.protobuf import initializer_prefix
+from edgevit.bundle.shape_rules import Value
+from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
 from edgevit.errors import BundleError
 
@@ -41,8 +44,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SizeKind = Literal["bundle", "engine", "reference", "total"]
-_CHUNK_BYTES = 1 << 20
-_MAX_TEXT_BYTES = 16 << 20
+_MAX_TEXT_BYTES = 1 << 20
+_ARCHIVE_BYTES = 1 << 16  # what a zip file adds to its members
 
 
 _Reading = Tuple[str, List[Tuple[TensorEntry, List[str]]]]
@@ -59,6 +62,7 @@ class Bundle:
         tensors: Entries of ``weights.bin``.
         reference_tensors: Entries of ``reference.bin``; empty when there is no reference.
         variant_tensors: Entries of ``variants.bin``; empty when there is one form only.
+        costs: What running each graph costs, by file name.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class Bundle:
     tensors: tuple[TensorEntry, ...]
     reference_tensors: tuple[TensorEntry, ...]
     variant_tensors: tuple[TensorEntry, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -125,7 +130,8 @@ class Bundle:
             variant: One of `variants`; the main one if left out.
 
         Raises:
-            BundleError: A file changed since opening, or its data is damaged (EV405, EV408).
+            BundleError: A file changed since opening, or its data is damaged (EV405, EV408), or
+                it costs more than is allowed (EV421, EV422).
             UsageError: There is no such variant (EV416).
         """
         if variant in (None, MAIN_VARIANT):
@@ -179,7 +185,10 @@ class Bundle:
             BundleError: The archive is damaged (EV405, EV410) or of another model (EV402).
             UsageError: There is no such variant (EV416).
         """
-        arrays = golden_from_bytes(self._read(GOLDEN, MAX_GOLDEN_BYTES), GOLDEN)
+        classes = self.manifest["model"]["num_classes"]
+        limit_bytes = golden_limit_bytes(self.input_size, classes, len(self.variants))
+        data = self._read(GOLDEN, min(limit_bytes, MAX_GOLDEN_BYTES) + _ARCHIVE_BYTES)
+        arrays = golden_from_bytes(data, GOLDEN, limit_bytes)
         self._check_golden(arrays)
         if variant in (None, MAIN_VARIANT):
             return arrays
@@ -220,10 +229,22 @@ class Bundle:
         }[kind]
         return sum(size for name, size in sizes.items() if name in wanted)
 
+    def check_limits(self, images: int) -> None:
+        """Refuse to run so many images at once if that costs more than is allowed.
+
+        What is allowed is said by the environment (`edgevit.bundle.limits`).
+
+        Raises:
+            BundleError: It needs more memory (EV421) or work (EV422).
+            UsageError: The environment says no limit (EV423).
+        """
+        check_cost(self.costs, REFERENCE_GRAPH, limits_from(), images)
+
     def _model(self, graph: str, files: list[_Reading]) -> bytes:
         """Return a skeleton with tensors put back: of each file the entries and their names."""
+        check_cost({graph: self.costs[graph]}, "", limits_from(), IMAGES_AT_ONCE)
         model = io.BytesIO()  # grows in place; getvalue() hands its buffer over without a copy
-        model.write(self._read(graph, MAX_MODEL_BYTES))
+        model.write(self._read(graph, MAX_GRAPH_BYTES))
         for weights, entries in files:
             self._put_back(model, weights, entries)
         return model.getvalue()
@@ -232,28 +253,28 @@ class Bundle:
         self, model: BinaryIO, weights: str, entries: list[tuple[TensorEntry, list[str]]]
     ) -> None:
         digest = hashlib.sha256()
-        with _member(self.path, weights) as stream:
+        with member(self.path, weights) as stream:
             for entry, names in entries:
                 data = stream.read(entry.size_bytes)
                 digest.update(data)
                 if len(data) != entry.size_bytes:
-                    raise _damaged(weights, "it became shorter while it was read")
+                    raise damaged(weights, "it became shorter while it was read")
                 raw = decode(entry, data) if names else b""
                 for name in names:
                     prefix = initializer_prefix(name, entry.dtype, entry.shape, entry.decoded_bytes)
                     model.write(prefix)
                     model.write(raw)
         if digest.hexdigest() != self.manifest["files"][weights]["sha256"]:
-            raise _damaged(weights, "it changed after the bundle was opened")
+            raise damaged(weights, "it changed after the bundle was opened")
 
     def _read(self, name: str, limit_bytes: int) -> bytes:
         record = self.manifest["files"][name]
         if record["size_bytes"] > limit_bytes:
-            raise _damaged(name, f"it is larger than {limit_bytes} bytes")
-        with _member(self.path, name) as stream:
+            raise damaged(name, f"it is larger than {limit_bytes} bytes")
+        with member(self.path, name) as stream:
             data = stream.read(record["size_bytes"] + 1)
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            raise _damaged(name, "it changed after the bundle was opened")
+            raise damaged(name, "it changed after the bundle was opened")
         return data
 
 
@@ -266,8 +287,10 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises:
         BundleError: It is no bundle (EV401), its manifest is damaged (EV402) or too new (EV403), a
             file is missing (EV404) or differs in size or SHA-256 (EV405), a name leads outside the
-            folder (EV406), a tensor table is invalid (EV407) or a graph refers to other files
-            or is malformed (EV409).
+            folder (EV406), a tensor table is invalid (EV407), a graph refers to other files
+            or is malformed (EV409), holds what EdgeViT never writes (EV418) or shapes that do not
+            fit (EV419), the engine is asked for something foreign (EV417), or tensors are far
+            larger than their files (EV420).
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -276,13 +299,13 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise _not_a_bundle(folder, why)
     if not (folder / MANIFEST).exists():
         raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
-    with _member(folder, MANIFEST) as stream:
+    with member(folder, MANIFEST) as stream:
         text = stream.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         raise bad_manifest(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
     manifest = parse_manifest(text)
     for name, record in manifest["files"].items():
-        _verify(folder, name, record)
+        verify(folder, name, record)
     tensors = _entries(manifest, "tensors", WEIGHTS)
     reference = _entries(manifest, "reference_tensors", REFERENCE_WEIGHTS)
     variant = _entries(manifest, "variant_tensors", VARIANT_WEIGHTS)
@@ -294,14 +317,32 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         reference_tensors=reference,
         variant_tensors=variant,
     )
-    check_skeleton(bundle._read(GRAPH, MAX_MODEL_BYTES), (e.name for e in tensors), GRAPH)
-    for table in manifest.get("variants", {}).values():
-        skeleton = bundle._read(table["graph"], MAX_MODEL_BYTES)
-        check_skeleton(skeleton, table["tensors"], table["graph"])
+    costs = {name: _cost(bundle, name, stored) for name, stored in _graphs(bundle)}
+    return replace(bundle, costs=costs)
+
+
+def _graphs(bundle: Bundle) -> Iterator[tuple[str, dict[str, TensorEntry]]]:
+    """Yield the file name of each graph and the tensors that are put into it, by name."""
+    yield GRAPH, {entry.name: entry for entry in bundle.tensors}
+    stored = {entry.name: entry for entry in (*bundle.tensors, *bundle.variant_tensors)}
+    for table in bundle.manifest.get("variants", {}).values():
+        yield table["graph"], {name: stored[kept] for name, kept in table["tensors"].items()}
     if bundle.has_reference:
-        skeleton = bundle._read(REFERENCE_GRAPH, MAX_MODEL_BYTES)
-        check_skeleton(skeleton, (e.name for e in reference), REFERENCE_GRAPH)
-    return bundle
+        yield REFERENCE_GRAPH, {entry.name: entry for entry in bundle.reference_tensors}
+
+
+def _cost(bundle: Bundle, name: str, tensors: Mapping[str, TensorEntry]) -> Cost:
+    """Return what a graph costs, after checking that it is one EdgeViT could have written."""
+    graph = check_skeleton(bundle._read(name, MAX_GRAPH_BYTES), tensors, name)
+    stored = {entry.name: entry for entry in tensors.values()}
+    return cost_of(
+        graph,
+        {name: Value(one.shape, one.dtype, is_constant=True) for name, one in tensors.items()},
+        model_bytes=sum(entry.float_bytes for entry in stored.values()),
+        input_size=bundle.input_size,
+        num_classes=bundle.manifest["model"]["num_classes"],
+        where=name,
+    )
 
 
 def _same_names(source: tuple[str, tuple[TensorEntry, ...]]) -> list[_Reading]:
@@ -309,67 +350,27 @@ def _same_names(source: tuple[str, tuple[TensorEntry, ...]]) -> list[_Reading]:
     return [(name, [(entry, [entry.name]) for entry in entries])]
 
 
-def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> None:
-    """Refuse an ONNX skeleton that is malformed, has external data or repeats a tensor.
+def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> OnnxGraph:
+    """Return the graph of an ONNX skeleton; refuse one that is foreign or repeats a tensor.
 
     Args:
         names: The initializers that are kept outside the skeleton.
 
     Raises:
-        BundleError: EV409, or EV407 when one of the names is already an initializer.
+        BundleError: As `read_graph`, or EV407 when one of the names is already an initializer.
     """
-    twice = initializer_names(skeleton, where) & set(names)
+    graph = read_graph(skeleton, where)
+    twice = set(graph.constants) & set(names)
     if twice:
         raise BundleError(
             "EV407", "A tensor is stored twice.", where=where, why=f"{min(twice)[:80]!r}"
         )
+    return graph
 
 
 def _entries(manifest: dict[str, Any], key: str, file_name: str) -> tuple[TensorEntry, ...]:
     file_bytes = manifest["files"].get(file_name, {"size_bytes": 0})["size_bytes"]
     return parse_entries(manifest.get(key, []), file_bytes, key)
-
-
-def _verify(folder: Path, name: str, record: dict[str, Any]) -> None:
-    digest = hashlib.sha256()
-    with _member(folder, name) as stream:
-        size_bytes = os.fstat(stream.fileno()).st_size
-        if size_bytes != record["size_bytes"]:
-            raise _damaged(name, f"it has {size_bytes} bytes instead of {record['size_bytes']}")
-        for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
-            digest.update(chunk)
-    if digest.hexdigest() != record["sha256"]:
-        raise _damaged(name, "its SHA-256 is not the one in the manifest")
-
-
-@contextmanager
-def _member(folder: Path, name: str) -> Iterator[BinaryIO]:
-    """Open a file of the folder for reading; only regular files that really lie in it."""
-    try:
-        root = folder.resolve(strict=True)
-        target = (root / name).resolve(strict=True)
-        if target.parent != root or not stat.S_ISREG(target.stat().st_mode):
-            raise BundleError(
-                "EV406",
-                "A file of the bundle is not a plain file in its folder.",
-                where=name,
-                why="It is a link that leads outside, a folder or a device.",
-                try_next="Copy the bundle with its links resolved (cp -rL), or get it again.",
-            )
-        with open(target, "rb") as stream:
-            yield stream
-    except FileNotFoundError as error:
-        raise BundleError(
-            "EV404",
-            "The bundle is incomplete.",
-            where=name,
-            why="The file is missing.",
-            try_next="Copy the whole folder again or write the bundle again.",
-        ) from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
-        raise BundleError(
-            "EV404", "A file of the bundle can't be read.", where=name, why=str(error)
-        ) from error
 
 
 def _not_a_bundle(folder: Path, why: str) -> BundleError:
@@ -379,14 +380,4 @@ def _not_a_bundle(folder: Path, why: str) -> BundleError:
         where=str(folder),
         why=why,
         try_next="Give the folder that `edgevit quantize --output` wrote.",
-    )
-
-
-def _damaged(name: str, why: str) -> BundleError:
-    return BundleError(
-        "EV405",
-        "A file of the bundle is damaged.",
-        where=name,
-        why=why,
-        try_next="Copy the bundle again or write it again.",
     )

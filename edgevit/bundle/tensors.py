@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.bundle.graph import is_plain
+from edgevit.bundle.limits import check_expansion
 from edgevit.bundle.protobuf import ONNX_DATA_TYPES
 from edgevit.errors import BundleError, UsageError
 from edgevit.quantizers.packing import pack, packed_size_bytes, unpack
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
 _ENCODINGS = ("packed", "raw", "zlib")
-_MAX_NAME_CHARACTERS, _MAX_RANK = 512, 16
+_MAX_TENSORS, _MAX_RANK = 1 << 16, 8
+_MOST_PER_BYTE = 16  # two-bit codes, four of them in a byte, as float32
 _WORTHWHILE = 0.95  # zlib has to save 5 %
 
 
@@ -64,6 +67,11 @@ class TensorEntry:
         """Bytes of the tensor once decoded."""
         return self.count * np.dtype(self.dtype).itemsize
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the tensor in float32, as far as its codes on disk account for them."""
+        return min(4 * self.count, _MOST_PER_BYTE * self.size_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         return {**asdict(self), "shape": list(self.shape)}
@@ -88,7 +96,7 @@ def encode(
         UsageError: The tensor can't be stored (EV413) or its codes don't fit (EV415).
     """
     dtype = array.dtype.name
-    if dtype not in ONNX_DATA_TYPES or not 0 < len(name) <= _MAX_NAME_CHARACTERS:
+    if dtype not in ONNX_DATA_TYPES or not is_plain(name):
         raise UsageError("EV413", "A tensor can't be stored.", where=name[:80], why=f"{dtype=}")
     signed, bits = array.dtype.kind != "u", array.dtype.itemsize * 8
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -143,10 +151,11 @@ def parse_entries(raw: Any, file_bytes: int, where: str) -> tuple[TensorEntry, .
         where: Name of the table, for errors.
 
     Raises:
-        BundleError: An entry is malformed, out of bounds, overlapping or a duplicate (EV407).
+        BundleError: An entry is malformed, out of bounds, overlapping or a duplicate (EV407), or
+            the tensors are far larger than the file (EV420).
     """
-    if not isinstance(raw, list):
-        raise _bad_entry(where, "it is not a list")
+    if not isinstance(raw, list) or len(raw) > _MAX_TENSORS:
+        raise _bad_entry(where, f"it is not a list of at most {_MAX_TENSORS}")
     entries: list[TensorEntry] = []
     names: set[str] = set()
     position = decoded = 0
@@ -160,6 +169,7 @@ def parse_entries(raw: Any, file_bytes: int, where: str) -> tuple[TensorEntry, .
         entries.append(entry)
         position += entry.size_bytes
         decoded += entry.decoded_bytes
+    check_expansion(decoded, file_bytes, f"manifest.json, {where}")
     if position != file_bytes or decoded > MAX_MODEL_BYTES:
         raise _bad_entry(where, f"{position} bytes of {file_bytes}, {decoded} bytes decoded")
     return tuple(entries)
@@ -169,15 +179,17 @@ def _parse_entry(item: Any, where: str) -> TensorEntry:
     if not isinstance(item, dict) or set(item) != _KEYS:
         raise _bad_entry(where, f"its keys are not {', '.join(sorted(_KEYS))}")
     name, shape, dtype = item["name"], item["shape"], item["dtype"]
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARACTERS:
-        raise _bad_entry(where, "name is not a short string")
-    if any(character < " " or "\ud800" <= character <= "\udfff" for character in name):
-        raise _bad_entry(where, "name contains characters that no tensor has")
+    if not isinstance(name, str) or not is_plain(name):
+        raise _bad_entry(where, "name is not one that a tensor has")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK:
         raise _bad_entry(where, "shape is not a short list")
     if not isinstance(dtype, str) or dtype not in ONNX_DATA_TYPES:
         raise _bad_entry(where, "dtype is unknown")
-    if item["encoding"] not in _ENCODINGS or not isinstance(item["signed"], bool):
+    if (
+        not isinstance(item["encoding"], str)
+        or item["encoding"] not in _ENCODINGS
+        or not isinstance(item["signed"], bool)
+    ):
         raise _bad_entry(where, "encoding or signed is unknown")
     numbers = [*shape, item["bits"], item["offset"], item["size_bytes"]]
     if not all(type(number) is int and 0 <= number <= MAX_MODEL_BYTES for number in numbers):

@@ -11,7 +11,10 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Mapping
 
-from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS, bad_manifest
+from edgevit.bundle.graph import is_plain
+from edgevit.bundle.limits import check_expansion
+from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS
+from edgevit.bundle.manifest_schema import bad_manifest, check_layers
 from edgevit.bundle.tensors import MAX_MODEL_BYTES
 from edgevit.errors import UsageError
 
@@ -99,9 +102,7 @@ def check_variants(
             raise bad_manifest(f"{where}.graph is not {VARIANT_GRAPHS[name]}")
         if VARIANT_GRAPHS[name] not in manifest["files"]:
             raise bad_manifest(f"files lacks {VARIANT_GRAPHS[name]}")
-        layers = variant.get("layers")
-        if not isinstance(layers, list) or not all(isinstance(row, dict) for row in layers):
-            raise bad_manifest(f"{where}.layers is not a list of tables")
+        check_layers(variant.get("layers"), f"{where}.layers")
         if variant.get("golden") != golden_key(name):
             raise bad_manifest(f"{where}.golden is not {golden_key(name)}")
         _check_tensors(variant.get("tensors"), (*tensors, *variant_tensors), f"{where}.tensors")
@@ -114,10 +115,12 @@ def _check_tensors(names: Any, stored: tuple[TensorEntry, ...], where: str) -> N
         isinstance(name, str) and name in sizes for name in names.values()
     ):
         raise bad_manifest(f"{where} names a tensor that is not stored")
-    if any(not initializer.isprintable() or len(initializer) > 512 for initializer in names):
+    if not all(map(is_plain, names)):
         raise bad_manifest(f"{where} has a name that no tensor has")
-    if sum(sizes[name] for name in names.values()) > MAX_MODEL_BYTES:  # each may be named often
+    decoded = sum(sizes[name] for name in names.values())  # each may be named often
+    if decoded > MAX_MODEL_BYTES:
         raise bad_manifest(f"{where} makes a model of more than {MAX_MODEL_BYTES} bytes")
+    check_expansion(decoded, sum(entry.size_bytes for entry in stored), f"manifest.json, {where}")
 
 
 def _table(manifest: Mapping[str, Any]) -> dict[str, Any]:

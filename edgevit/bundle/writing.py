@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit import __version__
 from edgevit.bundle.golden import golden_bytes
+from edgevit.bundle.leftovers import clear, find, fresh_folder
 from edgevit.bundle.manifest import (
     BUNDLE_FILES,
     GOLDEN,
@@ -33,6 +32,7 @@ from edgevit.bundle.manifest import (
     dump_manifest,
 )
 from edgevit.bundle.opening import check_skeleton
+from edgevit.bundle.placing import put_in_place
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
 from edgevit.bundle.variants import TensorStore, VariantModel, golden_key
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
@@ -82,10 +82,11 @@ def write_bundle(
         BundleError: The manifest or a graph would not open again (EV402, EV407, EV409).
     """
     target = Path(os.path.abspath(path))
-    check_target(target, overwrite)
     golden_npz = golden_bytes(golden)
+    clear(find(target.parent, target.name))  # what a killed process left of the same bundle
+    check_target(target, overwrite)
     try:
-        with _parents(target.parent), _fresh_folder(target) as folder:
+        with _parents(target.parent), fresh_folder(target) as folder:
             files = _Files(folder)
             complete = _manifest_head(manifest)
             complete["tensors"] = files.add_model(
@@ -106,7 +107,8 @@ def write_bundle(
             files.add(MANIFEST, dump_manifest(complete))
             _sync_folder(folder)
             check_target(target, overwrite)  # somebody else may have made it meanwhile
-            _put_in_place(folder, target)
+            put_in_place(folder, target)
+            _sync_folder(target.parent)
     except OSError as error:
         raise _unwritable(target, error) from error
 
@@ -259,35 +261,6 @@ def _parents(parent: Path) -> Iterator[None]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
-
-
-@contextmanager
-def _fresh_folder(target: Path) -> Iterator[Path]:
-    """Yield a new hidden folder beside the target, removed if the work inside fails."""
-    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    try:
-        folder.mkdir()
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename the finished folder to its name; an old bundle steps aside first."""
-    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
-    try:
-        if target.exists():
-            target.rename(aside)
-        folder.rename(target)
-        _sync_folder(target.parent)
-    except BaseException:
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

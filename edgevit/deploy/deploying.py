@@ -32,7 +32,7 @@ from edgevit.limits import check_limits, check_runs
 from edgevit.report.validation import validation_report
 from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
-from edgevit.runner.measuring import Conditions, Measurements
+from edgevit.runner.measuring import BATCH, Conditions, Measurements
 from edgevit.scratch import scratch_folder
 from edgevit.validating import (
     DEFAULT_MAX_DROP,
@@ -120,6 +120,7 @@ def deploy(
         folder=folder,
     )
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened.check_limits(max(BATCH, batch))
     images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
     check_asked(target_name(opened.manifest), engine)
     needs = _needs(opened, len(images), engine)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgevit import errors
+from edgevit.bundle.limits import given_limits
 from edgevit.calibration.progress import Progress
 from edgevit.deploy.connection import Connection
 from edgevit.errors import DeviceError, EdgeViTError
@@ -49,7 +50,11 @@ class RemoteRun:
             "nonce": self._nonce,
             "offset": self._offset,
             "arguments": ["-m", "edgevit.runner.board", *self.arguments],
-            "environment": {"PYTHONPATH": self.root, "PYTHONDONTWRITEBYTECODE": "1"},
+            "environment": {
+                "PYTHONPATH": self.root,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **given_limits(),
+            },
         }
         with connection.call("start", **request) as call:
             for reply in call.replies():

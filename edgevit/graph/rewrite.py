@@ -48,7 +48,7 @@ def constant_of(module: GraphModule, node: Node) -> Tensor:
 
 def constant_name(hint: str, taken: Collection[str]) -> str:
     """Return a new attribute name made from a dotted path."""
-    stem = re.sub(r"\W", "_", hint).lstrip("_") or "constant"
+    stem = re.sub(r"[^0-9A-Za-z_]", "_", hint).lstrip("_") or "constant"
     stem = f"c_{stem}" if stem[0].isdigit() or hasattr(GraphModule, stem) else stem
     name, count = stem, 0
     while name in taken:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 _CODES_PER_WORD = 8
+_CODES_PER_PASS = 1 << 20  # bounds the memory that unpacking takes beside its result
 
 
 def packed_size_bytes(count: int, bits: int) -> int:
@@ -75,9 +76,21 @@ def unpack(data: Buffer, bits: int, count: int, signed: bool) -> npt.NDArray[Any
             why=f"{count} codes of {bits} bits don't fill {view.nbytes} bytes.",
             try_next="Copy the bundle again or write it again.",
         )
+    codes = np.empty(count, dtype=np.int8 if signed else np.uint8)
+    for first in range(0, count, _CODES_PER_PASS):
+        part = view[first * bits // 8 : (first + _CODES_PER_PASS) * bits // 8]
+        here = codes[first : first + _CODES_PER_PASS]
+        levels = _levels(part, bits, len(here))
+        here[:] = (levels.astype(np.int16) - (1 << (bits - 1))) if signed else levels
+    return codes
+
+
+def _levels(view: memoryview, bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """Return the first `count` levels of a stream that begins with a whole word, uint8 [count]."""
     num_words = -(-count // _CODES_PER_WORD)
     stream = np.zeros(num_words * bits, dtype=np.uint8)
-    stream[: view.nbytes] = np.frombuffer(view, dtype=np.uint8)
+    data = np.frombuffer(view, dtype=np.uint8)[: num_words * bits]
+    stream[: len(data)] = data
     padded = np.zeros((num_words, 8), dtype=np.uint8)
     padded[:, :bits] = stream.reshape(num_words, bits)  # [words, bits] bytes
     words = padded.reshape(-1).view("<u8")  # [words]
@@ -88,9 +101,7 @@ def unpack(data: Buffer, bits: int, count: int, signed: bool) -> npt.NDArray[Any
     flat = levels.reshape(-1)  # [words * 8]
     if flat[count:].any():
         raise BundleError("EV408", "A packed tensor has bits set after its last code.")
-    if not signed:
-        return flat[:count]
-    return (flat[:count].astype(np.int16) - (1 << (bits - 1))).astype(np.int8)
+    return flat[:count]
 
 
 def _unpackable(what: str, why: str) -> UsageError:

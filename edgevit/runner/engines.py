@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.bundle.engine_settings import ENGINES as BUNDLE_ENGINES
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
 from edgevit.runner.session import EngineSession, session_from_bundle
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgevit.bundle import Bundle
 
-ENGINES = ("auto", "onnxruntime", "tensorrt")
+ENGINES = ("auto", *BUNDLE_ENGINES)
 _CPU = "CPUExecutionProvider"
 
 

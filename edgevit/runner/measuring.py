@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.bundle.limits import IMAGES_AT_ONCE
 from edgevit.data.normalizing import normalizer
 from edgevit.runner.accuracy import Predictions, predict_all
 from edgevit.runner.engines import choose_engine, target_name
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-BATCH = 16
+BATCH = IMAGES_AT_ONCE
 """Images per batch of the accuracy runs."""
 _WARMUP_ROUNDS, _MAX_LATENCY_SECONDS = 10, 300
 
@@ -111,6 +112,7 @@ def measure(
     Raises:
         EdgeViTError: What the engines and the images raise.
     """
+    bundle.check_limits(max(BATCH, conditions.batch))
     choice = choose_engine(target_name(bundle.manifest), conditions.engine)
     normalize = normalizer(bundle.preprocessing)
     opened = open_all(bundle, choice, conditions, batches, normalize, progress)

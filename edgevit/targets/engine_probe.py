@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.bundle.engine_settings import EXACT_SUMS
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -25,7 +27,6 @@ PROBE = base64.b64decode(
     "TmIVCgF5EhAKDggBEgoKAxIBTQoDEgFOQgQKABARQhEKDWNvbS5taWNyb3NvZnQQAQ=="
 )
 """One MatMulIntegerToFloat, steps 1, of u8 `a` [M, K] and s8 `b` [K, N]; its tests say how made."""
-_PRECISE = {"session.x64quantprecision": "1"}
 _LOG_ERRORS_ONLY = 3
 
 
@@ -56,4 +57,4 @@ def exact_config(runtime: Any) -> dict[str, str]:
     Args:
         runtime: The module `onnxruntime`.
     """
-    return dict(_PRECISE) if saturates(runtime) else {}
+    return dict(EXACT_SUMS) if saturates(runtime) else {}

@@ -14,11 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-OPSET = 20  # first with Gelu; LayerNormalization since 17
-IR_VERSION = 9
-MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
-INSIDE_BYTES = 512
-"""Constants up to this size live in the model file itself."""
+from edgevit.bundle.graph import INSIDE_BYTES
+from edgevit.bundle.operators import IR_VERSION, MICROSOFT, OPERATORS, OPSET
 
 Array = npt.NDArray[np.generic]
 
@@ -51,7 +48,14 @@ class OnnxBuilder:
         domain: str = "",
         **attributes: int | float | str | list[int],
     ) -> str:
-        """Append a node with one output and return the output's name."""
+        """Append a node with one output and return the output's name.
+
+        Raises:
+            KeyError: A bundle may not have the operator, or not with such an attribute.
+        """
+        known = OPERATORS[op]
+        if domain != known.domain or not set(attributes) <= set(known.attributes):
+            raise KeyError(f"{domain}.{op} with {', '.join(attributes)}")
         node = helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
         self.nodes.append(node)
         return output

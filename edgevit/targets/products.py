@@ -16,13 +16,14 @@ import torch
 from onnx import TensorProto
 from torch import fx
 
+from edgevit.bundle.operators import MICROSOFT
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.codebook import FINE_LEVELS, CodebookGrid
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.lowering import Lowering, args, array_of
-from edgevit.targets.onnx_builder import MICROSOFT, OnnxBuilder
+from edgevit.targets.onnx_builder import OnnxBuilder
 
 aten = torch.ops.aten
 _TABLE_ROWS = 16  # what threads share among them

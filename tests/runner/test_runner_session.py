@@ -143,15 +143,22 @@ def test_session_configuration_reaches_the_engine():
 
 
 def test_a_bundle_brings_its_configuration_and_the_reference_does_not_take_it(
-    parts, tmp_path, pixels_to_input
+    parts, tmp_path, pixels_to_input, monkeypatch
 ):
-    parts.manifest["engine"]["session_config"] = {"session.intra_op_thread_affinities": "nowhere"}
+    asked = []
+
+    class Recorded(EngineSession):
+        def __init__(self, onnx, *, session_config, **others):
+            asked.append(dict(session_config))
+            super().__init__(onnx, session_config=session_config, **others)
+
+    monkeypatch.setattr("edgevit.runner.session.EngineSession", Recorded)
     bundle = open_bundle(parts.write(tmp_path / "out"))
-    with pytest.raises(DeviceError, match="EV703"):
-        session_from_bundle(bundle, "engine", threads=2)
+    session_from_bundle(bundle, "engine", threads=2)
     pixels = pixels_to_input(parts.golden["images"])
     logits = session_from_bundle(bundle, "fp32", threads=1).run(pixels)
     np.testing.assert_allclose(logits, parts.golden["logits_fp32"], atol=1e-4)
+    assert asked == [{"session.x64quantprecision": "1"}, {}]
 
 
 def test_a_bundle_without_reference_has_no_fp32_engine(parts, tmp_path):

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from edgevit.bundle.protobuf import initializer_names
+from edgevit.bundle.graph import read_graph
 from edgevit.calibration import parallel
 from edgevit.calibration.methods import METHODS, Method
 from edgevit.calibration.run import calibrate
@@ -139,7 +139,7 @@ def test_codes_of_k_bits_are_packed_and_levels_bounded(vit, images):
         assert codes.max() <= 7
     for row in lowered.layers:
         assert row["kernel"] == "MatMulIntegerToFloat"
-    inside = initializer_names(lowered.onnx, "graph.onnx")
+    inside = set(read_graph(lowered.onnx, "graph.onnx").constants)
     assert not set(inside) & set(lowered.tensors)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.bundle.manifest import bad_manifest
+from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.bundle.variants import golden_key
 from edgevit.runner.selfcheck import logits_on
 

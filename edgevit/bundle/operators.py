@@ -1,0 +1,112 @@
+"""The operators that a bundle's graph may have: the closed list of what EdgeViT's lowering writes.
+
+`edgevit.targets.onnx_builder` writes nothing else, `edgevit.bundle.graph` reads nothing else. Each
+has the attributes it may have and the rule for its shape and cost. Source: ONNX operator set 20
+and ONNX Runtime's own operators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+from edgevit.bundle import shape_rules as rules
+from edgevit.bundle.shape_rules import Inferred, Reading
+
+OPSET = 20  # first with Gelu; LayerNormalization since 17
+IR_VERSION = 9
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
+DOMAINS = {"": OPSET, MICROSOFT: 1}
+ATTRIBUTE_TYPES = {"f": 1, "i": 2, "s": 3, "ints": 7}
+"""Field of an AttributeProto that holds the value -> the number of its type."""
+STRINGS = {"Gelu.approximate": ("none", "tanh")}
+"""Values that attributes of text may have."""
+
+
+@dataclass(frozen=True)
+class DataType:
+    """A type of elements: its name, and the bytes that one takes."""
+
+    name: str
+    size: int
+
+
+HALF = "float16"
+DATA_TYPES = {
+    1: DataType("float32", 4),
+    2: DataType("uint8", 1),
+    3: DataType("int8", 1),
+    6: DataType("int32", 4),
+    7: DataType("int64", 8),
+    9: DataType("bool", 1),
+    10: DataType(HALF, 2),
+    11: DataType("float64", 8),
+    17: DataType("float8", 1),
+}
+"""By their number in TensorProto.DataType; "float8" is float8_e4m3fn."""
+ELEMENT_BYTES = {kind.name: kind.size for kind in DATA_TYPES.values()}
+_CASTS = {number: kind.name for number, kind in DATA_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator.
+
+    Args:
+        rule: Says shape, type and cost of its output.
+        inputs: Least and most number of inputs.
+        attributes: Name -> field of the AttributeProto that holds it.
+        domain: Its operator set.
+    """
+
+    rule: Callable[[Reading], Inferred]
+    inputs: tuple[int, int]
+    attributes: dict[str, str] = field(default_factory=dict)
+    domain: str = ""
+
+
+def _cast(reading: Reading) -> Inferred:
+    return rules.same(reading, dtype=_CASTS.get(reading.attribute("to"), ""))
+
+
+_UNARY = Operator(rules.same, (1, 1))
+_BINARY = Operator(rules.elementwise, (2, 2))
+OPERATORS: dict[str, Operator] = {
+    "Identity": _UNARY,
+    "Relu": _UNARY,
+    "Sigmoid": _UNARY,
+    "Tanh": _UNARY,
+    "HardSwish": _UNARY,
+    "Sqrt": _UNARY,
+    "Exp": _UNARY,
+    "Neg": _UNARY,
+    "Add": _BINARY,
+    "Sub": _BINARY,
+    "Mul": _BINARY,
+    "Div": _BINARY,
+    "Less": Operator(rules.less, (2, 2)),
+    "Where": Operator(rules.where, (3, 3)),
+    "Clip": Operator(rules.same, (3, 3)),
+    "Cast": Operator(_cast, (1, 1), {"to": "i"}),
+    "Gelu": Operator(rules.same, (1, 1), {"approximate": "s"}),
+    "Softmax": Operator(rules.softmax, (1, 1), {"axis": "i"}),
+    "LayerNormalization": Operator(rules.layer_norm, (2, 3), {"axis": "i", "epsilon": "f"}),
+    "QuantizeLinear": Operator(rules.quantize, (3, 3)),
+    "DequantizeLinear": Operator(rules.dequantize, (3, 3), {"axis": "i"}),
+    "MatMul": Operator(rules.matmul, (2, 2)),
+    "Gemm": Operator(rules.gemm, (2, 3)),
+    "MatMulIntegerToFloat": Operator(rules.integer_matmul, (6, 7), domain=MICROSOFT),
+    "Conv": Operator(
+        rules.conv,
+        (2, 3),
+        {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "i"},
+    ),
+    "Reshape": Operator(rules.reshape, (2, 2)),
+    "Transpose": Operator(rules.transpose, (1, 1), {"perm": "ints"}),
+    "Slice": Operator(rules.slice_, (5, 5)),
+    "Gather": Operator(rules.gather, (2, 2), {"axis": "i"}),
+    "GatherElements": Operator(rules.gather_elements, (2, 2), {"axis": "i"}),
+    "Concat": Operator(rules.concat, (1, 256), {"axis": "i"}),
+    "Pad": Operator(rules.pad, (3, 3)),
+    "ReduceMean": Operator(rules.reduce_mean, (2, 2), {"keepdims": "i"}),
+}
