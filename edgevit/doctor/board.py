@@ -48,7 +48,8 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     general = [_python(facts), numpy_finding(facts), _memory(facts), _disk(facts)]
     jetson = facts["kind"] == "jetson"
     watched = [_power_mode(facts), _clocks(facts), _sensors(facts)] if jetson else []
-    if target == "cpu" or (target is None and facts["gpu"]["compute_capability"] is None):
+    gpu = facts["gpu"]["name"] or facts["gpu"]["compute_capability"]
+    if target == "cpu" or (target is None and gpu is None):
         return [_processor(facts), onnxruntime_finding(facts), *general, *watched]
     findings = [_device(facts, target)]
     if jetson:

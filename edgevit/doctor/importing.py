@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 
 _SECONDS = 300
 _MODULES = {"pillow": "PIL"}
@@ -25,7 +26,8 @@ for name in sys.argv[1:]:
 """
 
 
-def import_problems(packages: Sequence[str]) -> dict[str, str]:
+@lru_cache
+def import_problems(packages: tuple[str, ...]) -> dict[str, str]:
     """Return package -> what is wrong with importing it, "" if nothing is.
 
     They are imported one after the other in a process of their own, as one may crash; the rest is

@@ -207,8 +207,10 @@ def _imported(module: str) -> tuple[str | None, str | None]:
         except subprocess.TimeoutExpired:
             return None, f"importing it takes more than {_IMPORT_SECONDS} seconds"
     said = (done.stderr if done.returncode else done.stdout).decode("utf-8", "replace").strip()
-    last = (said.splitlines() or [f"its import ends with status {done.returncode}"])[-1][:500]
-    return (None, last) if done.returncode else (last, None)
+    if done.returncode == 0 and said:
+        return said.splitlines()[-1][:500], None
+    how = f"with status {done.returncode}" if done.returncode else "without a word"
+    return None, (said.splitlines() or [f"its import ends {how}"])[-1][:500]
 
 
 def _tensorrt(root: Path, packages: dict[str, str]) -> dict[str, str | None]:

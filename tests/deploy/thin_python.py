@@ -18,7 +18,8 @@ def bare_python(folder: Path, *packages: str) -> str:
     inside = next(folder.glob("lib/python3*/site-packages"))
     for package in packages:
         spec = find_spec(package)
-        assert spec is not None and spec.origin is not None, package
+        assert spec is not None, package
+        assert spec.origin is not None, package
         here = Path(spec.origin).parents[1]
         for found in (here / package, *here.glob(f"{package}.libs"), *here.glob(f"{package}-*")):
             (inside / found.name).symlink_to(found)
