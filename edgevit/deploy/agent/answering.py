@@ -18,7 +18,7 @@ from edgevit.deploy.agent.replies import Refused, read_line, say
 from edgevit.deploy.agent.running import end_run, is_owned, start
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR)
+_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)  # a link, a file, a FIFO
 
 
 def probe(request: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def _wait_for_sender() -> None:
 def _forget_others(root: int, names: set[str]) -> None:
     """Remove what an earlier deployment left and this one does not bring."""
     wanted = names | {name + PARTIAL for name in names} | {LOCK, OWNER}
-    empty(root, keep=lambda name: name in wanted or name.split("/")[0] == CACHE)
+    empty(root, keep=lambda name: name in wanted or name.startswith(CACHE + "/"))
 
 
 def _clear_after_the_dead(path: str) -> None:
