@@ -84,7 +84,8 @@ def start_ssh(
 def _prepared_child() -> Callable[[], None]:
     """Return what the child does before it becomes `ssh`; all it needs is loaded by now.
 
-    Ctrl-C then reaches EdgeViT alone, which cleans up over the connection.
+    It ends with the thread that starts it, too, which is the one that holds the connection. Ctrl-C
+    reaches EdgeViT alone, which cleans up over the connection.
     """
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None

@@ -23,7 +23,7 @@ from edgevit.errors import DeviceError, UsageError
 from edgevit.scratch import scratch_folder
 
 _POLL_SECONDS = 0.05
-_SCRIPT_SECONDS = 120.0
+_SCRIPT_SECONDS = 240.0  # it imports three modules, each for a minute at most
 _LOG_BYTES = 1 << 16
 _LONGEST_SOCKET = 80  # a socket's name holds 104 bytes or more, and ssh appends some to it
 _BOOTSTRAP = (

@@ -232,6 +232,21 @@ def test_a_broken_onnxruntime_here(tmp_path, broken):
     assert finding.mend.endswith("-m pip install --force-reinstall onnxruntime")
 
 
+@pytest.mark.parametrize("broken", ["raises", "stub"])
+def test_quantizing_with_a_broken_onnxruntime(tmp_path, broken):
+    """Said in one sentence, before the work."""
+    source, words = BROKEN[broken]
+    package(tmp_path / "path", "onnxruntime", source)
+    out = ["--method", "minmax", "-o", str(tmp_path / "out")]
+    from edgevit.zoo import reference_images
+
+    out += ["--calib", str(reference_images("calibration")), "--model", "vit_cifar10"]
+    done = with_packages(tmp_path / "path", "-m", "edgevit.cli", "quantize", *out)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error EV838: "), done.stderr
+    assert words.replace("has no __version__", "has no InferenceSession") in done.stderr
+
+
 def test_the_verb_with_a_broken_onnxruntime(tmp_path):
     source, words = BROKEN["raises"]
     package(tmp_path, "onnxruntime", source)
