@@ -83,7 +83,7 @@ class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
     model: Name | None
     module: Name | None
     soc: Name | None
-    target: Name | None
+    target: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] | None
     l4t: _Version | None
     jetpack: Name | None
     system: _System

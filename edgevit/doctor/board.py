@@ -8,6 +8,7 @@ tensorrt, python3-libnvinfer, libnvinfer-bin).
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -153,9 +154,9 @@ def _cuda_python(facts: Mapping[str, Any]) -> Finding:
     if facts["cuda"] is not None:
         return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
     driver = (facts["gpu"]["driver"] or "0").split(".")[0]
-    newer = driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
+    newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
-    mend = f"{python['executable'] or 'python3'} -m pip install --user {version}"
+    mend = f"{_interpreter(facts)} -m pip install --user {version}"
     return missing(name, "not installed", mend)
 
 
@@ -189,10 +190,11 @@ def _memory(facts: Mapping[str, Any]) -> Finding:
 def _disk(facts: Mapping[str, Any]) -> Finding:
     free, path = facts["disk_bytes"]["free"], facts["disk_bytes"]["path"]
     found = f"{free / _GIB:.1f} GiB free in {path}"
+    mend = f"sudo apt clean; du -xh {shlex.quote(path)} | sort -h | tail"
     if free < _LEAST_DISK:
-        return missing("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+        return missing("disk", found, mend)
     if free < _ENOUGH_DISK:
-        return warning("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+        return warning("disk", found, mend)
     return ok("disk", found)
 
 
@@ -217,9 +219,10 @@ def _fastest(modes: Mapping[Any, str]) -> tuple[Any, str] | None:
 
 
 def _clocks(facts: Mapping[str, Any]) -> Finding:
-    if facts["gpu"]["clocks_locked"]:
-        return ok("clocks", f"GPU locked at {facts['gpu']['clock_hz']['max'] / 1e6:.0f} MHz")
-    found = "the GPU's clock follows its load" if facts["gpu"]["clock_hz"] else "unknown"
+    clocks = facts["gpu"]["clock_hz"]
+    if facts["gpu"]["clocks_locked"] and clocks and clocks["max"]:
+        return ok("clocks", f"GPU locked at {clocks['max'] / 1e6:.0f} MHz")
+    found = "the GPU's clock follows its load" if clocks else "unknown"
     return warning("clocks", found, "sudo jetson_clocks  (until the next boot)")
 
 
@@ -241,4 +244,9 @@ def _install(package: str, facts: Mapping[str, Any], *, again: bool = False) -> 
         how = "sudo apt install --reinstall" if again else "sudo apt update && sudo apt install"
         return f"{how} {package}"
     how = "install --force-reinstall" if again else "install"
-    return f"{facts['python']['executable'] or 'python3'} -m pip {how} {_WHEELS[package]}"
+    return f"{_interpreter(facts)} -m pip {how} {_WHEELS[package]}"
+
+
+def _interpreter(facts: Mapping[str, Any]) -> str:
+    """Return its Python as a word for a shell: a board may say anything."""
+    return shlex.quote(facts["python"]["executable"] or "python3")

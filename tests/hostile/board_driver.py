@@ -38,10 +38,12 @@ def hung(number, frame):
 def run(folder, bundle, images, case):
     good = json.loads((folder / "good.json").read_text())
     (folder / "case.json").write_text(json.dumps({"steps": {}, **case.make(good)}))
-    arguments = ["deploy", bundle, "--device", "board", "--data", images, "--threads", "1"]
+    arguments = [*case.command, "--device", "board"]
+    if case.command == ("deploy",):
+        arguments += [bundle, "--data", images, "--threads", "1", "--rounds", "5"]
     signal.alarm(HANG_SECONDS)
     start = time.monotonic()
-    result = CliRunner().invoke(main, [*arguments, "--rounds", "5"])
+    result = CliRunner().invoke(main, arguments)
     signal.alarm(0)
     failure = result.exception
     return {

@@ -20,10 +20,12 @@ class Case:
     Args:
         make: Takes what an honest board says, returns the case for board_python.py.
         code: The error it ends in; "" where it is taken, with nothing in it that harms.
+        command: The verb that meets it and its options.
     """
 
     make: Callable[[dict[str, Any]], dict[str, Any]]
     code: str
+    command: tuple[str, ...] = ("deploy",)
 
 
 CASES: dict[str, Case] = {}
@@ -148,7 +150,43 @@ facts("a version that is null", "EV782", "python", "version", value=None)
 facts("problems in a list", "EV782", "python", "problems", value=["numpy"])
 facts("numpy that fails with escapes", "EV818", "python", "problems", value={"numpy": ESC})
 facts("a model with escapes", "", "model", value=ESC)
-facts("another target", "", "target", value="[bold]" + ESC)
+facts("a target with escapes", "EV782", "target", value="[bold]" + ESC)
+
+
+def doctor(name: str, code: str, *options: str, **changed: Any) -> None:
+    """Facts that the doctor judges; whole branches, merged."""
+
+    def make(good: dict[str, Any]) -> dict[str, Any]:
+        content = json.loads(good["facts"])
+        for key, value in changed.items():
+            merged = isinstance(value, dict) and content[key] is not None
+            content[key] = {**content[key], **value} if merged else value
+        return {"facts": json.dumps(content)}
+
+    CASES[f"doctor: {name}"] = Case(make, code, ("doctor", *options))
+
+
+ORIN = {"name": "Orin", "compute_capability": "8.7"}
+NO_MAXIMUM = {"min": 1, "max": None, "cur": 1}
+NO_CUDA = {"cuda": None, "pycuda": None, "torch": None}
+doctor("clocks that are locked and unknown", "EV783", kind="jetson",
+       gpu={**ORIN, "clocks_locked": True, "clock_hz": None})  # fmt: skip
+doctor("a maximum that is null", "EV783", kind="jetson",
+       gpu={**ORIN, "clocks_locked": True, "clock_hz": NO_MAXIMUM})  # fmt: skip
+doctor("a driver that only looks like digits", "EV783", cuda=None, python=NO_CUDA,
+       gpu={**ORIN, "driver": "²"})  # fmt: skip
+doctor("no capability", "EV783", gpu={"name": ESC, "compute_capability": None})
+doctor("a Python that is a command", "EV783", "--target", "cpu",
+       python={"executable": "python3; touch owned #", "onnxruntime": None})  # fmt: skip
+doctor("a folder that is a command", "EV783", "--target", "cpu",
+       disk_bytes={"path": "/home/$(touch owned)", "free": 0})  # fmt: skip
+doctor("versions in words", "EV783", gpu=ORIN, tensorrt={"version": "ten", "trtexec": ESC})
+doctor("a release without an end", "EV782", kind="jetson", l4t="3" * 5000)
+doctor("rails with escapes", "EV783", kind="jetson", gpu=ORIN, rails=[ESC])
+MODES = {"id": "0", "name": ESC, "modes": {"0": ESC, "1": "MAXN"}}
+doctor("modes with escapes", "EV783", kind="jetson", gpu=ORIN, power_mode=MODES)
+doctor("modes that are commands", "EV782", kind="jetson", gpu=ORIN,
+       power_mode={**MODES, "modes": {"0; touch owned": "MAXN"}})  # fmt: skip
 
 
 def present(name: str, **changed: Any) -> None:

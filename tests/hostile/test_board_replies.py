@@ -19,7 +19,7 @@ from edgevit.deploy.deploying import deploy
 from edgevit.runner.board_facts import board_facts
 
 HERE = Path(__file__).parent
-STATUSES = {"EV782": 7, "EV815": 7, "EV816": 7, "EV817": 3, "EV818": 3, "EV703": 7}
+STATUSES = {"EV782": 7, "EV815": 7, "EV816": 7, "EV817": 3, "EV818": 3, "EV703": 7, "EV783": 3}
 MOST_BYTES = 2 << 30
 OVER_SSH = (
     "probe: silence",
@@ -134,6 +134,14 @@ def test_a_bad_reply(without_network, name):
 @pytest.mark.parametrize("name", OVER_SSH)
 def test_a_bad_reply_over_ssh(over_ssh, name):
     check(over_ssh["cases"][name], CASES[name].code)
+
+
+def test_what_the_doctor_advises_is_no_command_of_the_board(without_network):
+    cases = without_network["cases"]
+    said = cases["doctor: a Python that is a command"]["output"]
+    assert "$ 'python3; touch owned #' -m pip install onnxruntime" in said
+    said = cases["doctor: a folder that is a command"]["output"]
+    assert "du -xh '/home/$(touch owned)' | sort" in said
 
 
 def test_none_takes_much_memory(without_network, over_ssh):
