@@ -177,7 +177,7 @@ def _measured_there(
             folder,
             lambda done: progress("prepare images", done, len(images)),
         )
-        files = _files(bundle, folder)
+        files = _files(bundle, shipment)
         sent = _sent(bundle, shipment, files, deployment.conditions)
         total = sum(file.size_bytes for file in files)
         retry = _Retry(connection)
@@ -203,12 +203,12 @@ def _sent(
     return Sent(bundle=bundle, shipment=shipment, images_sha256=hashes, conditions=conditions)
 
 
-def _files(bundle: Bundle, images: Path) -> list[Shipped]:
+def _files(bundle: Bundle, images: Shipment) -> list[Shipped]:
     found = [Shipped.of(path, name) for name, path in thin_runner_files().items()]
     for name in (MANIFEST, *bundle.manifest["files"]):
         found.append(Shipped.of(bundle.path / name, f"{_BUNDLE}/{name}"))
-    for path in sorted(images.iterdir()):
-        found.append(Shipped.of(path, f"{_IMAGES}/{path.name}"))
+    for name in images.names:
+        found.append(Shipped.of(images.folder / name, f"{_IMAGES}/{name}"))
     return found
 
 

@@ -12,8 +12,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from edgevit import errors
 from edgevit.deploy.words import plain
-from edgevit.errors import DeviceError
+from edgevit.errors import (
+    AccuracyGateError,
+    DeviceError,
+    EdgeViTError,
+    LatencyGateError,
+    UndecidedError,
+)
 
 LINE_BYTES = 4 << 20
 """Most bytes of one line."""
@@ -134,6 +141,15 @@ PROTOCOLS = {
 """By verb of `edgevit.deploy.agent.answering.VERBS`."""
 
 
+_GATES = (AccuracyGateError, LatencyGateError, UndecidedError)
+RAISED = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, EdgeViTError) and kind not in _GATES
+}
+"""Classes of errors that a board may report, by name; gates are judged on this side."""
+
+
 class Progressed(Struct, frozen=True):
     """A line of the measurement: how far it is."""
 
@@ -143,17 +159,9 @@ class Progressed(Struct, frozen=True):
 
 
 class Reported(Struct, frozen=True, rename={"try_next": "try", "kind": "class"}):
-    """An error of `edgevit.errors` that was raised on the board; gates are judged here."""
+    """An error of `edgevit.errors` that was raised on the board; its class is one of `RAISED`."""
 
-    kind: Literal[
-        "EdgeViTError",
-        "UsageError",
-        "EnvironmentError_",
-        "UnsupportedError",
-        "DeviceError",
-        "DataError",
-        "BundleError",
-    ]
+    kind: Name
     code: Code
     what: Words
     where: Words = ""

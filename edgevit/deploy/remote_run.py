@@ -9,11 +9,19 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from edgevit import errors
 from edgevit.calibration.progress import Progress
 from edgevit.deploy.channel import silent
 from edgevit.deploy.connection import Connection
-from edgevit.deploy.messages import Exit, Line, Progressed, Raised, Reported, decoded, misfit
+from edgevit.deploy.messages import (
+    RAISED,
+    Exit,
+    Line,
+    Progressed,
+    Raised,
+    Reported,
+    decoded,
+    misfit,
+)
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError
 
@@ -108,8 +116,9 @@ class RemoteRun:
 
 def _raised_there(said: Reported) -> EdgeViTError:
     """Return the board's error as one of the same class, so that it has the same exit status."""
-    kind: type[EdgeViTError] = getattr(errors, said.kind)
-    return kind(
+    if said.kind not in RAISED:
+        raise misfit(_WHAT, f"{said.kind} is no class of an error that it could raise.")
+    return RAISED[said.kind](
         said.code,
         plain(said.what) or "The measurement on the board failed.",
         where=f"on the board {plain(said.where)}".strip(),

@@ -61,14 +61,18 @@ class Shipment:
                 yield batch, self.labels[start + first : start + first + len(batch)], None
             start += count
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its files; whatever else lies in the folder is none of them."""
+        return (INDEX, *(file_name(number) for number in range(len(self.counts))))
+
     def sha256(self) -> str:
         """Return the SHA-256 of all its files as they are now, as `files_digest` does.
 
         Raises:
             DataError: A file can't be read (EV110).
         """
-        names = [INDEX, *(file_name(number) for number in range(len(self.counts)))]
-        return files_digest({name: _hashed(self.folder / name) for name in names})
+        return files_digest({name: _hashed(self.folder / name) for name in self.names})
 
     def _pixels(self, number: int, count: int) -> npt.NDArray[np.uint8]:
         path = self.folder / file_name(number)

@@ -61,7 +61,7 @@ def mutated(content, draw):
         elif isinstance(parent, list) and draw.random() < 0.3:
             parent.append(copy.deepcopy(parent[last]))
         else:
-            parent[last] = draw.choice(ODD)
+            parent[last] = copy.deepcopy(draw.choice(ODD))
     return content
 
 
