@@ -18,7 +18,14 @@ from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
 
 SSH_FAILED = 255
 """Status with which ssh itself fails; a command there has another."""
-_AGENT_MODULES = ("replies", "folders", "running", "receiving", "answering")  # before their users
+_AGENT_MODULES = (
+    "replies",
+    "files",
+    "folders",
+    "running",
+    "receiving",
+    "answering",
+)  # each before its users
 _Reply = TypeVar("_Reply", bound=Message)
 
 

@@ -17,7 +17,8 @@ from deploy.thin_python import bare_python
 from edgevit.bundle import open_bundle
 from edgevit.cli import main
 from edgevit.deploy.agent import running
-from edgevit.deploy.agent.folders import make_folder, open_root
+from edgevit.deploy.agent.files import make_folder
+from edgevit.deploy.agent.folders import open_root
 from edgevit.deploy.call import Call
 from edgevit.deploy.connection import _BOOTSTRAP
 from edgevit.deploy.messages import Board as Answer

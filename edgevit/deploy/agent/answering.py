@@ -12,7 +12,8 @@ import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from edgevit.deploy.agent.folders import files, open_root, opened, remove_root
+from edgevit.deploy.agent.files import files, opened
+from edgevit.deploy.agent.folders import open_root, remove_root
 from edgevit.deploy.agent.receiving import receive
 from edgevit.deploy.agent.replies import Refused, read_line, say
 from edgevit.deploy.agent.running import end_run, is_owned, start

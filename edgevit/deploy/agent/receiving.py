@@ -11,16 +11,8 @@ import time
 from contextlib import contextmanager
 from typing import IO, Any, Iterator
 
-from edgevit.deploy.agent.folders import (
-    LOCK,
-    OWNER,
-    empty,
-    open_root,
-    opened,
-    others,
-    remove_file,
-    rename,
-)
+from edgevit.deploy.agent.files import empty, opened, remove_file, rename
+from edgevit.deploy.agent.folders import LOCK, OWNER, open_root, others
 from edgevit.deploy.agent.replies import PARTIAL, Refused, read_line, say, standard_input
 from edgevit.deploy.agent.running import (
     CACHE,

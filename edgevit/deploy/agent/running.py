@@ -10,15 +10,8 @@ import sys
 import time
 from typing import IO, Any
 
-from edgevit.deploy.agent.folders import (
-    OWNER,
-    empty,
-    make_folder,
-    open_root,
-    opened,
-    read_text,
-    write_text,
-)
+from edgevit.deploy.agent.files import empty, make_folder, opened, read_text, write_text
+from edgevit.deploy.agent.folders import OWNER, open_root
 from edgevit.deploy.agent.replies import Refused, say
 
 RUN = "run"
