@@ -12,6 +12,7 @@ MODULES = [
     "edgevit.runner.accuracy",
     "edgevit.runner.board",
     "edgevit.runner.board_facts",
+    "edgevit.runner.engine_library",
     "edgevit.runner.engines",
     "edgevit.runner.exchange",
     "edgevit.runner.latency",

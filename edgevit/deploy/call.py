@@ -4,41 +4,49 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from edgevit.deploy.agent.replies import MARK
+from edgevit.deploy.channel import Channel, silent
+from edgevit.deploy.messages import PROTOCOLS, Alive, Failed, Message, decoded, misfit
+from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
 
 SSH_FAILED = 255
 """Status with which ssh itself fails; a command there has another."""
-_AGENT_MODULES = ("replies", "running", "receiving", "answering")  # each before its users
+_AGENT_MODULES = (
+    "replies",
+    "files",
+    "folders",
+    "running",
+    "receiving",
+    "answering",
+)  # each before its users
+_Reply = TypeVar("_Reply", bound=Message)
 
 
 class ConnectionLost(Exception):
     """The connection broke; the same request can be made again over a new one."""
 
 
-class Call:
+class Call(Channel):
     """A running request.
 
     Args:
         process: `ssh` with pipes, whose remote end runs the bootstrap of connection.py.
-        verb: One of `edgevit.deploy.agent.answering.VERBS`.
+        verb: One of `edgevit.deploy.messages.PROTOCOLS`.
         request: Its arguments.
     """
 
     def __init__(
         self, process: subprocess.Popen[bytes], verb: str, request: dict[str, Any]
     ) -> None:
-        self._process = process
-        self._errors = b""
-        self._drain = threading.Thread(target=self._read_errors, daemon=True)
-        self._drain.start()
+        self.verb, self._protocol = verb, PROTOCOLS[verb]
+        super().__init__(process, self._protocol.silent_s)
         source = _agent_source()
         asked = json.dumps({"verb": verb, **request}).encode()
         self._opening = b"%d\n%s%s\n" % (len(source), source, asked)
@@ -47,58 +55,31 @@ class Call:
         self.write(self._opening)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.abandon()
-        for stream in (self._process.stdin, self._process.stdout):
-            try:
-                if stream is not None:
-                    stream.close()
-            except OSError:  # what was still buffered has nowhere to go
-                pass
-        self._drain.join()
-
-    def write(self, data: bytes) -> bool:
-        """Send bytes; return whether they could be: why not shows when the replies are read."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):  # ValueError: closed by now
-            return False
-        return True
-
-    def abandon(self) -> None:
-        """End the request now, so that a thread that still writes to it stops."""
-        if self._process.poll() is None:
-            self._process.terminate()
-        self._process.wait()
-
-    def replies(self) -> Iterator[dict[str, Any]]:
-        """Yield the replies until the other side is done.
+    def replies(self) -> Iterator[Message]:
+        """Yield the replies until the other side is done; `Alive` is one of them.
 
         Raises:
             ConnectionLost: It broke.
-            EdgeViTError: What the agent reports (see `_reported`), or its Python's failure (EV816).
+            EdgeViTError: What the agent reports (see `_reported`), its Python's failure (EV816), or
+                that its answer is none (EV833), too long (EV834) or does not come (EV835).
         """
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if not line.startswith(MARK.encode()) or not line.endswith(b"\n"):
-                continue  # a login script's greeting, or a reply that was cut off
-            reply = json.loads(line[len(MARK) :])
-            if "error" in reply:
-                raise _reported(reply["error"], reply["message"])
+        progressed = time.monotonic()
+        while line := self._marked_line(progressed + self._protocol.stalled_s):
+            reply: Message = decoded(line, self._protocol.replies, f"answer to {self.verb!r}")
+            if isinstance(reply, Failed):
+                raise _reported(reply)
+            if not isinstance(reply, Alive):
+                progressed = time.monotonic()
             yield reply
         self._check_end()
 
-    def reply(self) -> dict[str, Any]:
-        """Return the next reply; errors as `replies`."""
+    def reply(self, kind: type[_Reply]) -> _Reply:
+        """Return the reply, which has to be of a kind; errors as `replies`."""
         for reply in self.replies():
-            return reply
+            if isinstance(reply, kind):
+                return reply
+            if not isinstance(reply, Alive):
+                raise misfit(f"answer to {self.verb!r}", f"{type(reply).__name__} came instead.")
         raise ConnectionLost("it ended without an answer")
 
     def read(self, size_bytes: int) -> bytes:
@@ -106,33 +87,41 @@ class Call:
 
         Raises:
             ConnectionLost: Fewer came.
+            DeviceError: They don't come (EV835).
         """
-        assert self._process.stdout is not None
-        data = self._process.stdout.read(size_bytes)
+        data = self.block(size_bytes)
         if len(data) != size_bytes:
             raise ConnectionLost(f"{len(data)} of {size_bytes} bytes came")
         return data
 
+    def _marked_line(self, stalled: float) -> bytes:
+        """Return the next reply's JSON, empty at the end.
+
+        What has no mark is a login script's greeting; what has no end was cut off.
+        """
+        until = time.monotonic() + self.silent_s
+        if stalled < time.monotonic():
+            raise silent(
+                f"It says that it is alive, and no more for {self._protocol.stalled_s:g} s."
+            )
+        while line := self.line(until):
+            if line.startswith(MARK.encode()) and line.endswith(b"\n"):
+                return line[len(MARK) :]
+        return b""
+
     def _check_end(self) -> None:
-        status = self._process.wait()
-        self._drain.join()
+        status = self.status()
         if status == 0:
             return
-        said = self._errors.decode(errors="replace").strip()
         # 255 is ssh's own; a signal is ssh ended by one; 1 without a word is an agent that lost us.
-        if status == SSH_FAILED or status < 0 or (status == 1 and not said):
-            raise ConnectionLost(said or f"ssh ended with {status}")
+        if status == SSH_FAILED or status < 0 or (status == 1 and not self.said):
+            raise ConnectionLost(self.said or f"ssh ended with {status}")
         raise DeviceError(
             "EV816",
             "The board's Python can't run EdgeViT.",
-            why=said[-1000:],
+            why=self.said[-1000:],
             try_next="Python 3.8 or newer is needed there; --python names another one.",
         )
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            self._errors = stream.read()
 
 
 @lru_cache
@@ -153,27 +142,36 @@ def _agent_source() -> bytes:
     return "\n".join(lines).encode()
 
 
-def _reported(kind: str, message: str) -> EdgeViTError:
+def _reported(failed: Failed) -> EdgeViTError:
     """Return the error for what the agent refused or could not do."""
-    if kind == "full":
+    why = plain(failed.message)
+    if failed.kind == "full":
         return EnvironmentError_(
             "EV817",
             "The board's disk is full.",
-            why=message,
+            why=why,
             try_next="Free some space there, or --folder on another disk of the board.",
         )
-    if kind == "busy":
+    if failed.kind == "busy":
         return DeviceError(
             "EV822",
             "This bundle is being deployed to this board already.",
-            why=message,
+            why=why,
             try_next="Wait for it to end.",
         )
-    if kind == "damaged":
-        return DeviceError("EV821", "A file arrived damaged.", why=message, try_next="Try again.")
+    if failed.kind == "damaged":
+        return DeviceError("EV821", "A file arrived damaged.", why=why, try_next="Try again.")
+    if failed.kind == "folder":
+        return DeviceError(
+            "EV832",
+            "The board's folder is not one that EdgeViT may use.",
+            why=why,
+            try_next="Look at it there: only you may own it and write to it, and no link leads to "
+            "it. --folder names another place.",
+        )
     return DeviceError(
         "EV824",
         "The board could not do what it was asked.",
-        why=message,
+        why=why,
         try_next="Check that the folder may be written to; --folder names another one.",
     )

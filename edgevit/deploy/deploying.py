@@ -6,11 +6,10 @@ its connection for good is continued by the next; it is removed at the end unles
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,16 +22,20 @@ from edgevit.data import ImageSet, Preprocessing
 from edgevit.deploy.call import ConnectionLost
 from edgevit.deploy.connection import Connection, remote_word
 from edgevit.deploy.images import pack_images
+from edgevit.deploy.measured import content_of, measured_from_json
+from edgevit.deploy.messages import Done
 from edgevit.deploy.preflight import Board, Needs, check, look_at
 from edgevit.deploy.remote_run import RemoteRun
 from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.deploy.transfer import Shipped, fetch, send_files
+from edgevit.deploy.verifying import Sent, check_measured
 from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.limits import check_limits, check_runs
 from edgevit.report.validation import validation_report
 from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
 from edgevit.runner.measuring import BATCH, Conditions, Measurements
+from edgevit.runner.shipment import Shipment
 from edgevit.scratch import scratch_folder
 from edgevit.validating import (
     DEFAULT_MAX_DROP,
@@ -103,7 +106,7 @@ def deploy(
         progress: Called with (stage, done, total).
 
     Raises:
-        EdgeViTError: Any of `edgevit.errors`; EV810 to EV829 are about the board and the way there.
+        EdgeViTError: Any of `edgevit.errors`; EV810 to EV836 are about the board and the way there.
     """
     check_limits(max_drop=max_drop, max_latency_ms=None)
     check_runs(threads=threads, batch=batch, rounds=rounds)
@@ -169,13 +172,14 @@ def _measured_there(
     """Send, run and fetch; each of them survives a connection that breaks."""
     with scratch_folder("edgevit-images-") as folder:
         preprocessing = Preprocessing.from_dict(bundle.preprocessing)
-        pack_images(
+        shipment = pack_images(
             images,
             preprocessing,
             folder,
             lambda done: progress("prepare images", done, len(images)),
         )
-        files = _files(bundle, folder)
+        files = _files(bundle, shipment)
+        sent = _sent(bundle, shipment, files, deployment.conditions)
         total = sum(file.size_bytes for file in files)
         retry = _Retry(connection)
 
@@ -186,16 +190,26 @@ def _measured_there(
         retry(lambda: send_files(connection, board.root, deployment.nonce, files, on_bytes))
     run = RemoteRun(board.root, deployment.nonce, run_arguments(deployment.conditions), progress)
     retry(lambda: run.follow(connection, retry.heard))
-    content = json.loads(retry(lambda: fetch(connection, board.root, _MEASURED)))
+    data = retry(lambda: fetch(connection, board.root, _MEASURED, sent.most_bytes))
+    measured = measured_from_json(data)
+    check_measured(measured, sent)
+    content = content_of(measured)
     return measurements_from_dict(content), dict(content["machine"])
 
 
-def _files(bundle: Bundle, images: Path) -> list[Shipped]:
+def _sent(
+    bundle: Bundle, shipment: Shipment, files: Sequence[Shipped], conditions: Conditions
+) -> Sent:
+    hashes = {file.path.name: file.sha256 for file in files if file.path.parent == shipment.folder}
+    return Sent(bundle=bundle, shipment=shipment, images_sha256=hashes, conditions=conditions)
+
+
+def _files(bundle: Bundle, images: Shipment) -> list[Shipped]:
     found = [Shipped.of(path, name) for name, path in thin_runner_files().items()]
     for name in (MANIFEST, *bundle.manifest["files"]):
         found.append(Shipped.of(bundle.path / name, f"{_BUNDLE}/{name}"))
-    for path in sorted(images.iterdir()):
-        found.append(Shipped.of(path, f"{_IMAGES}/{path.name}"))
+    for name in images.names:
+        found.append(Shipped.of(images.folder / name, f"{_IMAGES}/{name}"))
     return found
 
 
@@ -260,7 +274,7 @@ def _tidy(connection: Connection, root: str, deployment: Deployment) -> None:
     verb, in_cache = "stop" if deployment.keep else "clean", deployment.folder is None
     request = {"root": root, "nonce": deployment.nonce, "in_cache": in_cache}
     with connection.call(verb, **request) as call:
-        call.reply()
+        call.reply(Done)
 
 
 def _device(deployment: Deployment, board: Board, machine: dict[str, Any]) -> dict[str, Any]:

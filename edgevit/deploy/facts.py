@@ -2,12 +2,99 @@
 
 from __future__ import annotations
 
-import json
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from edgevit.deploy.connection import Connection
+from edgevit.deploy.messages import Bytes, Name, Text
+from edgevit.deploy.words import all_plain, plain
 from edgevit.errors import DeviceError
+
+_Version = Annotated[str, Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,9}){0,5}\Z")]
+_Number = Annotated[str, Meta(pattern=r"^[0-9]{1,4}\Z")]
+
+
+class _System(Struct, frozen=True):
+    name: Name | None
+    kernel: Name | None
+    machine: Name
+    desktop: bool
+
+
+class _Python(Struct, frozen=True):
+    version: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}[0-9A-Za-z.+]{0,40}\Z")]
+    executable: Name | None
+    numpy: Name | None
+    tensorrt: Name | None
+    onnxruntime: Name | None
+    cuda: Name | None
+    pycuda: Name | None
+    torch: Name | None
+    problems: dict[Name, Text]
+
+
+class _TensorRT(Struct, frozen=True):
+    version: Name | None
+    trtexec: Name | None
+
+
+class _Clock(Struct, frozen=True):
+    min: Bytes | None
+    max: Bytes | None
+    cur: Bytes | None
+
+
+class _Graphics(Struct, frozen=True):
+    name: Name | None
+    compute_capability: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\Z")] | None
+    driver: Name | None
+    memory_bytes: Bytes | None
+    clock_hz: _Clock | None
+    clocks_locked: bool | None
+
+
+class _Memory(Struct, frozen=True):
+    total: Bytes | None
+    available: Bytes | None
+    swap_free: Bytes | None
+
+
+class _Disk(Struct, frozen=True):
+    path: Name
+    total: Bytes
+    free: Bytes
+
+
+class PowerMode(Struct, frozen=True):
+    """nvpmodel's mode, and all modes by number."""
+
+    id: _Number | None
+    name: Name | None
+    modes: dict[_Number, Name]
+
+
+class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
+    """What `edgevit.runner.board_facts.board_facts` returns."""
+
+    kind: Name
+    model: Name | None
+    module: Name | None
+    soc: Name | None
+    target: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] | None
+    l4t: _Version | None
+    jetpack: Name | None
+    system: _System
+    python: _Python
+    tensorrt: _TensorRT
+    cuda: Name | None
+    gpu: _Graphics
+    memory_bytes: _Memory
+    disk_bytes: _Disk
+    power_mode: PowerMode | None
+    rails: list[Name]
 
 
 def facts_through(connection: Connection, *arguments: str) -> dict[str, Any]:
@@ -30,17 +117,18 @@ def facts_from_output(output: str, device: str) -> dict[str, Any]:
     Raises:
         DeviceError: There are none (EV782).
     """
+    wrong = ""
     for line in reversed(output.splitlines()):
-        try:
-            facts = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(facts, dict) and facts.get("schema_version") == 1:
-            return facts
+        if line.startswith("{"):
+            try:
+                facts = msgspec.json.decode(line, type=Facts)
+                return dict(all_plain(msgspec.to_builtins(facts)))
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                wrong = wrong or plain(f" {error}", 500)
     raise DeviceError(
         "EV782",
         "The board did not say what it is.",
         where=device,
-        why=f"It answered: {output.strip()[-300:] or 'nothing'}",
+        why=wrong or f"It answered: {plain(output, 300) or 'nothing'}",
         try_next=f"Try: ssh {device} python3 -c 'print(1)'",
     )

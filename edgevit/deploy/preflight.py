@@ -13,6 +13,7 @@ from typing import Any
 
 from edgevit.deploy.connection import Connection, no_python
 from edgevit.deploy.facts import facts_through
+from edgevit.deploy.messages import Board as Answer
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.engines import is_for_tensorrt
 from edgevit.targets.profiles import OLDEST_TENSORRT, version_key
@@ -76,24 +77,33 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
 
     Raises:
         UsageError: The folder can't be passed on (EV825).
-        DeviceError: Its Python does not start or is older than 3.8 (EV816), or it does not say
-            what it is (EV782).
+        DeviceError: Its Python does not start or is older than 3.8 (EV816), the folder is not ours
+            (EV832), or it does not say what it is (EV782, EV833 to EV835).
         ConnectionLost: The connection broke.
     """
     if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
         raise UsageError("EV825", "This is no folder.", where="--folder", why=repr(folder))
-    with connection.call("probe", folder=folder, name=name, modules=_MODULES) as call:
-        found = call.reply()
-    if tuple(int(part) for part in re.findall(r"\d+", found["python"])[:2]) < _OLDEST_PYTHON:
-        raise no_python(connection.python, f"It is Python {found['python']}.")
+    with connection.call("probe", folder=folder, name=name) as call:
+        found = call.reply(Answer)
+    if tuple(int(part) for part in re.findall(r"\d+", found.python)[:2]) < _OLDEST_PYTHON:
+        raise no_python(connection.python, f"It is Python {found.python}.")
+    facts = facts_through(connection, "--disk", found.root)
     return Board(
-        python=found["python"],
-        modules=found["modules"],
-        root=found["root"],
-        free_bytes=found["free_bytes"],
-        present_bytes=found["present_bytes"],
-        facts=facts_through(connection, "--disk", found["root"]),
+        python=found.python,
+        modules={name: _module(facts["python"], name) for name in _MODULES},
+        root=found.root,
+        free_bytes=found.free_bytes,
+        present_bytes=found.present_bytes,
+        facts=facts,
     )
+
+
+def _module(python: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return a module's version, or what became of importing it there."""
+    problem = python["problems"].get(name)
+    if problem is None and python[name] is None:
+        problem = f"No module named {name!r}"
+    return {"version": python[name]} if problem is None else {"error": problem}
 
 
 def check(board: Board, needs: Needs) -> list[str]:

@@ -6,16 +6,29 @@ The run goes on when the connection breaks; over a new one it is followed from t
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from edgevit import errors
 from edgevit.bundle.limits import given_limits
 from edgevit.calibration.progress import Progress
+from edgevit.deploy.channel import silent
 from edgevit.deploy.connection import Connection
+from edgevit.deploy.messages import (
+    RAISED,
+    Exit,
+    Line,
+    Progressed,
+    Raised,
+    Reported,
+    decoded,
+    misfit,
+)
+from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError
 
 _KILLED = -9
+_MOST_SECONDS = 24 * 3600.0
+_WHAT = "line of the measurement"
 
 
 class RemoteRun:
@@ -31,6 +44,7 @@ class RemoteRun:
     def __init__(self, root: str, nonce: str, arguments: Sequence[str], progress: Progress) -> None:
         self.root, self.arguments, self.progress = root, list(arguments), progress
         self._nonce, self._offset = nonce, 0
+        self._until = time.monotonic() + _MOST_SECONDS
         self._error: EdgeViTError | None = None
 
     def follow(self, connection: Connection, on_reply: Callable[[], None]) -> None:
@@ -43,7 +57,7 @@ class RemoteRun:
         Raises:
             ConnectionLost: The connection broke; call again over a new one.
             EdgeViTError: What the run raised; DeviceError when it was killed (EV819) or failed
-                otherwise (EV820).
+                otherwise (EV820), or when what comes is no measurement's progress (EV833, EV835).
         """
         request = {
             "root": self.root,
@@ -59,23 +73,30 @@ class RemoteRun:
         with connection.call("start", **request) as call:
             for reply in call.replies():
                 on_reply()
-                if "line" in reply:
-                    self._offset = reply["offset"]
-                    self._heard(reply["line"])
-                if "exit" in reply:
-                    self._check(reply["exit"], reply["errors"])
+                if time.monotonic() > self._until:
+                    raise silent(f"It has measured for {_MOST_SECONDS / 3600:g} hours.")
+                if isinstance(reply, Line):
+                    self._heard(reply)
+                if isinstance(reply, Exit):
+                    self._check(reply.status, plain(reply.errors))
+                    return
+        raise misfit("answer to 'start'", "It ended without the run's exit status.")
 
-    def _heard(self, line: str) -> None:
+    def _heard(self, line: Line) -> None:
+        if line.offset <= self._offset:
+            raise misfit(_WHAT, f"It goes back from {self._offset} to {line.offset}.")
+        self._offset = line.offset
         try:
-            said = json.loads(line)
-        except ValueError:
+            keys = set(json.loads(line.text))
+        except (ValueError, TypeError, RecursionError):
             return  # what a library prints
-        if not isinstance(said, dict):
-            return
-        if "error" in said:
-            self._error = _raised_there(said["error"])
-        elif {"stage", "done", "total"} <= set(said):
-            self.progress(said["stage"], said["done"], said["total"])
+        if "error" in keys:
+            self._error = _raised_there(decoded(line.text.encode(), Raised, _WHAT).error)
+        elif "stage" in keys:
+            said = decoded(line.text.encode(), Progressed, _WHAT)
+            if said.done > said.total:
+                raise misfit(_WHAT, f"{said.done} of {said.total} are done.")
+            self.progress(said.stage, said.done, said.total)
 
     def _check(self, status: int | None, said: str) -> None:
         if status == 0:
@@ -93,20 +114,19 @@ class RemoteRun:
         raise DeviceError(
             "EV820",
             "The measurement on the board failed.",
-            why=said.strip()[-1500:] or f"It ended with status {status}.",
+            why=said[-1500:] or f"It ended with status {status}.",
             try_next="Deploy with --keep, then run the command it shows on the board itself.",
         )
 
 
-def _raised_there(parts: dict[str, Any]) -> EdgeViTError:
+def _raised_there(said: Reported) -> EdgeViTError:
     """Return the board's error as one of the same class, so that it has the same exit status."""
-    kind = getattr(errors, str(parts.get("class")), EdgeViTError)
-    if not (isinstance(kind, type) and issubclass(kind, EdgeViTError)):
-        kind = EdgeViTError
-    return kind(
-        str(parts.get("code", "EV820")),
-        str(parts.get("what", "The measurement on the board failed.")),
-        where=" ".join(("on the board", str(parts.get("where", "")))).strip(),
-        why=str(parts.get("why", "")),
-        try_next=str(parts.get("try", "")),
+    if said.kind not in RAISED:
+        raise misfit(_WHAT, f"{said.kind} is no class of an error that it could raise.")
+    return RAISED[said.kind](
+        said.code,
+        plain(said.what) or "The measurement on the board failed.",
+        where=f"on the board {plain(said.where)}".strip(),
+        why=plain(said.why),
+        try_next=plain(said.try_next),
     )

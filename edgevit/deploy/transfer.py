@@ -12,13 +12,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgevit.deploy.call import Call, ConnectionLost
+from edgevit.deploy.channel import too_much
 from edgevit.deploy.connection import Connection
+from edgevit.deploy.messages import Complete, File, Has, Present, Received, misfit
 from edgevit.errors import DeviceError
 
 _CHUNK_BYTES = 1 << 16
+_WHAT = "answer to 'receive'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,9 @@ def send_files(
     """
     listed = [{"name": f.name, "size": f.size_bytes, "sha256": f.sha256} for f in files]
     with connection.call("receive", root=root, nonce=nonce, files=listed) as call:
-        present = _present(call)
+        present = call.reply(Present).files
+        if len(present) != len(files):
+            raise misfit(_WHAT, f"It says of {len(present)} files what it has, of {len(files)}.")
         offsets = [_offset(file, has) for file, has in zip(files, present, strict=True)]
         there = sum(
             file.size_bytes if offset is None else offset
@@ -86,19 +90,14 @@ def send_files(
     return there
 
 
-def _present(call: Call) -> list[dict[str, Any]]:
-    for reply in call.replies():
-        if "present" in reply:
-            found: list[dict[str, Any]] = reply["present"]
-            return found
-    raise ConnectionLost("it ended before the files were compared")
-
-
-def _offset(file: Shipped, has: dict[str, Any]) -> int | None:
+def _offset(file: Shipped, has: Has) -> int | None:
     """Return from which byte on to send a file, or None if the board has all of it."""
-    if has["whole"]:
+    whole = (has.bytes, has.sha256) == (file.size_bytes, file.sha256)
+    if (has.whole and not whole) or has.bytes > file.size_bytes:
+        raise misfit(_WHAT, f"It can't have {has.bytes} bytes of {file.name} with that SHA-256.")
+    if has.whole:
         return None
-    digest, left = hashlib.sha256(), int(has["bytes"])
+    digest, left = hashlib.sha256(), has.bytes
     try:
         with open(file.path, "rb") as stream:
             while left and (chunk := stream.read(min(left, 1 << 20))):
@@ -106,7 +105,7 @@ def _offset(file: Shipped, has: dict[str, Any]) -> int | None:
                 left -= len(chunk)
     except OSError as error:
         raise _changed(file, error.strerror or str(error)) from error
-    return int(has["bytes"]) if digest.hexdigest() == has["sha256"] and not left else 0
+    return has.bytes if digest.hexdigest() == has.sha256 and not left else 0
 
 
 def _stream(
@@ -130,14 +129,8 @@ def _stream(
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    complete = False
     try:
-        for reply in call.replies():
-            if "received" in reply:
-                on_received(reply["received"])
-            complete = complete or "complete" in reply
-        if not complete:
-            raise ConnectionLost("it ended before all files were there")
+        _follow(call, files, offsets, on_received)
     except ConnectionLost:
         if unreadable:
             raise unreadable[0] from None
@@ -146,6 +139,32 @@ def _stream(
         stop.set()
         call.abandon()
         writer.join()
+
+
+def _follow(
+    call: Call,
+    files: Sequence[Shipped],
+    offsets: Sequence[int | None],
+    on_received: Callable[[int], None],
+) -> None:
+    """Read how much has arrived until all has; it grows, and not beyond what is sent."""
+    before = 0
+    expected = sum(
+        file.size_bytes - offset
+        for file, offset in zip(files, offsets, strict=True)
+        if offset is not None
+    )
+    for reply in call.replies():
+        if isinstance(reply, Received):
+            if not before <= reply.bytes <= expected:
+                raise misfit(_WHAT, f"{reply.bytes} of {expected} bytes, after {before}.")
+            before = reply.bytes
+            on_received(before)
+        if isinstance(reply, Complete):
+            if before != expected:
+                raise misfit(_WHAT, f"All is there, it says, with {before} of {expected} bytes.")
+            return
+    raise ConnectionLost("it ended before all files were there")
 
 
 def _write_file(call: Call, file: Shipped, offset: int, stop: threading.Event) -> None:
@@ -178,16 +197,24 @@ def _changed(file: Shipped, why: str) -> DeviceError:
     )
 
 
-def fetch(connection: Connection, root: str, name: str) -> bytes:
+def fetch(connection: Connection, root: str, name: str, most_bytes: int) -> bytes:
     """Return a file of the board.
+
+    Args:
+        connection: To the board.
+        root: The deployment's folder there.
+        name: Of the file in it.
+        most_bytes: Largest size that is taken.
 
     Raises:
         ConnectionLost: The connection broke.
-        DeviceError: It arrived damaged (EV821) or is not there (EV824).
+        DeviceError: It arrived damaged (EV821), is not there (EV824) or is too large (EV834).
     """
     with connection.call("send", root=root, name=name) as call:
-        head = call.reply()
-        data = call.read(head["size"])
-    if hashlib.sha256(data).hexdigest() != head["sha256"]:
+        head = call.reply(File)
+        if head.size > most_bytes:
+            raise too_much(f"{name} has {head.size} bytes, {most_bytes} at most can be of use.")
+        data = call.read(head.size)
+    if hashlib.sha256(data).hexdigest() != head.sha256:
         raise DeviceError("EV821", "A file arrived damaged.", where=name, try_next="Try again.")
     return data

@@ -7,38 +7,77 @@ tensorrt, python3-libnvinfer, libnvinfer-bin).
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from edgevit.doctor.finding import Finding, missing, ok, warning
+from edgevit.doctor.finding import OK, Finding, missing, ok, warning
 from edgevit.targets.profiles import OLDEST_TENSORRT, DeviceProfile, profile_named, version_key
 
 _OLDEST_PYTHON = (3, 8)
 _GIB = 1 << 30
 _FIRST_DRIVER_OF_CUDA_13 = 580  # NVIDIA's CUDA release notes, table of toolkit and driver versions
 _ENOUGH_MEMORY, _ENOUGH_DISK, _LEAST_DISK = 2 * _GIB, 4 * _GIB, _GIB
+_PACKAGES = {
+    "numpy": "python3-numpy",
+    "tensorrt": "python3-libnvinfer",
+    "onnxruntime": "onnxruntime",
+}
+"""Module -> the package that brings it on a Jetson."""
+_WHEELS = {
+    "python3-numpy": "numpy",
+    "python3-libnvinfer": "tensorrt",
+    "tensorrt": "tensorrt",
+    "onnxruntime": "onnxruntime",
+}
 _SDK_MANAGER = "flash JetPack 6.2 with NVIDIA SDK Manager: https://developer.nvidia.com/sdk-manager"
 
 
 def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[Finding]:
-    """Return what the facts mean for running a TensorRT bundle there.
+    """Return what the facts mean for running bundles there: TensorRT's, or a processor's.
 
     Args:
         facts: As `edgevit.runner.board_facts.board_facts` returns them.
-        target: The target the bundle is for; None for the one the device is.
+        target: The target the bundle is for; None for the one the device is: "cpu" where there is
+            no NVIDIA GPU.
 
     Raises:
         UsageError: There is no such target (EV340).
     """
+    general = [_python(facts), numpy_finding(facts), _memory(facts), _disk(facts)]
     jetson = facts["kind"] == "jetson"
+    watched = [_power_mode(facts), _clocks(facts), _sensors(facts)] if jetson else []
+    gpu = facts["gpu"]["name"] or facts["gpu"]["compute_capability"]
+    if target == "cpu" or (target is None and gpu is None):
+        return [_processor(facts), onnxruntime_finding(facts), *general, *watched]
     findings = [_device(facts, target)]
     if jetson:
         findings.append(_jetpack(facts))
     findings += [_tensorrt(facts), _binding(facts), _trtexec(facts), _cuda_python(facts)]
-    findings += [_python(facts), _numpy(facts), _memory(facts), _disk(facts)]
-    if jetson:
-        findings += [_power_mode(facts), _clocks(facts), _sensors(facts)]
-    return findings
+    return [*findings, *general, *watched]
+
+
+def _processor(facts: Mapping[str, Any]) -> Finding:
+    what = facts["model"] or facts["system"]["name"] or "a computer"
+    return ok("device", f"{what}, {facts['system']['machine']}, target cpu")
+
+
+def onnxruntime_finding(facts: Mapping[str, Any]) -> Finding:
+    """Return whether ONNX Runtime is there, can be imported, and runs on the processor."""
+    return _module("onnxruntime", "onnxruntime", facts)
+
+
+def _module(name: str, module: str, facts: Mapping[str, Any]) -> Finding:
+    """Return whether Python imports a module, under the name of its check."""
+    python, package = facts["python"], _PACKAGES[module]
+    if module in python["problems"]:
+        found = f"{python[module] or ''} can't be used: {python['problems'][module]}".strip()
+        return missing(name, found, _install(package, facts, again=True))
+    if python[module] is None:
+        return missing(name, "not installed", _install(package, facts))
+    return ok(name, python[module])
 
 
 def _device(facts: Mapping[str, Any], target: str | None) -> Finding:
@@ -87,27 +126,24 @@ def _tensorrt(facts: Mapping[str, Any]) -> Finding:
     version = facts["tensorrt"]["version"] or facts["python"]["tensorrt"]
     if version is None:
         return missing("TensorRT", "not installed", _install("tensorrt", facts))
-    if version_key(".".join(version.split(".")[:2])) < version_key(OLDEST_TENSORRT):
+    release = re.match(r"[0-9]+\.[0-9]+", version)
+    if release is None or version_key(release.group()) < version_key(OLDEST_TENSORRT):
         found = f"{version}; {OLDEST_TENSORRT} or newer is needed"
         return missing("TensorRT", found, _install("tensorrt", facts))
     return ok("TensorRT", version)
 
 
 def _binding(facts: Mapping[str, Any]) -> Finding:
-    name, mend = "TensorRT's Python module", _install("python3-libnvinfer", facts)
-    if facts["python"]["tensorrt"] is not None:
-        return ok(name, facts["python"]["tensorrt"])
-    if facts["tensorrt"]["trtexec"] is not None:
-        return warning(name, "not installed; trtexec measures without it", mend)
-    return missing(name, "not installed, and neither is trtexec", mend)
+    found = _module("TensorRT's Python module", "tensorrt", facts)
+    if found.status == OK or facts["tensorrt"]["trtexec"] is None:
+        return found
+    return replace(found, found=f"{found.found}; trtexec can't take its place")
 
 
 def _trtexec(facts: Mapping[str, Any]) -> Finding:
-    if facts["tensorrt"]["trtexec"] is not None:
-        return ok("trtexec", facts["tensorrt"]["trtexec"])
-    if facts["kind"] != "jetson":
-        return ok("trtexec", "not installed; the Python module does without it")
-    return warning("trtexec", "not installed", "sudo apt install libnvinfer-bin")
+    """Return whether NVIDIA's tool is there, which no verb needs."""
+    none = "not installed; the Python module does without it"
+    return ok("trtexec", facts["tensorrt"]["trtexec"] or none)
 
 
 def _cuda_python(facts: Mapping[str, Any]) -> Finding:
@@ -118,25 +154,22 @@ def _cuda_python(facts: Mapping[str, Any]) -> Finding:
     if facts["cuda"] is not None:
         return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
     driver = (facts["gpu"]["driver"] or "0").split(".")[0]
-    newer = driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
+    newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
-    mend = f"{python['executable'] or 'python3'} -m pip install --user {version}"
-    if facts["tensorrt"]["trtexec"] is not None:
-        return warning(name, "not installed; trtexec measures without it", mend)
+    mend = f"{_interpreter(facts)} -m pip install --user {version}"
     return missing(name, "not installed", mend)
 
 
 def _python(facts: Mapping[str, Any]) -> Finding:
     version = facts["python"]["version"]
-    if version_key(".".join(version.split(".")[:2])) < _OLDEST_PYTHON:
+    if tuple(int(part) for part in re.findall(r"[0-9]+", version)[:2]) < _OLDEST_PYTHON:
         return missing("Python", f"{version}; 3.8 or newer is needed", "sudo apt install python3")
     return ok("Python", version)
 
 
-def _numpy(facts: Mapping[str, Any]) -> Finding:
-    if facts["python"]["numpy"] is None:
-        return missing("numpy", "not installed", _install("python3-numpy", facts))
-    return ok("numpy", facts["python"]["numpy"])
+def numpy_finding(facts: Mapping[str, Any]) -> Finding:
+    """Return whether numpy is there and can be imported."""
+    return _module("numpy", "numpy", facts)
 
 
 def _memory(facts: Mapping[str, Any]) -> Finding:
@@ -157,10 +190,11 @@ def _memory(facts: Mapping[str, Any]) -> Finding:
 def _disk(facts: Mapping[str, Any]) -> Finding:
     free, path = facts["disk_bytes"]["free"], facts["disk_bytes"]["path"]
     found = f"{free / _GIB:.1f} GiB free in {path}"
+    mend = f"sudo apt clean; du -xh {shlex.quote(path)} | sort -h | tail"
     if free < _LEAST_DISK:
-        return missing("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+        return missing("disk", found, mend)
     if free < _ENOUGH_DISK:
-        return warning("disk", found, f"sudo apt clean; du -xh {path} | sort -h | tail")
+        return warning("disk", found, mend)
     return ok("disk", found)
 
 
@@ -185,9 +219,10 @@ def _fastest(modes: Mapping[Any, str]) -> tuple[Any, str] | None:
 
 
 def _clocks(facts: Mapping[str, Any]) -> Finding:
-    if facts["gpu"]["clocks_locked"]:
-        return ok("clocks", f"GPU locked at {facts['gpu']['clock_hz']['max'] / 1e6:.0f} MHz")
-    found = "the GPU's clock follows its load" if facts["gpu"]["clock_hz"] else "unknown"
+    clocks = facts["gpu"]["clock_hz"]
+    if facts["gpu"]["clocks_locked"] and clocks and clocks["max"]:
+        return ok("clocks", f"GPU locked at {clocks['max'] / 1e6:.0f} MHz")
+    found = "the GPU's clock follows its load" if clocks else "unknown"
     return warning("clocks", found, "sudo jetson_clocks  (until the next boot)")
 
 
@@ -197,9 +232,21 @@ def _sensors(facts: Mapping[str, Any]) -> Finding:
     return warning("power sensors", "none; energy is not measured", "ls /sys/class/hwmon/*/name")
 
 
-def _install(package: str, facts: Mapping[str, Any]) -> str:
-    """Return what installs a Debian package of JetPack, or its counterpart from PyPI."""
-    if facts["kind"] == "jetson":
-        return f"sudo apt update && sudo apt install {package}"
-    wheel = {"python3-numpy": "numpy"}.get(package, "tensorrt")
-    return f"{facts['python']['executable'] or 'python3'} -m pip install {wheel}"
+def _install(package: str, facts: Mapping[str, Any], *, again: bool = False) -> str:
+    """Return what installs one of `_WHEELS`: JetPack's package on a Jetson, else that of PyPI.
+
+    Args:
+        package: Its name on a Jetson.
+        facts: Of the board.
+        again: It is there and broken.
+    """
+    if facts["kind"] == "jetson" and package != "onnxruntime":
+        how = "sudo apt install --reinstall" if again else "sudo apt update && sudo apt install"
+        return f"{how} {package}"
+    how = "install --force-reinstall" if again else "install"
+    return f"{_interpreter(facts)} -m pip {how} {_WHEELS[package]}"
+
+
+def _interpreter(facts: Mapping[str, Any]) -> str:
+    """Return its Python as a word for a shell: a board may say anything."""
+    return shlex.quote(facts["python"]["executable"] or "python3")

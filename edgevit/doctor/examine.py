@@ -8,7 +8,7 @@ from typing import Any
 from edgevit.doctor.board import board_findings
 from edgevit.doctor.finding import MISSING, report
 from edgevit.doctor.workstation import workstation_findings
-from edgevit.errors import EnvironmentError_
+from edgevit.errors import EnvironmentError_, UsageError
 
 
 def examine(
@@ -26,7 +26,7 @@ def examine(
         mend).
 
     Raises:
-        UsageError: There is no such target (EV203, EV340).
+        UsageError: There is no such target (EV340), or no device runs it (EV837).
         EdgeViTError: The board can't be reached.
     """
     target = known_target(target, device)
@@ -47,15 +47,21 @@ def known_target(target: str | None, device: str | None) -> str | None:
     """Return a target's own name; refuse one that does not exist before anything is asked.
 
     Raises:
-        UsageError: There is none of this name (EV340).
+        UsageError: There is none of this name (EV340), or no device runs it (EV837).
     """
     from edgevit.targets.profiles import profile_named
 
     if target is None:
         return None
-    if device is None and target.lower() in ("cpu", "simulation"):
-        return target.lower()
-    return profile_named(target).name
+    known = target.lower()
+    if known == "simulation" and device is not None:
+        raise UsageError(
+            "EV837",
+            "No device runs what is for simulation.",
+            where=f"--target {target} --device {device}",
+            try_next="Leave --device out, or name a target that has bundles, such as cpu.",
+        )
+    return known if known in ("cpu", "simulation") else profile_named(target).name
 
 
 def check_nothing_missing(found: Mapping[str, Any]) -> None:

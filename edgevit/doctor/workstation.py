@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from edgevit.doctor.board import board_findings
+from edgevit.doctor.board import board_findings, numpy_finding, onnxruntime_finding
 from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
 
-_NEEDED = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow", "safetensors")
+_NEEDED = ("torch", "torchvision", "timm", "onnx", "pillow", "safetensors", "msgspec")
 _OLDEST_PYTHON = (3, 10)
 _GIB = 1 << 30
 _ENOUGH_MEMORY, _ENOUGH_DISK = 4 * _GIB, 2 * _GIB
@@ -28,7 +29,9 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     Raises:
         UsageError: There is no such target (EV203, EV340).
     """
-    findings = [_python(), *(_package(name) for name in _NEEDED)]
+    problems = import_problems(_NEEDED)
+    findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
+    findings += [onnxruntime_finding(facts), numpy_finding(facts)]
     findings += [_memory(facts), _disk(facts), _ssh(), _telemetry()]
     if target not in (None, "cpu", "simulation") or facts["gpu"]["compute_capability"]:
         findings += _engine(facts, None if target in ("cpu", "simulation") else target)
@@ -42,11 +45,18 @@ def _python() -> Finding:
     return ok("Python", version)
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, problem: str) -> Finding:
+    install = f"{sys.executable} -m pip install"
     try:
-        return ok(name, metadata.version(name))
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return missing(name, "not installed", f"{sys.executable} -m pip install {name}")
+        version = ""
+    if problem and not version:
+        return missing(name, f"not installed ({problem})", f"{install} {name}")
+    if problem:
+        found = f"{version} can't be used: {problem}"
+        return missing(name, found, f"{install} --force-reinstall {name}")
+    return ok(name, version or "of unknown version")
 
 
 def _memory(facts: Mapping[str, Any]) -> Finding:

@@ -63,7 +63,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     measured = measure(bundle, lambda: images.batches(BATCH), len(images), conditions, _progress)
     measured = replace(measured, skipped_images=images.skipped)
-    content = {**dict_from_measurements(measured), "machine": _machine()}
+    of = {"bundle_sha256": bundle.manifest["manifest_sha256"], "images_sha256": images.sha256()}
+    content = {**dict_from_measurements(measured), "machine": _machine(), "of": of}
     _write(options.output, json.dumps(content))
 
 

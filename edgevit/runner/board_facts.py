@@ -17,12 +17,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
-_COMMAND_SECONDS = 10
+_COMMAND_SECONDS, _IMPORT_SECONDS = 10, 60
 _COMPUTE_CAPABILITY = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
 # Part numbers of modules, from NVIDIA's table of them in the Developer Guide's quick start.
 _TARGETS = (
@@ -64,6 +65,18 @@ _MODULES = {
     "pycuda": ("pycuda",),
     "torch": ("torch",),
 }
+_IMPORTED = ("numpy", "onnxruntime", "tensorrt")
+# A package can be installed and broken, or a folder of that name can be no package.
+_IMPORT = """
+import sys
+import {0} as module
+version = getattr(module, "__version__", None)
+if not isinstance(version, str):
+    sys.exit("{0} in %s has no __version__: another thing of that name" % list(module.__path__))
+if "{0}" == "onnxruntime" and "CPUExecutionProvider" not in module.get_available_providers():
+    sys.exit("it has no CPUExecutionProvider, but %s" % module.get_available_providers())
+print(version)
+"""
 
 
 def board_facts(root: str | os.PathLike[str] = "/", disk: str = "~") -> dict[str, Any]:
@@ -161,7 +174,43 @@ def _python(root: Path) -> dict[str, Any]:
         module: next((found[name] for name in names if name in found), None)
         for module, names in _MODULES.items()
     }
-    return {"version": platform.python_version(), "executable": sys.executable, **versions}
+    problems = _try_imports(versions) if _is_real(root) else {}
+    about = {"version": platform.python_version(), "executable": sys.executable}
+    return {**about, **versions, "problems": problems}
+
+
+def _try_imports(versions: dict[str, str | None]) -> dict[str, str]:
+    """Import modules; correct their versions, and return what is wrong with those that fail."""
+    problems = {}
+    for name in _IMPORTED:
+        version, problem = _imported(name)
+        missing = problem is not None and problem.endswith(f"No module named '{name}'")
+        versions[name] = None if missing else version or versions[name]
+        if problem is not None and not missing:
+            problems[name] = problem
+    return problems
+
+
+def _imported(module: str) -> tuple[str | None, str | None]:
+    """Import a module in a process of its own, as it may crash; return its version or what fails.
+
+    What it would keep in the user's cache goes into a folder that is removed.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-B", "-c", _IMPORT.format(module)],
+                capture_output=True,
+                env={**os.environ, "XDG_CACHE_HOME": cache},
+                timeout=_IMPORT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"importing it takes more than {_IMPORT_SECONDS} seconds"
+    said = (done.stderr if done.returncode else done.stdout).decode("utf-8", "replace").strip()
+    if done.returncode == 0 and said:
+        return said.splitlines()[-1][:500], None
+    how = f"with status {done.returncode}" if done.returncode else "without a word"
+    return None, (said.splitlines() or [f"its import ends {how}"])[-1][:500]
 
 
 def _tensorrt(root: Path, packages: dict[str, str]) -> dict[str, str | None]:

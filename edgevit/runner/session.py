@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.errors import DeviceError, EnvironmentError_, UsageError
+from edgevit.errors import DeviceError, UsageError
+from edgevit.runner.engine_library import onnxruntime_module
 from edgevit.targets.engine_probe import exact_config, saturates
 from edgevit.targets.profiles import EXACT_VARIANT
 
@@ -47,7 +48,7 @@ class EngineSession:
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
 
     Raises:
-        EnvironmentError_: onnxruntime is not installed (EV701).
+        EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
         DeviceError: The provider is not available or not used (EV702), or the engine refuses the
             model (EV703).
         UsageError: The number of threads is not positive (EV707).
@@ -64,7 +65,7 @@ class EngineSession:
         save_optimized: str | os.PathLike[str] | None = None,
     ) -> None:
         self.provider = provider
-        runtime = _onnxruntime()
+        runtime = onnxruntime_module()
         if provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
         defaults = _DEFAULT_CONFIG if provider == _CPU else _DEVICE_CONFIG
@@ -185,29 +186,16 @@ def variant_here(bundle: Bundle, provider: str | None = None) -> str:
         provider: As in `session_from_bundle`; on another than the CPU it is the main one.
 
     Raises:
-        EnvironmentError_: onnxruntime is not installed (EV701).
+        EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
         DeviceError: The engine fails (EV703).
     """
     if EXACT_VARIANT not in bundle.variants or (provider or bundle.provider) != _CPU:
         return bundle.variants[0]
-    runtime = _onnxruntime()
+    runtime = onnxruntime_module()
     try:
         return EXACT_VARIANT if saturates(runtime) else bundle.variants[0]
     except Exception as error:  # as above
         raise _engine_failed("EV703", "The engine refuses a product.", error) from error
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EnvironmentError_(
-            "EV701",
-            "ONNX Runtime is not installed.",
-            why=str(error),
-            try_next="pip install onnxruntime",
-        ) from error
-    return onnxruntime
 
 
 def _options(runtime: Any, threads: int | None) -> Any:

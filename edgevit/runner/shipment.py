@@ -6,8 +6,9 @@ them. Files hold whole images, uint8 [n, H, W, 3] in C order, nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,19 @@ class Shipment:
                 yield batch, self.labels[start + first : start + first + len(batch)], None
             start += count
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its files; whatever else lies in the folder is none of them."""
+        return (INDEX, *(file_name(number) for number in range(len(self.counts))))
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of all its files as they are now, as `files_digest` does.
+
+        Raises:
+            DataError: A file can't be read (EV110).
+        """
+        return files_digest({name: _hashed(self.folder / name) for name in self.names})
+
     def _pixels(self, number: int, count: int) -> npt.NDArray[np.uint8]:
         path = self.folder / file_name(number)
         try:
@@ -67,6 +81,23 @@ class Shipment:
             return pixels.reshape((count, *self.shape))  # refuses any other size
         except (OSError, ValueError) as error:
             raise _unreadable(path, str(error)) from error
+
+
+def files_digest(hashes: Mapping[str, str]) -> str:
+    """Return one SHA-256 for files, from name -> SHA-256 of each."""
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _hashed(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(str(path), "rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, str(error)) from error
+    return digest.hexdigest()
 
 
 def file_name(number: int) -> str:

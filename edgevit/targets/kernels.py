@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
-import onnxruntime
 
 from edgevit.errors import EnvironmentError_, UnsupportedError
+from edgevit.runner.engine_library import onnxruntime_module
 from edgevit.scratch import scratch_folder
 from edgevit.targets.engine_probe import exact_config
 
+onnxruntime = onnxruntime_module()
 INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 
 
-def session_options() -> onnxruntime.SessionOptions:
+def session_options() -> Any:
     """Return ONNX Runtime options with which sums are exact here, errors only logged."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

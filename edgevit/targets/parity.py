@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 import torch.fx
 from onnx import numpy_helper
 
 from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.runner.engine_library import onnxruntime_module
 from edgevit.targets.kernels import kernels_of, session_options
 from edgevit.targets.lowering import lower_graph
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.products import QuantizedWriter, Taps
 
+onnxruntime = onnxruntime_module()
 Tensors = dict[str, npt.NDArray[Any]]
 Engine = Callable[[bytes, list[str], npt.NDArray[np.float32]], tuple[Tensors, dict[str, str]]]
 """Runs a model on images; returns the tensors named, and tensor name -> kernel that wrote it."""

@@ -6,10 +6,13 @@ import shutil
 import stat
 
 import pytest
+from broken_packages import BROKEN, package
 from click.testing import CliRunner
 from sshd import SSHD, Board
 
 from edgevit.cli import main
+from edgevit.deploy.deploying import deploy
+from edgevit.errors import EnvironmentError_
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs an OpenSSH server: apt install it")
 
@@ -27,19 +30,40 @@ def doctor(*arguments):
     return CliRunner().invoke(main, ["doctor", "--device", "board", *map(str, arguments)])
 
 
-def test_a_computer_without_a_gpu_is_no_board(board, tmp_path):
+@pytest.mark.parametrize("target", [(), ("--target", "cpu")])
+def test_a_computer_without_a_gpu_runs_cpu_bundles(make_board, board_path, tmp_path, target):
     """This machine stands in for the board: its facts come over SSH, nothing is written there."""
-    result = doctor("--json", tmp_path / "report.json")
+    board = make_board(board_path)
+    result = doctor("--json", tmp_path / "report.json", *target)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["device"] == "board"
     assert report["facts"]["memory_bytes"]["total"] == (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     )
-    if report["facts"]["gpu"]["compute_capability"] is None:
-        assert result.exit_code == 3
-        assert "EV783" in result.output
-        assert {"name": "device", "status": "missing"}.items() <= report["checks"][0].items()
+    if target or report["facts"]["gpu"]["name"] is None:
+        statuses = {check["name"]: check["status"] for check in report["checks"]}
+        assert statuses["onnxruntime"] == statuses["device"] == "ok"
+        assert result.exit_code == 0, result.output
     assert board.left() == []
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_onnxruntime_on_a_board(make_board, board_path, bundle, few, tmp_path, broken):
+    """The board's Python finds a broken package first, as a Jetson's with a wrong wheel does."""
+    package(tmp_path / "packages", "onnxruntime", BROKEN[broken][0])
+    python = tmp_path / "python3"
+    line = f'PYTHONPATH={tmp_path / "packages"} exec {board_path.partition(":")[0]}/python3 "$@"'
+    python.write_text(f"#!/bin/sh\n{line}\n")
+    python.chmod(0o755)
+    make_board("/usr/bin:/bin")
+    result = doctor("--target", "cpu", "--python", python)
+    assert result.exit_code == 3
+    assert "Missing: onnxruntime." in result.output
+    assert BROKEN[broken][1] in result.output
+    assert "pip install --force-reinstall onnxruntime" in result.output
+    with pytest.raises(EnvironmentError_, match="EV818") as caught:
+        deploy(bundle, few, device="board", python=str(python))
+    assert BROKEN[broken][1] in caught.value.why
 
 
 def test_a_python_that_is_a_recorded_orin(board, tmp_path):

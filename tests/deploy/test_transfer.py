@@ -8,9 +8,11 @@ import pytest
 
 from edgevit.deploy.call import Call, ConnectionLost
 from edgevit.deploy.connection import _BOOTSTRAP
+from edgevit.deploy.messages import File
 from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.errors import DeviceError
 
+NAME = "0123456789abcdef"
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
@@ -29,13 +31,13 @@ def shipped(tmp_path):
 
 
 def send(tmp_path, file):
-    return send_files(Here(), str(tmp_path / "there"), "nonce", [file], lambda there: None)
+    return send_files(Here(), str(tmp_path / NAME), "nonce", [file], lambda there: None)
 
 
 def test_a_file_arrives_and_comes_back(tmp_path, shipped):
     assert send(tmp_path, shipped) == 0
     assert send(tmp_path, shipped) == shipped.size_bytes  # nothing is sent twice
-    back = fetch(Here(), str(tmp_path / "there"), shipped.name)
+    back = fetch(Here(), str(tmp_path / NAME), shipped.name, shipped.size_bytes)
     assert back == shipped.path.read_bytes()
 
 
@@ -54,4 +56,4 @@ def test_a_reply_that_is_cut_off_is_a_lost_connection(cut):
     script = ["sh", "-c", f"printf '%s' '{cut}'; exit 255"]
     call = Call(subprocess.Popen(script, **PIPES), "send", {})
     with call, pytest.raises(ConnectionLost):
-        call.reply()
+        call.reply(File)

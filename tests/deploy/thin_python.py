@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -16,8 +16,11 @@ def bare_python(folder: Path, *packages: str) -> str:
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     inside = next(folder.glob("lib/python3*/site-packages"))
-    here = Path(sysconfig.get_path("platlib"))
     for package in packages:
+        spec = find_spec(package)
+        assert spec is not None, package
+        assert spec.origin is not None, package
+        here = Path(spec.origin).parents[1]
         for found in (here / package, *here.glob(f"{package}.libs"), *here.glob(f"{package}-*")):
             (inside / found.name).symlink_to(found)
     return f"{folder}/bin:/usr/bin:/bin"

@@ -1,21 +1,27 @@
 """The doctor's judgement of recorded boards with one fault at a time, and the verb itself."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from broken_packages import BROKEN, package
 from click.testing import CliRunner
 from recorded_trees import ORIN_NANO, THOR, write_tree
 
 from edgevit.cli import main
 from edgevit.deploy.facts import facts_from_output
-from edgevit.doctor.board import board_findings
+from edgevit.doctor.board import board_findings, onnxruntime_finding
 from edgevit.doctor.examine import check_nothing_missing, examine
 from edgevit.doctor.finding import missing, ok, report, warning
+from edgevit.doctor.importing import import_problems
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.board_facts import board_facts
+
+ROOT = Path(__file__).parents[2]
 
 
 def facts_of(tmp_path, tree=ORIN_NANO, **changed):
@@ -55,6 +61,11 @@ def test_a_good_board_has_nothing_to_mend(tmp_path):
     ]
 
 
+PLAIN_ARM = {
+    "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+    "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
+    "proc/meminfo": "MemTotal: 8245840 kB\nMemAvailable: 7245840 kB\nSwapFree: 0 kB\n",
+}
 NO_TENSORRT = {"tensorrt": {"version": None, "trtexec": None}, "python": {"tensorrt": None}}
 
 
@@ -66,13 +77,18 @@ NO_TENSORRT = {"tensorrt": {"version": None, "trtexec": None}, "python": {"tenso
         ({"l4t": None}, "JetPack", "warning", "nv_tegra_release"),
         (NO_TENSORRT, "TensorRT", "missing", "apt install tensorrt"),
         (NO_TENSORRT, "TensorRT's Python module", "missing", "python3-libnvinfer"),
-        ({"python": {"tensorrt": None}}, "TensorRT's Python module", "warning", "libnvinfer"),
+        ({"python": {"tensorrt": None}}, "TensorRT's Python module", "missing", "libnvinfer"),
+        (
+            {"python": {"problems": {"tensorrt": "ImportError: libnvinfer.so.10"}}},
+            "TensorRT's Python module",
+            "missing",
+            "apt install --reinstall python3-libnvinfer",
+        ),
         ({"tensorrt": {"version": "8.6.2.3"}}, "TensorRT", "missing", "apt install tensorrt"),
-        ({"tensorrt": {"trtexec": None}}, "trtexec", "warning", "libnvinfer-bin"),
         (
             {"python": {"cuda": None}, "cuda": None},
             "CUDA for Python",
-            "warning",
+            "missing",
             "'cuda-python>=12.6,<13'",
         ),
         (
@@ -121,6 +137,27 @@ def test_the_cuda_runtime_alone_is_enough(tmp_path):
     assert one.found.startswith("ctypes, with the CUDA runtime 12.6")
 
 
+def test_trtexec_is_no_way_to_measure(tmp_path):
+    """No verb runs it, so that it neither helps nor is missed."""
+    facts = facts_of(tmp_path, python={"tensorrt": None})
+    assert found(facts, "TensorRT's Python module").found.endswith("trtexec can't take its place")
+    facts = facts_of(tmp_path / "2", tensorrt={"trtexec": None})
+    assert found(facts, "trtexec").status == "ok"
+    assert not any("trtexec measures" in one.found for one in board_findings(facts))
+
+
+def test_a_plain_board_needs_onnxruntime_only(tmp_path):
+    facts = board_facts(write_tree(tmp_path, PLAIN_ARM))
+    for target in (None, "cpu"):
+        by_name = {one.name: one for one in board_findings(facts, target)}
+        assert list(by_name) == ["device", "onnxruntime", "Python", "numpy", "memory", "disk"]
+        assert "Raspberry Pi 5" in by_name["device"].found
+        assert by_name["onnxruntime"].status == "missing"
+        assert by_name["onnxruntime"].mend.endswith("-m pip install onnxruntime")
+    facts["python"].update(onnxruntime="1.20.1", numpy="1.26.4")
+    assert {one.status for one in board_findings(facts, "cpu")[:4]} == {"ok"}
+
+
 def test_thor_as_recorded(tmp_path):
     facts = facts_of(tmp_path, THOR)
     by_name = {finding.name: finding for finding in board_findings(facts)}
@@ -151,7 +188,7 @@ def test_the_target_has_to_fit_the_board(tmp_path, target, status):
 
 def test_a_board_that_is_none(tmp_path):
     facts = board_facts(tmp_path)
-    assert found(facts, "device").status == "missing"
+    assert found(facts, "device", "tensorrt").status == "missing"
     assert {finding.name for finding in board_findings(facts)}.isdisjoint({"JetPack", "clocks"})
 
 
@@ -173,6 +210,66 @@ def test_running_engines_here_is_never_needed_to_quantize(tmp_path):
     assert "TensorRT" not in {f.name for f in workstation_findings(facts, "cpu")}
 
 
+def with_packages(tmp_path, *command):
+    """Run this Python with packages of a folder before its own."""
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_onnxruntime_here(tmp_path, broken):
+    source, words = BROKEN[broken]
+    package(tmp_path, "onnxruntime", source)
+    done = with_packages(tmp_path, "-m", "edgevit.runner.board_facts")
+    finding = onnxruntime_finding(json.loads(done.stdout))
+    assert finding.status == "missing"
+    assert words in finding.found
+    assert finding.mend.endswith("-m pip install --force-reinstall onnxruntime")
+
+
+@pytest.mark.parametrize("broken", ["raises", "stub"])
+def test_quantizing_with_a_broken_onnxruntime(tmp_path, broken):
+    """Said in one sentence, before the work."""
+    source, words = BROKEN[broken]
+    package(tmp_path / "path", "onnxruntime", source)
+    out = ["--method", "minmax", "-o", str(tmp_path / "out")]
+    from edgevit.zoo import reference_images
+
+    out += ["--calib", str(reference_images("calibration")), "--model", "vit_cifar10"]
+    done = with_packages(tmp_path / "path", "-m", "edgevit.cli", "quantize", *out)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error EV838: "), done.stderr
+    assert words.replace("has no __version__", "has no InferenceSession") in done.stderr
+
+
+def test_the_verb_with_a_broken_onnxruntime(tmp_path):
+    source, words = BROKEN["raises"]
+    package(tmp_path, "onnxruntime", source)
+    done = with_packages(tmp_path, "-m", "edgevit.cli", "doctor")
+    assert done.returncode == 3, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("missing")]
+    assert line.split()[1] == "onnxruntime"
+    assert words in line
+    assert "-m pip install --force-reinstall onnxruntime" in done.stderr
+
+
+def test_other_packages_are_really_imported(tmp_path, monkeypatch):
+    """One raises, one crashes; the others are tried all the same."""
+    package(tmp_path, "timm", "raise RuntimeError('operator torchvision::nms does not exist')")
+    package(tmp_path, "safetensors", "import os\nos.abort()")
+    (tmp_path / "msgspec").mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    problems = import_problems(("onnx", "timm", "safetensors", "msgspec", "pillow"))
+    assert "torchvision::nms does not exist" in problems["timm"]
+    assert "ends Python with status -6" in problems["safetensors"]
+    assert problems["onnx"] == problems["pillow"] == problems["msgspec"] == ""
+
+
 def test_the_verb_here(tmp_path):
     result = CliRunner().invoke(main, ["doctor", "--json", str(tmp_path / "report.json")])
     assert result.exit_code == 0, result.output
@@ -184,10 +281,11 @@ def test_the_verb_here(tmp_path):
 
 
 def test_wrong_targets_are_refused_before_anything_is_asked():
-    for arguments in (["--target", "jetson-orin-nanoo"], ["--target", "cpu", "--device", "x@y"]):
-        result = CliRunner().invoke(main, ["doctor", *arguments])
+    unknown, nowhere = ["jetson-orin-nanoo"], ["simulation", "--device", "x@y"]
+    for arguments, code in ((unknown, "EV340"), (nowhere, "EV837")):
+        result = CliRunner().invoke(main, ["doctor", "--target", *arguments])
         assert result.exit_code == 2, result.output
-        assert "EV340" in result.output
+        assert code in result.output
     assert examine(target="CPU")["target"] == "cpu"
 
 

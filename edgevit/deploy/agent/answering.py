@@ -8,86 +8,75 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, NoReturn
 
+from edgevit.deploy.agent.files import files, opened
+from edgevit.deploy.agent.folders import open_root, remove_root
 from edgevit.deploy.agent.receiving import receive
-from edgevit.deploy.agent.replies import Refused, inside, read_line, say
-from edgevit.deploy.agent.running import RUN, end_run, is_owned, start
+from edgevit.deploy.agent.replies import Refused, read_line, say
+from edgevit.deploy.agent.running import end_run, is_owned, start
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)  # a link, a file, a FIFO
 
 
 def probe(request: dict[str, Any]) -> None:
-    """Say which Python this is, what it can import, and where the deployment will lie."""
-    root = _root(request)
-    there = root
-    while not there.exists():
-        there = there.parent
+    """Say which Python this is, where the deployment will lie, and how much room there is."""
+    path = _path(request)
+    root, there = open_root(path), path
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
     say(
+        "board",
         python=platform.python_version(),
         machine=platform.machine(),
-        modules={name: _version(name) for name in request["modules"]},
-        root=str(root),
-        free_bytes=shutil.disk_usage(str(there)).free,
-        present_bytes=_size(root) if root.is_dir() else 0,
+        root=path,
+        free_bytes=shutil.disk_usage(there).free,
+        present_bytes=0 if root is None else sum(size for _, size in files(root)),
     )
 
 
-def _root(request: dict[str, Any]) -> Path:
+def _path(request: dict[str, Any]) -> str:
     """Return the deployment's folder: below the one asked for, or in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     base: str = request["folder"] or os.path.join(cache, "edgevit")
-    name: str = request["name"]
-    return Path(os.path.abspath(os.path.expanduser(base))) / name
-
-
-def _version(module: str) -> dict[str, str]:
-    """Import a module in a process of its own: it may crash, or write into the user's cache."""
-    code = f"import {module} as m; print(getattr(m, '__version__', 'unknown'))"
-    with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            env={**os.environ, "XDG_CACHE_HOME": cache},
-        )
-    said = (done.stderr if done.returncode else done.stdout).decode("utf-8", "replace")
-    last = (said.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-    return {"error" if done.returncode else "version": last[:500]}
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return os.path.join(os.path.abspath(os.path.expanduser(base)), request["name"])
 
 
 def send(request: dict[str, Any]) -> None:
     """Send one file: its size and SHA-256, then its bytes."""
-    path = inside(Path(request["root"]), request["name"])
-    data = path.read_bytes()
-    say(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    root = open_root(request["root"])
+    if root is None:
+        raise Refused("folder", request["root"] + " is gone")
+    with opened(root, request["name"]) as stream:
+        data = stream.read()
+    say("file", size=len(data), sha256=hashlib.sha256(data).hexdigest())
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
 def clean(request: dict[str, Any]) -> None:
     """Remove the deployment, if it is this one's, and the cache's folders where they are empty."""
-    root = Path(request["root"])
-    if is_owned(root, request["nonce"]):
-        end_run(root / RUN)
-        shutil.rmtree(str(root))
-    for above in (root.parent, root.parent.parent) if request["in_cache"] else ():
-        if above.is_dir() and not any(above.iterdir()):
-            above.rmdir()
-    say(cleaned=True)
+    path = request["root"]
+    root = open_root(path)
+    if root is not None and is_owned(root, request["nonce"]):
+        end_run(root)
+        remove_root(path, root)
+    base = os.path.dirname(path)
+    for above in (base, os.path.dirname(base)) if request["in_cache"] else ():
+        with suppress(OSError):  # it is not empty, or not there
+            os.rmdir(above)
+    say("done")
 
 
 def stop(request: dict[str, Any]) -> None:
     """End the run, if it is this deployment's."""
-    root = Path(request["root"])
-    if is_owned(root, request["nonce"]):
-        end_run(root / RUN)
-    say(stopped=True)
+    root = open_root(request["root"])
+    if root is not None and is_owned(root, request["nonce"]):
+        end_run(root)
+    say("done")
 
 
 VERBS = {
@@ -110,13 +99,12 @@ def main() -> NoReturn:
     except (BrokenPipeError, EOFError):
         os._exit(1)  # nobody is there any more
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        _fail(
-            "full" if full else "system", f"{error.strerror}: {error.filename or ''}".rstrip(": ")
-        )
+        kinds = {**dict.fromkeys(_FULL, "full"), **dict.fromkeys(_IN_THE_WAY, "folder")}
+        said = f"{error.strerror}: {error.filename or ''}"
+        _fail(kinds.get(error.errno or 0, "system"), said.rstrip(": "))
     sys.exit(0)
 
 
 def _fail(kind: str, message: str) -> NoReturn:
-    say(error=kind, message=message)
+    say("failed", kind=kind, message=message)
     sys.exit(1)

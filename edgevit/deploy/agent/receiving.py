@@ -6,22 +6,30 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, Iterator
 
-from edgevit.deploy.agent.replies import PARTIAL, Refused, inside, read_line, say, standard_input
-from edgevit.deploy.agent.running import CACHE, OWNER, RUN, is_owned, own, refuse_if_followed
+from edgevit.deploy.agent.files import empty, opened, remove_file, rename
+from edgevit.deploy.agent.folders import LOCK, OWNER, open_root, others
+from edgevit.deploy.agent.replies import PARTIAL, Refused, read_line, say, standard_input
+from edgevit.deploy.agent.running import (
+    CACHE,
+    RUN,
+    TEMPORARY,
+    is_owned,
+    is_running,
+    own,
+    refuse_if_followed,
+)
 
 _CHUNK_BYTES = 1 << 16
-_ACK_BYTES = 1 << 20
+_ACK_BYTES = 1 << 18
 _IDLE_SECONDS = 40  # a sender that is silent for so long is gone
 _LOCK_SECONDS = 60  # longer than it takes an abandoned receiver to give up
 _POLL_SECONDS = 0.2
+_NOTHING = hashlib.sha256().hexdigest()
 
 
 def receive(request: dict[str, Any]) -> None:
@@ -30,58 +38,62 @@ def receive(request: dict[str, Any]) -> None:
     The order is: this side says of each file how many bytes it has and their SHA-256; the other
     side answers with the offset from which it will send each; then the bytes follow back to back.
     """
-    root = Path(request["root"])
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root = open_root(request["root"], create=True)
+    assert root is not None
     with _locked(root):
         if not is_owned(root, request["nonce"]):
             refuse_if_followed(root)
         own(root, request["nonce"])
-        shutil.rmtree(str(root / RUN), ignore_errors=True)
+        empty(root, RUN)
+        _clear_after_the_dead(request["root"])
         _forget_others(root, {item["name"] for item in request["files"]})
+        say("present", files=[_present(root, item) for item in request["files"]])
         _wait_for_sender()
-        say(present=[_present(root, item) for item in request["files"]])
         offsets = json.loads(read_line())
         total = 0
         for item, offset in zip(request["files"], offsets):
             if offset is not None:
                 total = _take(root, item, offset, total)
         signal.alarm(0)
-        say(complete=True)
+        say("complete")
 
 
-def _present(root: Path, item: dict[str, Any]) -> dict[str, Any]:
-    path = inside(root, item["name"])
-    partial = path.with_name(path.name + PARTIAL)
-    for candidate in (path, partial):
-        if candidate.is_file() and candidate.stat().st_size <= item["size"]:
-            digest = _hashed(candidate).hexdigest()
-            whole = candidate == path and digest == item["sha256"]
-            if whole or candidate == partial:
-                return {"bytes": candidate.stat().st_size, "sha256": digest, "whole": whole}
-    return {"bytes": 0, "sha256": hashlib.sha256().hexdigest(), "whole": False}
+def _present(root: int, item: dict[str, Any]) -> dict[str, Any]:
+    for name in (item["name"], item["name"] + PARTIAL):
+        try:
+            with opened(root, name) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size > item["size"]:
+                    continue
+                digest = _hashed(stream).hexdigest()
+        except FileNotFoundError:
+            continue
+        say("alive")  # hashing may take a while
+        whole = name == item["name"] and digest == item["sha256"]
+        if whole or name != item["name"]:
+            return {"bytes": size, "sha256": digest, "whole": whole}
+    return {"bytes": 0, "sha256": _NOTHING, "whole": False}
 
 
-def _take(root: Path, item: dict[str, Any], offset: int, total: int) -> int:
+def _take(root: int, item: dict[str, Any], offset: int, total: int) -> int:
     """Receive one file from `offset` on; return how many bytes came in so far in all."""
-    path = inside(root, item["name"])
-    partial = path.with_name(path.name + PARTIAL)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = _hashed(partial) if offset else hashlib.sha256()
-    with open(str(partial), "r+b" if offset else "wb") as stream:
+    name, partial = item["name"], item["name"] + PARTIAL
+    with opened(root, partial, "r+b" if offset else "wb") as stream:
+        digest = _hashed(stream) if offset else hashlib.sha256()
         stream.seek(offset)
         for chunk in _incoming(item["size"] - offset):
             stream.write(chunk)
             digest.update(chunk)
             before, total = total, total + len(chunk)
             if before // _ACK_BYTES != total // _ACK_BYTES:
-                say(received=total)
+                say("received", bytes=total)
         stream.flush()
         os.fsync(stream.fileno())
     if digest.hexdigest() != item["sha256"]:
-        partial.unlink()
-        raise Refused("damaged", f"{item['name']} arrived with another SHA-256 than it was sent")
-    os.replace(str(partial), str(path))
-    say(received=total)
+        remove_file(root, partial)
+        raise Refused("damaged", f"{name} arrived with another SHA-256 than it was sent")
+    rename(root, partial, name)
+    say("received", bytes=total)
     return total
 
 
@@ -100,34 +112,35 @@ def _wait_for_sender() -> None:
     signal.alarm(_IDLE_SECONDS)
 
 
-def _forget_others(root: Path, names: set[str]) -> None:
+def _forget_others(root: int, names: set[str]) -> None:
     """Remove what an earlier deployment left and this one does not bring."""
-    wanted = names | {name + PARTIAL for name in names} | {".lock", OWNER}
-    for path in sorted(root.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path.relative_to(root).parts[0] != CACHE and str(path.relative_to(root)) not in wanted:
-            path.unlink()
+    wanted = names | {name + PARTIAL for name in names} | {LOCK, OWNER}
+    empty(root, keep=lambda name: name in wanted or name.startswith(CACHE + "/"))
 
 
-def _hashed(path: Path) -> Any:
+def _clear_after_the_dead(path: str) -> None:
+    """Remove what runs of other bundles left here in their folders for temporary files."""
+    for root in others(path):
+        if not is_running(root):
+            empty(root, TEMPORARY)
+
+
+def _hashed(stream: IO[bytes]) -> Any:
     digest = hashlib.sha256()
-    with open(str(path), "rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
+    for chunk in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(chunk)
     return digest
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    with open(str(root / ".lock"), "w") as stream:
+def _locked(root: int) -> Iterator[None]:
+    with opened(root, LOCK, "wb") as stream:
         for _ in range(int(_LOCK_SECONDS / _POLL_SECONDS)):
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                say(waiting=True)
+                say("alive")
                 time.sleep(_POLL_SECONDS)
         else:
             raise Refused("busy", "another deployment of this bundle is sending files")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 MARK = "@edgevit "
@@ -21,9 +19,10 @@ class Refused(Exception):
         self.kind, self.message = kind, message
 
 
-def say(**reply: Any) -> None:
-    """Send one reply."""
-    sys.stdout.buffer.write((MARK + json.dumps(reply) + "\n").encode())
+def say(reply: str, **content: Any) -> None:
+    """Send one reply; edgevit/deploy/messages.py has the schema of each."""
+    line = MARK + json.dumps({"reply": reply, **content}) + "\n"
+    sys.stdout.buffer.write(line.encode())
     sys.stdout.buffer.flush()
 
 
@@ -43,14 +42,3 @@ def standard_input() -> BufferedReader:
     """Return standard input as bytes."""
     assert isinstance(sys.stdin.buffer, BufferedReader)
     return sys.stdin.buffer
-
-
-def inside(root: Path, name: str) -> Path:
-    """Return the path of a file of the deployment.
-
-    Raises:
-        Refused: The name leads elsewhere.
-    """
-    if os.path.isabs(name) or ".." in Path(name).parts:
-        raise Refused("request", f"{name!r} lies outside the deployment")
-    return root / name

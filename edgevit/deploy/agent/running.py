@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from edgevit.deploy.agent.replies import PARTIAL, Refused, say
+from edgevit.deploy.agent.files import empty, make_folder, opened, read_text, write_text
+from edgevit.deploy.agent.folders import OWNER, open_root
+from edgevit.deploy.agent.replies import Refused, say
 
 RUN = "run"
-OWNER = ".owner"
 CACHE = "cache"  # what engines keep between runs; elsewhere they would litter the user's own
-TEMPORARY = "tmp"  # what a run leaves in it, killed or not, goes with the run
+TEMPORARY = RUN + "/tmp"  # what a run leaves in it, killed or not, goes with the run
 _POLL_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 2.0
 _FOLLOWED_SECONDS = 20.0
+_FORSAKEN_SECONDS = 900.0  # longer than anybody tries to connect again
 _TAIL_BYTES = 4000
+_LINE_BYTES = 1 << 16
 
 
 def start(request: dict[str, Any]) -> None:
@@ -29,24 +30,29 @@ def start(request: dict[str, Any]) -> None:
 
     Its standard output is relayed line by line from byte `offset` on. The connection may go and
     come back: the command goes on, and a later request with the same nonce follows it again.
+
+    Raises:
+        Refused: The folder is gone or not this deployment's ("folder").
     """
-    root = Path(request["root"])
-    run = root / RUN
-    if _nonce(run) != request["nonce"]:
+    root = open_root(request["root"])
+    if root is None or not is_owned(root, request["nonce"]):
+        raise Refused("folder", request["root"] + " is gone, or another deployment has it")
+    if read_text(root, RUN + "/nonce") != request["nonce"]:
         refuse_if_followed(root)
-        end_run(run)
-        shutil.rmtree(str(run), ignore_errors=True)
-        (run / TEMPORARY).mkdir(parents=True)
-        (run / "nonce").write_text(request["nonce"])
-        _launch(run, request)
-    _follow(run, request["offset"])
+        end_run(root)
+        empty(root, RUN)
+        make_folder(root, TEMPORARY)
+        write_text(root, RUN + "/nonce", request["nonce"])
+        _touch(root)
+        _launch(root, request)
+    _follow(root, request["offset"])
 
 
-def _launch(run: Path, request: dict[str, Any]) -> None:
+def _launch(root: int, request: dict[str, Any]) -> None:
     """Fork a supervisor with a session of its own; it outlives the connection."""
     child = os.fork()
     if child:
-        _write(run / "pid", str(child))
+        write_text(root, RUN + "/pid", str(child))
         return
     os.setsid()
     signal.alarm(0)
@@ -55,82 +61,108 @@ def _launch(run: Path, request: dict[str, Any]) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        status = _supervise(run, request)
+        status = _supervise(root, request)
     finally:
-        _write(run / "exit", json.dumps(status))
+        write_text(root, RUN + "/exit", json.dumps(status))
         os._exit(0)
 
 
-def _supervise(run: Path, request: dict[str, Any]) -> int:
+def _supervise(root: int, request: dict[str, Any]) -> int:
     # Inside the deployment's folder, which is removed whole, even after a run that was killed.
-    places = {"XDG_CACHE_HOME": str(run.with_name(CACHE)), "TMPDIR": str(run / TEMPORARY)}
+    places = {
+        "XDG_CACHE_HOME": os.path.join(request["root"], CACHE),
+        "TMPDIR": os.path.join(request["root"], TEMPORARY),
+    }
     environment = {**os.environ, **places, **request["environment"]}
     command = [sys.executable, *request["arguments"]]
-    with open(str(run / "output"), "wb") as output, open(str(run / "errors"), "wb") as errors:
+    os.fchdir(root)
+    with opened(root, RUN + "/output", "wb") as output, opened(root, RUN + "/errors", "wb") as said:
         try:
-            return subprocess.call(
-                command, stdout=output, stderr=errors, cwd=request["root"], env=environment
-            )
+            process = subprocess.Popen(command, stdout=output, stderr=said, env=environment)
         except OSError as error:
-            errors.write(str(error).encode())
+            said.write(str(error).encode())
             return 127
+        return _waited_for(process, root)
 
 
-def _follow(run: Path, offset: int) -> None:
+def _waited_for(process: subprocess.Popen[bytes], root: int) -> int:
+    """Return the command's status; it is ended when nobody has followed it for long."""
+    followed, since = -1.0, time.monotonic()
+    while process.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        now = _followed(root)  # its change counts, as a board may set its clock meanwhile
+        if now != followed:
+            followed, since = now, time.monotonic()
+        elif time.monotonic() - since > _FORSAKEN_SECONDS:
+            process.kill()
+            process.wait()
+            empty(root, TEMPORARY)
+    return process.returncode
+
+
+def _follow(root: int, offset: int) -> None:
     heard = 0.0
     while True:
-        (run / "followed").touch()
-        ended = _ended(run)  # asked first, so that no last line is missed
-        offset = _relay(run / "output", offset)
+        _touch(root)
+        ended = _ended(root)  # asked first, so that no last line is missed
+        offset = _relay(root, offset)
         if ended:
-            say(exit=_status(run), errors=_tail(run / "errors"))
+            say("exit", status=_status(root), errors=_tail(root, RUN + "/errors"))
             return
         if time.monotonic() - heard > _HEARTBEAT_SECONDS:
             heard = time.monotonic()
-            say(alive=True)  # fails, and ends this process, when nobody listens any more
+            say("alive")  # fails, and ends this process, when nobody listens any more
         time.sleep(_POLL_SECONDS)
 
 
-def _relay(output: Path, offset: int) -> int:
-    if not output.exists():
-        return offset
-    with open(str(output), "rb") as stream:
-        stream.seek(offset)
-        for line in stream:
-            if not line.endswith(b"\n"):
-                break
-            offset += len(line)
-            say(line=line.decode("utf-8", "replace").rstrip("\n"), offset=offset)
+def _relay(root: int, offset: int) -> int:
+    try:
+        with opened(root, RUN + "/output") as stream:
+            stream.seek(offset)
+            for line in iter(lambda: _line(stream), b""):
+                offset += len(line)
+                text = line.decode("utf-8", "replace").rstrip("\n")
+                say("line", text=text if len(line) <= _LINE_BYTES else "", offset=offset)
+    except FileNotFoundError:
+        pass  # it has just been started
     return offset
 
 
-def _status(run: Path) -> int | None:
+def _line(stream: IO[bytes]) -> bytes:
+    """Return the next whole line, nothing where it still is being written."""
+    line = stream.readline()
+    return line if line.endswith(b"\n") else b""
+
+
+def _status(root: int) -> int | None:
     try:
-        status: int | None = json.loads((run / "exit").read_text())
+        status: int | None = json.loads(read_text(root, RUN + "/exit") or "")
         return status
-    except (OSError, ValueError):
+    except ValueError:
         return None  # the supervisor itself was killed
 
 
-def _ended(run: Path) -> bool:
-    return (run / "exit").exists() or not _alive(run)
+def _ended(root: int) -> bool:
+    return read_text(root, RUN + "/exit") is not None or not is_running(root)
 
 
-def _alive(run: Path) -> bool:
-    pid = _pid(run)
+def is_running(root: int) -> bool:
+    """Return whether a deployment's supervisor lives."""
+    pid = _pid(root)
     if pid is None:
         return False
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        with open(f"/proc/{pid}/stat") as stream:
+            state = stream.read().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return False
     return state not in "ZX"  # a zombie has ended; nobody has asked for its status
 
 
-def end_run(run: Path) -> None:
+def end_run(root: int) -> None:
     """End a run and everything it started."""
-    pid = _pid(run)
-    if pid is None or (run / "exit").exists():
+    pid = _pid(root)
+    if pid is None or read_text(root, RUN + "/exit") is not None:
         return
     for ending in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -138,63 +170,58 @@ def end_run(run: Path) -> None:
         except OSError:
             return
         for _ in range(15):
-            if not _alive(run):
+            if not is_running(root):
                 break
             time.sleep(_POLL_SECONDS)
 
 
-def own(root: Path, nonce: str) -> None:
+def own(root: int, nonce: str) -> None:
     """Note whose deployment lies in a folder."""
-    _write(root / OWNER, nonce)
+    write_text(root, OWNER, nonce)
 
 
-def is_owned(root: Path, nonce: str) -> bool:
+def is_owned(root: int, nonce: str) -> bool:
     """Return whether the deployment in a folder is the one with this nonce."""
-    try:
-        return (root / OWNER).read_text() == nonce
-    except OSError:
-        return False
+    return read_text(root, OWNER) == nonce
 
 
-def _nonce(run: Path) -> str | None:
-    try:
-        return (run / "nonce").read_text()
-    except OSError:
-        return None
-
-
-def _pid(run: Path) -> int | None:
-    try:
-        return int((run / "pid").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _tail(path: Path) -> str:
-    try:
-        with open(str(path), "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + PARTIAL)
-    temporary.write_text(text)
-    os.replace(str(temporary), str(path))
-
-
-def refuse_if_followed(root: Path) -> None:
+def refuse_if_followed(root: int) -> None:
     """End a run that nobody follows any more.
 
     Raises:
         Refused: Somebody does.
     """
-    try:
-        age = time.time() - (root / RUN / "followed").stat().st_mtime
-    except OSError:
-        return
-    if age < _FOLLOWED_SECONDS and _alive(root / RUN) and not (root / RUN / "exit").exists():
+    live = is_running(root) and read_text(root, RUN + "/exit") is None
+    if live and time.time() - _followed(root) < _FOLLOWED_SECONDS:
         raise Refused("busy", "another deployment of this bundle is being measured")
-    end_run(root / RUN)
+    end_run(root)
+
+
+def _touch(root: int) -> None:
+    with opened(root, RUN + "/followed", "wb") as stream:
+        os.utime(stream.fileno())
+
+
+def _followed(root: int) -> float:
+    """Return when somebody followed the run last, in seconds of the board's clock."""
+    try:
+        with opened(root, RUN + "/followed") as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _pid(root: int) -> int | None:
+    try:
+        return int(read_text(root, RUN + "/pid") or "")
+    except ValueError:
+        return None
+
+
+def _tail(root: int, name: str) -> str:
+    try:
+        with opened(root, name) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

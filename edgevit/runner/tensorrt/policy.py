@@ -231,6 +231,8 @@ def _row(
 ) -> dict[str, Any]:
     content = asdict(trial)
     del content["samples_ms"]
+    if content["parity"] is not None:
+        content["parity"] = _finite(content["parity"])
     return {
         **content,
         "usable": not excluded,
@@ -244,7 +246,7 @@ def _row(
 
 
 def _finite(interval: dict[str, float]) -> dict[str, float | None]:
-    """Return an interval in JSON's numbers; an open end is null."""
+    """Return figures in JSON's numbers; an open end, or what can't be told, is null."""
     return {key: value if math.isfinite(value) else None for key, value in interval.items()}
 
 

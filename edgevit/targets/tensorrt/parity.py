@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -25,10 +24,12 @@ from edgevit import __version__
 from edgevit.quantizers.float8 import Float8Grid, Float8Linear
 from edgevit.quantizers.half import to_half
 from edgevit.quantizers.simulation import IntegerLinear, Layer, QuantizedGraph
+from edgevit.runner.engine_library import onnxruntime_module
 from edgevit.targets.onnx_builder import whole_model
 from edgevit.targets.tensorrt.products import Taps
 from edgevit.targets.tensorrt.target import written
 
+onnxruntime = onnxruntime_module()
 Values = dict[str, npt.NDArray[Any]]
 
 

@@ -1,0 +1,241 @@
+"""The schema of what a board measured: `edgevit.runner.exchange` and what report/ shows of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgevit.deploy.facts import PowerMode
+from edgevit.deploy.messages import Bytes, Count, Hash, Name, Text, decoded
+from edgevit.deploy.words import all_plain
+
+_Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
+_Seconds = Annotated[float, Meta(ge=0, le=1e7)]
+_Percent = Annotated[float, Meta(ge=0, le=100)]
+_Points = Annotated[float, Meta(ge=-100, le=100)]
+_Positive = Annotated[float, Meta(ge=0, le=1e12)]
+_Real = Annotated[float, Meta(ge=-1e12, le=1e12)]
+_Class = Annotated[int, Meta(ge=-1, le=10**7)]
+
+
+class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    """What it has is all it may have."""
+
+
+class Answers(_Strict, frozen=True):
+    """The best classes and the label of each image."""
+
+    top5: list[Annotated[list[_Class], Meta(min_length=1, max_length=5)]]
+    labels: list[_Class]
+
+
+class _SelfCheck(_Strict, frozen=True):
+    num_images: Count
+    agreement_percent: _Percent
+    identical_percent: _Percent
+    max_error: _Positive
+    rms_error: _Positive
+    quantization_rms: _Positive | None
+    max_error_relative: _Positive | None
+    rms_error_relative: _Positive | None
+
+
+class Conditions(_Strict, frozen=True):
+    """Under which latency was measured; empty where it was not."""
+
+    threads: Count | None = None
+    batch: Count | None = None
+    rounds: Count | None = None
+    warmup: Count | None = None
+
+
+class EngineUsed(_Strict, frozen=True):
+    """Which engine ran."""
+
+    name: Name
+    provider: Name
+    stands_in: bool
+    variant: Name
+
+
+class _Span(_Strict, frozen=True):
+    before: _Real | None
+    highest: _Real
+    after: _Real | None
+
+
+class _Clock(_Strict, frozen=True):
+    before: _Positive | None
+    lowest: _Positive
+    highest: _Positive
+    after: _Positive | None
+
+
+class _Power(_Strict, frozen=True):
+    rails: list[Name]
+    before: _Real | None
+    during: _Real | None
+
+
+class _Energy(_Strict, frozen=True):
+    energy_mj: _Real | None
+    load_mw: _Real | None
+    idle_mw: _Real | None
+    rails: list[Name]
+    seconds: _Seconds
+    images: Count
+    readings: Count
+    reason: Text
+
+
+class _Telemetry(_Strict, frozen=True):
+    source: Name | None
+    interval_ms: Count
+    num_readings: Count
+    valid: bool | None
+    reasons: list[Text]
+    watched_clock: Name
+    clock_drop_percent: _Percent | None
+    clocks_mhz: dict[Name, _Clock]
+    temperatures_c: dict[Name, _Span]
+    power_mw: _Power | None
+    power_mode: PowerMode | None
+    energy: dict[Name, _Energy]
+    retimed_because: list[Text] = []
+
+
+class _Parity(_Strict, frozen=True):
+    num_images: Count
+    agreement_percent: _Percent
+    cosine: Annotated[float, Meta(ge=-1.001, le=1.001)] | None
+    max_error: _Positive | None
+
+
+class _Interval(_Strict, frozen=True):
+    value: _Points
+    low: _Points
+    high: _Points
+
+
+class _Gate(_Strict, frozen=True):
+    verdict: Name
+    top1_percent: _Percent | None
+    reason: Text
+    drop_points: _Interval | None
+    num_images: Count
+    images_needed: Count | None
+
+
+class _Ratio(_Strict, frozen=True):
+    value: _Positive
+    low: _Positive | None
+    high: _Positive | None
+
+
+class _Summary(_Strict, frozen=True):
+    kernels: Count
+    moves: Count
+    moves_ms: _Milliseconds | None
+    attention: Count
+    attention_ms: _Milliseconds | None
+    asked_low: Count
+    got_low: Count
+    missed_ms: _Milliseconds | None
+    products_ms: _Milliseconds | None
+    total_ms: _Milliseconds | None
+
+
+class Row(_Strict, frozen=True):
+    """One variant that was tried."""
+
+    variant: Name
+    failure: Text
+    parity: _Parity | None
+    gate: _Gate
+    energy_mj: _Real | None
+    kernel_ms: _Milliseconds | None
+    engine: _Summary | None
+    build_seconds: _Seconds | None
+    usable: bool
+    why_not: Text
+    p50_ms: _Milliseconds | None
+    p99_ms: _Milliseconds | None
+    latency_valid: bool | None
+    rounds: Count
+    speedup_over_fp16: _Ratio | None
+
+
+class _Product(_Strict, frozen=True):
+    name: Name
+    module: Name
+    asked_bits: Name
+    carrier: Name
+    asked: Name
+    chosen: Name
+    kernel: Text
+    time_ms: _Milliseconds | None
+    engine_layer: Text
+    reason: Text
+
+
+class Build(_Strict, frozen=True):
+    """Which variant was kept and why."""
+
+    kept: Name
+    reason: Text
+    fp16_reasons: list[Text]
+    rows: list[Row]
+    telemetry: _Telemetry | None
+    layers: list[_Product]
+
+
+class Machine(_Strict, frozen=True):
+    """Where it was measured."""
+
+    machine: Name
+    python: Name
+    numpy: Name
+
+
+class Of(_Strict, frozen=True):
+    """What was measured: hashes of the bundle's manifest and of the images as they were read."""
+
+    bundle_sha256: Hash
+    images_sha256: Hash
+
+
+class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag_field="schema_version", tag=1):
+    """What `edgevit.runner.board` writes."""
+
+    engine: Answers
+    fp32: Answers | None
+    self_check: _SelfCheck
+    latency_ms: dict[Name, list[_Milliseconds]]
+    latency_conditions: Conditions
+    peak_memory_bytes: dict[Name, Bytes]
+    skipped_images: list[str]
+    warnings: list[Text]
+    engine_used: EngineUsed
+    telemetry: _Telemetry | None
+    build: Build | None
+    machine: Machine
+    of: Of
+
+
+def measured_from_json(data: bytes) -> Measured:
+    """Return what a board measured.
+
+    Raises:
+        DeviceError: It is something else (EV833).
+    """
+    return decoded(data, Measured, "measurements")
+
+
+def content_of(measured: Measured) -> dict[str, Any]:
+    """Return it as the dictionary that `edgevit.runner.exchange` reads, its texts fit to show."""
+    content = msgspec.to_builtins(measured)
+    names = content.pop("skipped_images")  # the user's own, compared as they are
+    shown = {**all_plain(content), "skipped_images": names, "schema_version": 1}
+    return shown if measured.latency_ms else {**shown, "latency_conditions": {}}
