@@ -7,13 +7,15 @@ standard output). Exit statuses are those of `edgevit.errors`.
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgevit import __version__
-from edgevit.errors import EdgeViTError, UsageError
+from edgevit.errors import UsageError
+from edgevit.report.unforeseen import foreseen
 from edgevit.terminal import (
     check_named,
     check_new_folder,
@@ -21,7 +23,10 @@ from edgevit.terminal import (
     console,
     ended_in_order,
     replace_file,
+    say,
+    show_click_error,
     show_error,
+    shown_warnings,
     write_json,
 )
 
@@ -30,22 +35,38 @@ _BITS_HELP = "Width of weights and activations, 2-8."
 
 
 class _Group(click.Group):
-    """Shows an EdgeViTError as what, where, why and what to try, and exits with its status."""
+    """Shows every error as what, where, why and what to try, and exits with its status."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.pop("standalone_mode", True):
+            return self._ran(*args, **kwargs)
         try:
-            return super().main(*args, **kwargs)
-        except EdgeViTError as error:
-            show_error(error)
-            sys.exit(error.exit_status)
+            sys.exit(self._ran(*args, **kwargs))
+        except click.ClickException as error:
+            show_click_error(error)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            say("Interrupted.")
+            sys.exit(INTERRUPTED)
+
+    def _ran(self, *args: Any, **kwargs: Any) -> Any:
+        return super().main(*args, **{**kwargs, "standalone_mode": False})
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with ended_in_order():
+            with shown_warnings(), ended_in_order():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.")
             sys.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, which it ends in order
+        except Exception as error:
+            if ctx.params["debug"]:
+                say("".join(traceback.format_exception(error)))
+            found = foreseen(error)
+            show_error(found)
+            sys.exit(found.exit_status)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -62,7 +83,13 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgevit")
-def main() -> None:
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar="EDGEVIT_DEBUG",
+    help="Show where in the code an error came up.",
+)
+def main(debug: bool) -> None:
     """Quantize a vision transformer, write a bundle for one device, prove it on the device."""
 
 
@@ -81,7 +108,7 @@ def models(pattern: str, json_path: str | None) -> None:
     if rows:
         console().print(models_table(rows))
     else:
-        click.echo(f"No model matches {pattern!r}.", err=True)
+        say(f"No model matches {pattern!r}.")
 
 
 @main.command()

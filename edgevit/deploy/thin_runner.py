@@ -19,6 +19,7 @@ _FILES = (
     "report/statistics.py",
     "report/validation.py",
     "runner/**/*.py",
+    "scratch.py",
     "targets/__init__.py",
     "targets/engine_probe.py",
     "targets/profiles.py",
