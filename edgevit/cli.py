@@ -316,10 +316,11 @@ def sensitivity(
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
+    from edgevit.data.paths import found_at
     from edgevit.zoo import reference_images
 
     _check_embedded(model)
-    is_bundle = (Path(output) / "manifest.json").is_file()
+    is_bundle = found_at(Path(output) / "manifest.json").kind == "file"
     refuse_existing(output, is_bundle)  # an earlier demo's bundle may be replaced
     check_writable(json_path)
     images = str(reference_images("calibration"))

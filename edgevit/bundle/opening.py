@@ -35,6 +35,7 @@ from edgevit.bundle.manifest import (
 from edgevit.bundle.protobuf import initializer_names, initializer_prefix
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
+from edgevit.data.paths import found_at
 from edgevit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -270,12 +271,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             or is malformed (EV409).
     """
     folder = Path(path)
-    if not folder.is_dir():
-        is_there = folder.exists()
-        why = "It is a file, and a bundle is a folder." if is_there else "There is no such folder."
+    found = found_at(folder)
+    if found.kind != "folder":
+        whys = {
+            "file": "It is a file, and a bundle is a folder.",
+            "nothing": "There is no such folder.",
+        }
+        raise _not_a_bundle(folder, whys.get(found.kind, found.why))
+    manifest_there = found_at(folder / MANIFEST)
+    if manifest_there.kind in ("nothing", "closed"):
+        why = f"It has no {MANIFEST}."
+        if manifest_there.kind == "closed":
+            why = f"{MANIFEST} can't be read: {manifest_there.why}"
         raise _not_a_bundle(folder, why)
-    if not (folder / MANIFEST).exists():
-        raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
     with _member(folder, MANIFEST) as stream:
         text = stream.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:

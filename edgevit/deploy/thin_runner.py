@@ -12,6 +12,7 @@ _FILES = (
     "bundle/*.py",
     "data/__init__.py",
     "data/normalizing.py",
+    "data/paths.py",
     "quantizers/__init__.py",
     "quantizers/packing.py",
     "report/__init__.py",
