@@ -15,6 +15,7 @@ import click
 
 from edgevit import __version__
 from edgevit.errors import UsageError
+from edgevit.report.named_option import NamedOption
 from edgevit.report.unforeseen import foreseen
 from edgevit.terminal import (
     check_named,
@@ -32,6 +33,8 @@ from edgevit.terminal import (
 
 INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
+_METHODS: Any = {"cls": NamedOption, "names": "edgevit.calibration.naming:method_names"}
+_TARGETS: Any = {"cls": NamedOption, "names": "edgevit.targets.naming:target_names"}
 
 
 class _Group(click.Group):
@@ -125,6 +128,19 @@ def methods(json_path: str | None) -> None:
 
 
 @main.command()
+@click.option("--json", "json_path", metavar="FILE", help="Also write the list as JSON.")
+def targets(json_path: str | None) -> None:
+    """List the targets: what each runs, in which engine, and what has run on hardware."""
+    from edgevit.report.table import targets_table
+    from edgevit.targets.listing import list_targets
+
+    check_writable(json_path)
+    rows = list_targets()
+    write_json(json_path, {"schema_version": 1, "targets": rows})
+    console().print(targets_table(rows))
+
+
+@main.command()
 @click.option("--model", help="Model name; see `edgevit models`. A recipe may say it.")
 @click.option(
     "--recipe",
@@ -145,10 +161,14 @@ def methods(json_path: str | None) -> None:
     help="Choose weight widths per layer; graph.onnx and weights.bin together take at most this.",
 )
 @click.option("--allocation", default="fisher", show_default=True, help="... by fisher or nuclear.")
-@click.option("--method", default="edgevit", show_default=True, help="Calibration method.")
+@click.option(
+    "--method", default="edgevit", show_default=True, help="Calibration method:", **_METHODS
+)
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
 @click.option("--num-calib", type=int, help="How many of them to use; the method's own number.")
-@click.option("--target", default="cpu", show_default=True, help="Device the bundle is for.")
+@click.option(
+    "--target", default="cpu", show_default=True, help="Device the bundle is for:", **_TARGETS
+)
 @click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
@@ -274,12 +294,14 @@ def inspect(bundle: str, json_path: str | None) -> None:
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("--weight-bits", type=int, help="Width of weights alone.")
 @click.option("--act-bits", type=int, help="Width of activations alone.")
-@click.option("--method", help="Calibration method; each layer on its own if left out.")
+@click.option("--method", help="Calibration method; each layer on its own if left out:", **_METHODS)
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
 @click.option("--num-calib", default=32, show_default=True, help="How many of them to use.")
 @click.option("--data", metavar="DIR", help="Labelled images, for accuracy layer by layer.")
 @click.option("--num", default=200, show_default=True, help="How many of them to use.")
-@click.option("--target", default="cpu", show_default=True, help="Device whose grids are used.")
+@click.option(
+    "--target", default="cpu", show_default=True, help="Device whose grids are used:", **_TARGETS
+)
 @click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")

@@ -155,6 +155,16 @@ def methods_table(methods: Iterable[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def targets_table(targets: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return targets: rows of `edgevit.targets.listing.list_targets`."""
+    table = new_table("Targets", "target", "what it is, what has run", "bits", "grids")
+    for row in targets:
+        widths, grids = f"{min(row['widths'])}-{max(row['widths'])}", ", ".join(row["grids"])
+        what = f"{row['description']}\n{row['seen_to_run']}"
+        table.add_row(*(plain_text(cell, keep="\n") for cell in (row["name"], what, widths, grids)))
+    return table
+
+
 def _accuracy_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     top1, top5, drop = report["top1"], report["top5"], report["drop_points"]
     change = ""
