@@ -25,6 +25,7 @@ from edgevit.terminal import (
     ended_in_order,
     replace_file,
     say,
+    say_written,
     show_click_error,
     show_error,
     shown_warnings,
@@ -200,7 +201,7 @@ def quantize(
     manifest = _quantized(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
-    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+    say_written(output)
 
 
 def refuse_existing(output: str, overwrite: bool) -> None:
@@ -328,7 +329,7 @@ def sensitivity(
         form = Path(plot).suffix[1:].lower()
         replace_file(Path(plot), lambda path: write_plot(rows, path, form))
     console().print(sensitivity_table(rows))
-    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+    say_written(output)
 
 
 @main.command()

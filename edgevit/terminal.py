@@ -100,6 +100,11 @@ def say(text: str, *, err: bool = True) -> None:
     click.echo(escaped(text, keep="\n"), err=err)
 
 
+def say_written(output: str) -> None:
+    """Say what was written, in one line that is never broken."""
+    say(f"wrote {escaped(output)}")
+
+
 def show_error(error: EdgeViTError) -> None:
     """Print the parts of an error, each on a line of its own."""
     from edgevit.report.table import plain_text

@@ -17,10 +17,10 @@ def method_names() -> tuple[str, ...]:
 
 def _names(source: str) -> list[str]:
     """Return what ``name=`` is in each ``NAME = Method(...)`` at the top of a file."""
-    found = []
+    found: list[str] = []
     for statement in ast.parse(source).body:
         made = statement.value if isinstance(statement, ast.Assign) else None
         if isinstance(made, ast.Call) and getattr(made.func, "id", "") in _MAKERS:
-            words = {word.arg: getattr(word.value, "value", None) for word in made.keywords}
-            found += [words["name"]] if isinstance(words.get("name"), str) else []
+            values = [word.value for word in made.keywords if word.arg == "name"]
+            found += [str(value.value) for value in values if isinstance(value, ast.Constant)]
     return found

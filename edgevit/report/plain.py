@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from edgevit.report.escaping import escaped
 
@@ -24,6 +25,10 @@ class PlainConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as text; `Text` would drop some control characters without a word."""
+        return super().render_str(escaped(text, keep="\n"), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

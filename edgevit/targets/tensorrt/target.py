@@ -40,7 +40,7 @@ class TensorRTTarget:
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
-        self.grids = ("uniform", "e4m3") if profile.runs("fp8") else ("uniform",)
+        self.grids: tuple[str, ...] = ("uniform", "e4m3") if profile.runs("fp8") else ("uniform",)
         self.name, self.description = profile.name, profile.description
 
     def prepare(self, graph: Graph) -> Graph:
