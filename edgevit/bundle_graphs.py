@@ -23,6 +23,7 @@ from edgevit.bundle.manifest import (
     VARIANT_GRAPHS,
 )
 from edgevit.bundle.variants import golden_key
+from edgevit.data.paths import found_at
 from edgevit.errors import DeviceError
 from edgevit.targets.profiles import EXACT_VARIANT
 
@@ -39,7 +40,11 @@ def graph_of_a_bundle(path: Path) -> str | None:
     """Return which graph of a bundle a file is, such as "int8"; None if it is none."""
     named = [name for name, file in _FILES.items() if file == path.name]
     manifest = path.parent / MANIFEST
-    if not named or not manifest.is_file() or manifest.stat().st_size > MAX_MANIFEST_BYTES:
+    if (
+        not named
+        or found_at(manifest).kind != "file"
+        or manifest.stat().st_size > MAX_MANIFEST_BYTES
+    ):
         return None
     try:
         content = json.loads(manifest.read_bytes())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle_graphs import checked_graphs, graph_of_a_bundle
+from edgevit.data.paths import found_at
 from edgevit.errors import UnsupportedError, UsageError
 from edgevit.targets.profiles import (
     NEWEST_TENSORRT,
@@ -57,11 +58,12 @@ def check(
         BundleError: The bundle is damaged.
     """
     path = Path(model)
-    only = None if path.is_dir() else graph_of_a_bundle(path)
-    bundle = _bundle(path if only is None else path.parent) if path.is_dir() or only else None
+    is_folder = found_at(path).kind == "folder"
+    only = None if is_folder else graph_of_a_bundle(path)
+    bundle = _bundle(path if only is None else path.parent) if is_folder or only else None
     if bundle is not None:
         _refuse_precision(precision)
-    elif not path.is_dir():
+    else:
         _refuse_no_file(path)
     profile = profile_named(_target(target, bundle))
     served = _served(tensorrt, profile)
@@ -186,13 +188,14 @@ def _refuse_no_file(path: Path) -> None:
     Raises:
         UsageError: It is not there (EV343), or a device, pipe or socket (EV347).
     """
-    if path.is_file():
+    found = found_at(path)
+    if found.kind == "file":
         return
-    there = path.exists()
+    there = found.kind != "nothing"
     raise UsageError(
         "EV347" if there else "EV343",
         "This is no file that a model could be in." if there else "There is no such model.",
         where=str(path),
-        why="It is a device, a pipe or a socket." if there else "There is nothing of this name.",
+        why=found.why,
         try_next="Give an ONNX file or a bundle's folder.",
     )

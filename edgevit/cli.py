@@ -7,13 +7,16 @@ standard output). Exit statuses are those of `edgevit.errors`.
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgevit import __version__
-from edgevit.errors import EdgeViTError, UsageError
+from edgevit.errors import UsageError
+from edgevit.report.named_option import NamedOption
+from edgevit.report.unforeseen import foreseen
 from edgevit.terminal import (
     check_named,
     check_new_folder,
@@ -21,31 +24,53 @@ from edgevit.terminal import (
     console,
     ended_in_order,
     replace_file,
+    say,
+    say_written,
+    show_click_error,
     show_error,
+    shown_warnings,
     write_json,
 )
 
 INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
+_METHODS: Any = {"cls": NamedOption, "names": "edgevit.calibration.naming:method_names"}
+_TARGETS: Any = {"cls": NamedOption, "names": "edgevit.targets.naming:target_names"}
 
 
 class _Group(click.Group):
-    """Shows an EdgeViTError as what, where, why and what to try, and exits with its status."""
+    """Shows every error as what, where, why and what to try, and exits with its status."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.pop("standalone_mode", True):
+            return self._ran(*args, **kwargs)
         try:
-            return super().main(*args, **kwargs)
-        except EdgeViTError as error:
-            show_error(error)
-            sys.exit(error.exit_status)
+            sys.exit(self._ran(*args, **kwargs))
+        except click.ClickException as error:
+            show_click_error(error)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            say("Interrupted.")
+            sys.exit(INTERRUPTED)
+
+    def _ran(self, *args: Any, **kwargs: Any) -> Any:
+        return super().main(*args, **{**kwargs, "standalone_mode": False})
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with ended_in_order():
+            with shown_warnings(), ended_in_order():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.")
             sys.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, which it ends in order
+        except Exception as error:
+            if ctx.params["debug"]:
+                say("".join(traceback.format_exception(error)))
+            found = foreseen(error)
+            show_error(found)
+            sys.exit(found.exit_status)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -62,7 +87,13 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgevit")
-def main() -> None:
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar="EDGEVIT_DEBUG",
+    help="Show where in the code an error came up.",
+)
+def main(debug: bool) -> None:
     """Quantize a vision transformer, write a bundle for one device, prove it on the device."""
 
 
@@ -81,7 +112,7 @@ def models(pattern: str, json_path: str | None) -> None:
     if rows:
         console().print(models_table(rows))
     else:
-        click.echo(f"No model matches {pattern!r}.", err=True)
+        say(f"No model matches {pattern!r}.")
 
 
 @main.command()
@@ -95,6 +126,19 @@ def methods(json_path: str | None) -> None:
     rows = [{key: getattr(method, key) for key in keys} for method in METHODS.values()]
     write_json(json_path, {"schema_version": 1, "methods": rows})
     console().print(methods_table(rows))
+
+
+@main.command()
+@click.option("--json", "json_path", metavar="FILE", help="Also write the list as JSON.")
+def targets(json_path: str | None) -> None:
+    """List the targets: what each runs, in which engine, and what has run on hardware."""
+    from edgevit.report.table import targets_table
+    from edgevit.targets.listing import list_targets
+
+    check_writable(json_path)
+    rows = list_targets()
+    write_json(json_path, {"schema_version": 1, "targets": rows})
+    console().print(targets_table(rows))
 
 
 @main.command()
@@ -118,10 +162,14 @@ def methods(json_path: str | None) -> None:
     help="Choose weight widths per layer; graph.onnx and weights.bin together take at most this.",
 )
 @click.option("--allocation", default="fisher", show_default=True, help="... by fisher or nuclear.")
-@click.option("--method", default="edgevit", show_default=True, help="Calibration method.")
+@click.option(
+    "--method", default="edgevit", show_default=True, help="Calibration method:", **_METHODS
+)
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
 @click.option("--num-calib", type=int, help="How many of them to use; the method's own number.")
-@click.option("--target", default="cpu", show_default=True, help="Device the bundle is for.")
+@click.option(
+    "--target", default="cpu", show_default=True, help="Device the bundle is for:", **_TARGETS
+)
 @click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
@@ -153,7 +201,7 @@ def quantize(
     manifest = _quantized(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
-    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+    say_written(output)
 
 
 def refuse_existing(output: str, overwrite: bool) -> None:
@@ -247,12 +295,14 @@ def inspect(bundle: str, json_path: str | None) -> None:
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("--weight-bits", type=int, help="Width of weights alone.")
 @click.option("--act-bits", type=int, help="Width of activations alone.")
-@click.option("--method", help="Calibration method; each layer on its own if left out.")
+@click.option("--method", help="Calibration method; each layer on its own if left out:", **_METHODS)
 @click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
 @click.option("--num-calib", default=32, show_default=True, help="How many of them to use.")
 @click.option("--data", metavar="DIR", help="Labelled images, for accuracy layer by layer.")
 @click.option("--num", default=200, show_default=True, help="How many of them to use.")
-@click.option("--target", default="cpu", show_default=True, help="Device whose grids are used.")
+@click.option(
+    "--target", default="cpu", show_default=True, help="Device whose grids are used:", **_TARGETS
+)
 @click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
@@ -279,7 +329,7 @@ def sensitivity(
         form = Path(plot).suffix[1:].lower()
         replace_file(Path(plot), lambda path: write_plot(rows, path, form))
     console().print(sensitivity_table(rows))
-    console().print(f"wrote {output}", highlight=False, soft_wrap=True)
+    say_written(output)
 
 
 @main.command()
@@ -289,10 +339,11 @@ def sensitivity(
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
+    from edgevit.data.paths import found_at
     from edgevit.zoo import reference_images
 
     _check_embedded(model)
-    is_bundle = (Path(output) / "manifest.json").is_file()
+    is_bundle = found_at(Path(output) / "manifest.json").kind == "file"
     refuse_existing(output, is_bundle)  # an earlier demo's bundle may be replaced
     check_writable(json_path)
     images = str(reference_images("calibration"))

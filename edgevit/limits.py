@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 
 from edgevit.errors import UsageError
+from edgevit.runner.threads import check_threads
+
+MOST_IMAGES = 1024
+"""Images of one run of an engine: at 224 pixels 0.6 GB before the first activation."""
+MOST_ROUNDS = 100_000
 
 
 def check_limits(*, max_drop: float | None, max_latency_ms: float | None) -> None:
@@ -26,14 +31,18 @@ def check_runs(*, threads: int | None, batch: int, rounds: int) -> None:
     """Refuse numbers of threads, images and rounds with which nothing can be run.
 
     Raises:
-        UsageError: Threads (EV707) or batch (EV207) below one, rounds (EV708) below two.
+        UsageError: Threads (EV707) or batch (EV207) below one, rounds (EV708) below two, or more
+            threads (EV227), a larger batch (EV228) or more rounds (EV229) than can be meant.
     """
-    if threads is not None and threads < 1:
-        raise _too_few("EV707", f"{threads} threads can't run anything.", "--threads", 1)
+    check_threads(threads, "--threads")
     if batch < 1:
         raise _too_few("EV207", f"A batch of {batch} images can't be run.", "--batch", 1)
     if rounds < 2:
         raise _too_few("EV708", f"{rounds} rounds can't be measured.", "--rounds", 2)
+    if batch > MOST_IMAGES:
+        raise _too_many("EV228", f"A batch of {batch} images is too large.", "--batch", MOST_IMAGES)
+    if rounds > MOST_ROUNDS:
+        raise _too_many("EV229", f"{rounds} rounds take too long.", "--rounds", MOST_ROUNDS)
 
 
 def check_eer_weights(weights: tuple[float, float] | None) -> None:
@@ -63,3 +72,8 @@ def _too_few(code: str, what: str, where: str, least: int) -> UsageError:
         why=f"It has to be a whole number of at least {least}.",
         try_next=f"{where} {least} or more, or leave it out.",
     )
+
+
+def _too_many(code: str, what: str, where: str, most: int) -> UsageError:
+    why = f"At most {most} are taken; more tell nothing new."
+    return UsageError(code, what, where=where, why=why, try_next=f"{where} {most} or fewer.")

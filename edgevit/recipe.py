@@ -7,6 +7,8 @@ images are not in it: it knows them by hash, so that others are noticed.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +23,7 @@ else:
     import tomli as tomllib
 
 DEFAULT_METHOD = "edgevit"
+_MOST_CHARACTERS = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +97,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
             type (EV210).
     """
     try:
-        return _checked(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _checked(tomllib.loads(_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:  # no TOML is a ValueError
         raise _unreadable(path, error) from error
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file, or raise OSError: no pipe is waited for, no device read on."""
+    waits_not = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(waits_not, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(waits_not).st_mode):
+            raise OSError("It is a folder, a device, a pipe or a socket.")
+        return file.read(_MOST_CHARACTERS)
 
 
 def digest_of(sha256s: Iterable[str]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
+from edgevit.report.escaping import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _Handler = Callable[[int, FrameType | None], None]
+_LEAST_FREE_BYTES = 1 << 20
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a program that was asked to end, 143: what a shell would report."""
 
@@ -64,7 +70,7 @@ def ended_in_order() -> Iterator[None]:
             raise asked[-1]
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            click.echo("Terminated.", err=True)
+            say("Terminated.")
         raise
     finally:
         for put_back in replaced:
@@ -80,21 +86,56 @@ def _handled(number: signal.Signals, usual: object, handler: _Handler) -> Callab
 
 
 def console() -> Console:
-    """Return the console on standard error, where tables and progress go."""
-    from rich.console import Console
+    """Return the console on standard error, where tables and progress go.
 
-    return Console(stderr=True)
+    Whatever is printed there, foreign control characters are shown as escapes.
+    """
+    from edgevit.report.plain import PlainConsole
+
+    return PlainConsole(stderr=True)
+
+
+def say(text: str, *, err: bool = True) -> None:
+    """Print lines of our own, on standard error, with whatever is foreign in them escaped."""
+    click.echo(escaped(text, keep="\n"), err=err)
+
+
+def say_written(output: str) -> None:
+    """Say what was written, in one line that is never broken."""
+    say(f"wrote {escaped(output)}")
 
 
 def show_error(error: EdgeViTError) -> None:
-    """Print the parts of an error."""
-    from rich.text import Text
+    """Print the parts of an error, each on a line of its own."""
+    from edgevit.report.table import plain_text
 
     screen = console()
-    screen.print(Text(f"error {error.code}: {error.what}", style="bold red"), soft_wrap=True)
+    screen.print(plain_text(f"error {error.code}: {error.what}", "bold red"), soft_wrap=True)
     for name, text in error.parts().items():
         if name != "what":
-            screen.print(Text(f"  {name}: {text}"), soft_wrap=True)
+            screen.print(plain_text(f"  {name}: {text}"), soft_wrap=True)
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Show warnings of Python and its libraries inside escaped: they may quote a file's names."""
+    before = warnings.formatwarning
+
+    def plain(*arguments: Any, **keywords: Any) -> str:
+        return escaped(before(*arguments, **keywords), keep="\n")
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def show_click_error(error: click.ClickException) -> None:
+    """Print what click says of a command line; it repeats words of it."""
+    text = io.StringIO()
+    error.show(file=text)
+    say(text.getvalue().rstrip("\n"))
 
 
 def write_json(path: str | None, content: dict[str, Any]) -> None:
@@ -105,7 +146,8 @@ def write_json(path: str | None, content: dict[str, Any]) -> None:
     """
     if path is None:
         return
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    plain = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = escaped(plain, keep="\n") + "\n"  # inside of JSON's strings, where alone they can be
     if path == "-":
         click.echo(text, nl=False)
         return
@@ -126,30 +168,58 @@ def check_writable(*paths: str | None) -> None:
         if path is None or path == "-":
             continue
         check_named(path)
-        target = _replaced(Path(path))
-        needed = target if _is_device(target) else target.parent
-        if target.is_dir() or not needed.exists() or not os.access(needed, os.W_OK):
-            raise EnvironmentError_(
-                "EV206",
-                "A file can't be written.",
-                where=path,
-                why="It is a folder itself, or its folder does not exist or is closed to you.",
-                try_next="Choose a folder that exists and that you may write to.",
-            )
+        with _refused_by_the_system(path, "A file can't be written."):
+            target = _replaced(Path(path))
+            is_device = _is_device(target)
+            needed = target if is_device else target.parent
+            if target.is_dir() or not needed.exists() or not os.access(needed, os.W_OK):
+                raise OSError(
+                    "It is a folder itself, or its folder does not exist or is closed to you."
+                )
+            if not is_device:
+                _check_room(target)
+
+
+@contextmanager
+def _refused_by_the_system(path: str, what: str) -> Iterator[None]:
+    """Turn what the system says of a path into an error (EV206)."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise EnvironmentError_(
+            "EV206",
+            what,
+            where=path,
+            why=getattr(error, "strerror", None) or str(error),
+            try_next="Choose a place that exists, is not full, and that you may write to.",
+        ) from error
+
+
+def _check_room(target: Path) -> None:
+    """Raise OSError where a name is too long for being written whole, or the disk is full.
+
+    What is written has a longer name until it is finished, such as ``.NAME.0123abcd.partial``.
+    """
+    with suppress(FileNotFoundError):
+        os.lstat(target.with_name(f".{target.name}.0123abcd.partial"))
+    if shutil.disk_usage(target.parent).free < _LEAST_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_named(path: str) -> None:
-    """Refuse an empty name, which would mean the current folder.
+    """Refuse an empty name, which would mean the current folder, and one with a zero byte.
 
     Raises:
-        UsageError: It is empty (EV223).
+        UsageError: It is no name (EV223).
     """
-    if not path.strip():
+    if not path.strip() or "\0" in path:
         raise UsageError(
             "EV223",
             "What is written needs a name.",
             where=f"{path!r}, as an option such as --output or --json got it",
-            why="The name is empty; a variable in the command may not be set.",
+            why="No name has a zero byte."
+            if path.strip()
+            else "The name is empty; a variable in the command may not be set.",
             try_next="Name it, as in --output my_bundle.",
         )
 
@@ -160,17 +230,13 @@ def check_new_folder(path: Path) -> None:
     Raises:
         EnvironmentError_: Something above it is a file, or closed (EV206).
     """
-    above = path.absolute().parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise EnvironmentError_(
-            "EV206",
-            "A folder can't be made.",
-            where=str(path),
-            why=f"{above} is a file or closed to you.",
-            try_next="Choose a place that you may write to.",
-        )
+    with _refused_by_the_system(str(path), "A folder can't be made."):
+        above = path.absolute().parent
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise OSError(f"{above} is a file or closed to you.")
+        _check_room(above / path.name)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -48,6 +48,9 @@ def test_bits_are_not_looked_at_when_both_widths_are_given():
     [
         (["--threads", 0], "EV707", "--threads"),
         (["--threads", -2], "EV707", "--threads"),
+        (["--threads", 100000], "EV227", "--threads"),
+        (["--batch", 10**9], "EV228", "--batch"),
+        (["--rounds", 10**9], "EV229", "--rounds"),
         (["--rounds", 0], "EV708", "--rounds"),
         (["--rounds", 1], "EV708", "--rounds"),
         (["--batch", 0], "EV207", "--batch"),

@@ -38,6 +38,7 @@ from edgevit.bundle.protobuf import initializer_prefix
 from edgevit.bundle.shape_rules import Value
 from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
+from edgevit.data.paths import found_at
 from edgevit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -293,12 +294,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             larger than their files (EV420).
     """
     folder = Path(path)
-    if not folder.is_dir():
-        is_there = folder.exists()
-        why = "It is a file, and a bundle is a folder." if is_there else "There is no such folder."
+    found = found_at(folder)
+    if found.kind != "folder":
+        whys = {
+            "file": "It is a file, and a bundle is a folder.",
+            "nothing": "There is no such folder.",
+        }
+        raise _not_a_bundle(folder, whys.get(found.kind, found.why))
+    manifest_there = found_at(folder / MANIFEST)
+    if manifest_there.kind in ("nothing", "closed"):
+        why = f"It has no {MANIFEST}."
+        if manifest_there.kind == "closed":
+            why = f"{MANIFEST} can't be read: {manifest_there.why}"
         raise _not_a_bundle(folder, why)
-    if not (folder / MANIFEST).exists():
-        raise _not_a_bundle(folder, f"It has no {MANIFEST}.")
     with member(folder, MANIFEST) as stream:
         text = stream.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgevit.data.arrays import ArraySource
 from edgevit.data.imageset import ImageItem, ImageSet
+from edgevit.data.paths import found_at
 from edgevit.data.sources import (
     CompressedTarSource,
     FolderSource,
@@ -86,12 +87,15 @@ def _split_location(location: str) -> tuple[Path, str]:
             try_next="Name a folder, .zip, .tar, .tar.gz or .npz; . is the working directory.",
         )
     path, separator, sub = location.rpartition("::")
-    file = Path(path if separator and not Path(location).exists() else location)
-    if not file.exists():
+    is_whole = found_at(location).kind in ("file", "folder")
+    file = Path(path if separator and not is_whole else location)
+    found = found_at(file)
+    if found.kind not in ("file", "folder"):
         raise DataError(
             "EV101",
-            "The images don't exist.",
+            "The images don't exist." if found.kind == "nothing" else "No images can be in this.",
             where=location,
+            why=found.why,
             try_next="Give an existing folder, .zip, .tar, .tar.gz or .npz; "
             "PATH::FOLDER names a folder in it.",
         )

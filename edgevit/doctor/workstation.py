@@ -12,6 +12,7 @@ from edgevit.doctor.board import board_findings, numpy_finding, onnxruntime_find
 from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
+from edgevit.scratch import clear_left_over
 
 _NEEDED = ("torch", "torchvision", "timm", "onnx", "pillow", "safetensors", "msgspec")
 _OLDEST_PYTHON = (3, 10)
@@ -32,7 +33,7 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     problems = import_problems(_NEEDED)
     findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
     findings += [onnxruntime_finding(facts), numpy_finding(facts)]
-    findings += [_memory(facts), _disk(facts), _ssh(), _telemetry()]
+    findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _left_over()]
     if target not in (None, "cpu", "simulation") or facts["gpu"]["compute_capability"]:
         findings += _engine(facts, None if target in ("cpu", "simulation") else target)
     return findings
@@ -89,6 +90,15 @@ def _telemetry() -> Finding:
     if has_sensors():
         return ok("telemetry", "clocks, throttling or power can be read")
     return ok("telemetry", "no sensors here: latency is measured without watching the clocks")
+
+
+def _left_over() -> Finding:
+    """Clear what killed runs left in the folder for temporary files, and say what it was."""
+    cleared = clear_left_over()
+    if cleared:
+        found = f"cleared what ended runs had left: {', '.join(cleared)}"
+        return ok("temporary folders", found)
+    return ok("temporary folders", "nothing is left of ended runs")
 
 
 def _engine(facts: Mapping[str, Any], target: str | None) -> list[Finding]:

@@ -27,8 +27,8 @@ def doctor_list(found: Mapping[str, Any]) -> RenderableType:
     first: dict[str, str] = {}
     for check in found["checks"]:
         line = plain_text(f"{check['status']:<7}", _STYLES[check["status"]])
-        line.append(f"  {check['name']:<{width}}  {check['found']}", style="default not bold")
-        lines.append(line)
+        said = f"  {check['name']:<{width}}  {check['found']}"
+        lines.append(line.append_text(plain_text(said, "default not bold")))
         if check["mend"]:
             known = first.setdefault(check["mend"], check["name"])
             mend = f"$ {check['mend']}" if known == check["name"] else f"as for {known}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgevit.report.escaping import escaped
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.targets.profiles import EXACT_VARIANT
 
@@ -46,7 +47,9 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
         lines.append(build_table(report["build"]))
     if report["verdict"]:
         verdict = plain_text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
-        lines.append(verdict.append(f"  {report['verdict_reason']}", style="not bold default"))
+        lines.append(
+            verdict.append_text(plain_text(f"  {report['verdict_reason']}", "not bold default"))
+        )
     return Group(table, *lines)
 
 
@@ -147,7 +150,18 @@ def methods_table(methods: Iterable[Mapping[str, Any]]) -> RenderableType:
     for row in methods:
         needs = f"\nneeds {row['needs']}" if row["needs"] else ""
         what, cost = f"{row['summary']}\n{row['source']}", f"{row['cost']}{needs}"
-        table.add_row(*map(plain_text, (row["name"], what, str(row["num_images"]), cost)))
+        cells = (row["name"], what, str(row["num_images"]), cost)
+        table.add_row(*(plain_text(cell, keep="\n") for cell in cells))
+    return table
+
+
+def targets_table(targets: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return targets: rows of `edgevit.targets.listing.list_targets`."""
+    table = new_table("Targets", "target", "what it is, what has run", "bits", "grids")
+    for row in targets:
+        widths, grids = f"{min(row['widths'])}-{max(row['widths'])}", ", ".join(row["grids"])
+        what = f"{row['description']}\n{row['seen_to_run']}"
+        table.add_row(*(plain_text(cell, keep="\n") for cell in (row["name"], what, widths, grids)))
     return table
 
 
@@ -237,11 +251,15 @@ def new_table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Tabl
     return table
 
 
-def plain_text(content: str, style: str = "") -> Text:
-    """Return text that is never read as markup."""
+def plain_text(content: str, style: str = "", keep: str = "") -> Text:
+    """Return text that is never read as markup, and never broken by what comes from outside.
+
+    Args:
+        keep: Control characters of our own, a newline, that are no foreign ones.
+    """
     from rich.text import Text
 
-    return Text(content, style=style)
+    return Text(escaped(content, keep), style=style)
 
 
 def _widths(bits: Mapping[str, Any]) -> str:

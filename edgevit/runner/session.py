@@ -15,6 +15,7 @@ import numpy as np
 from edgevit.bundle import Bundle
 from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.engine_library import onnxruntime_module
+from edgevit.runner.threads import check_threads
 from edgevit.targets.engine_probe import exact_config, saturates
 from edgevit.targets.profiles import EXACT_VARIANT
 
@@ -29,7 +30,7 @@ _CPU = "CPUExecutionProvider"
 _DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
 # Elsewhere than on the CPU, a node the provider can't run must not quietly run on the CPU.
 _DEVICE_CONFIG = {**_DEFAULT_CONFIG, "session.disable_cpu_ep_fallback": "1"}
-_LOG_ERRORS_ONLY = 3
+_LOG_NOTHING = 4  # its errors are raised, and logged with names that are not made plain
 
 
 class EngineSession:
@@ -51,7 +52,7 @@ class EngineSession:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
         DeviceError: The provider is not available or not used (EV702), or the engine refuses the
             model (EV703).
-        UsageError: The number of threads is not positive (EV707).
+        UsageError: The number of threads is not positive (EV707) or too large (EV227).
     """
 
     def __init__(
@@ -199,18 +200,11 @@ def variant_here(bundle: Bundle, provider: str | None = None) -> str:
 
 
 def _options(runtime: Any, threads: int | None) -> Any:
-    if threads is not None and threads < 1:
-        raise UsageError(
-            "EV707",
-            f"{threads} threads can't run anything.",
-            where="threads",
-            why="It has to be a whole number of at least 1.",
-            try_next="threads=1 or more, or leave it out for all cores.",
-        )
+    check_threads(threads)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = _LOG_NOTHING
     return options
 
 

@@ -40,6 +40,10 @@ class Target(Protocol):
     """Widths of codes it runs, in bits."""
     engine: str
     """What runs its bundles: "onnxruntime", or "tensorrt" where there is one."""
+    grids: tuple[str, ...]
+    """Kinds of grid it runs exactly, in any form of the model; see `GridSpec.kind`."""
+    seen_to_run: str
+    """What of it has run, and on which hardware, in a few words."""
 
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph in the form this target prefers, computing the same function."""

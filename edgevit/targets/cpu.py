@@ -45,6 +45,8 @@ class CpuTarget:
     name = "cpu"
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
     engine = "onnxruntime"
+    grids: tuple[str, ...] = ("uniform", "twin-softmax", "twin-gelu", "codebook")
+    seen_to_run = "ran on x86-64 in every test, on Arm in emulation"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
 
     def prepare(self, graph: Graph) -> Graph:

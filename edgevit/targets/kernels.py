@@ -17,9 +17,9 @@ INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 
 
 def session_options() -> Any:
-    """Return ONNX Runtime options with which sums are exact here, errors only logged."""
+    """Return ONNX Runtime options with which sums are exact here; errors are raised, not logged."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     for key, value in exact_config(onnxruntime).items():
         options.add_session_config_entry(key, value)
     return options

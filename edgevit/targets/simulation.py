@@ -31,6 +31,8 @@ class SimulationTarget:
     name = "simulation"
     widths = CpuTarget.widths
     engine = "torch"
+    grids = (*CpuTarget.grids, "log2", "log-sqrt2")
+    seen_to_run = "runs wherever torch does"
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from edgevit.data.paths import found_at
 from edgevit.errors import UsageError
 from edgevit.zoo.checkpoints import CHECKPOINTS
 from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, build_embedded, embedded_config
@@ -84,10 +85,10 @@ def _loader(name: str) -> tuple[str, Loader]:
         return rest, prefixed[prefix]
     if prefix in timm_models.FOLDERS_AND_HUB:
         return name, timm_models.load
-    is_model_folder = (Path(name) / "config.json").exists()
+    is_model_folder = found_at(Path(name) / "config.json").kind == "file"
     if timm_models.knows(name) and not is_model_folder:  # a bundle may be called as a model
         return name, timm_models.load
-    if name and Path(name).is_dir():
+    if name and found_at(name).kind == "folder":
         return _folder(Path(name))
     if separator:
         return name, factories.load
@@ -99,6 +100,8 @@ def _folder(path: Path) -> tuple[str, Loader]:
     from edgevit.zoo import timm_models, transformers_models
 
     try:
+        if found_at(path / "config.json").kind == "special":
+            raise OSError("It is a device, a pipe or a socket.")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(

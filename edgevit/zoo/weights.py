@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from edgevit.data.paths import found_at
 from edgevit.errors import DataError
 
 StateDict = dict[str, Tensor]
@@ -38,10 +39,9 @@ def read_state_dict(path: Path) -> StateDict:
             and plain values (EV154).
     """
     suffix = path.suffix.lower()
-    if not path.is_file():
-        is_there = path.exists()
-        why = "It is a folder, not a file." if is_there else "There is no such file."
-        raise _unreadable(path, why, "Give the path of a .safetensors or .pth file.")
+    found = found_at(path)
+    if found.kind != "file":
+        raise _unreadable(path, found.why, "Give the path of a .safetensors or .pth file.")
     if suffix == ".safetensors":
         return _without_prefixes(_read_safetensors(path))
     if suffix not in PICKLED:

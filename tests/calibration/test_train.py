@@ -1,9 +1,12 @@
 """Training parts: twins of the integer layers, less error than before, resuming."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from edgevit.calibration.checkpoint import Checkpoint, fingerprint
 from edgevit.calibration.fisher import sampled_loss
@@ -21,7 +24,7 @@ from edgevit.calibration.methods.edgevit_train import (
 from edgevit.calibration.run import Run, calibrate
 from edgevit.calibration.sequential import walk
 from edgevit.calibration.trainable import trainable_part
-from edgevit.errors import UsageError
+from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.graph.interpret import run_graph, run_part
 from edgevit.graph.parts import feeds_in, parts_of
 from edgevit.quantizers.simulation import IntegerLinear
@@ -243,15 +246,99 @@ def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
     name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
     keep = Checkpoint(folder=tmp_path, digest=digest)
     keep.save("blocks.0", quantized, (name,))
-    assert keep.load("blocks.0", quantized)
-    assert not keep.load("blocks.1", quantized)
+    assert keep.load("blocks.0", quantized, (name,))
+    assert not keep.load("blocks.1", quantized, (name,))
     with pytest.raises(UsageError, match="EV217"):
-        replace(keep, digest="0" * 64).load("blocks.0", quantized)
-    (tmp_path / "blocks.0.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(UsageError, match="EV217"):
-        keep.load("blocks.0", quantized)
+        replace(keep, digest="0" * 64).load("blocks.0", quantized, (name,))
+    assert quantized.notes == []
     changed = new_run(vit, images * 2)
     assert fingerprint(changed, "") != digest != fingerprint(run, "other")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def resealed(change):
+    """Change the tensors of a part and keep what its metadata says, or seal it again."""
+
+    def damage(path, seal=None):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        change(tensors, next(key for key in tensors if key.endswith(".scale")))
+        if seal is not None:
+            metadata["sha256"] = seal(tensors)
+        save_file(tensors, path, metadata=metadata)
+
+    return damage
+
+
+def not_a_number(tensors, key):
+    tensors[key] = tensors[key] * math.nan
+
+
+def foreign_key(tensors, key):
+    tensors["../../else.scale"] = tensors[key].clone()
+
+
+def lacking_key(tensors, key):
+    del tensors[key]
+
+
+def other_shape(tensors, key):
+    tensors[key] = torch.cat([tensors[key].reshape(-1)] * 2)
+
+
+def other_dtype(tensors, key):
+    tensors[key] = tensors[key].double()
+
+
+DAMAGED_TENSORS = [not_a_number, foreign_key, lacking_key, other_shape, other_dtype]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, *map(resealed, DAMAGED_TENSORS)])
+def test_a_damaged_part_is_set_aside_and_trained_again(vit, images, tmp_path, damage):
+    whole = train(new_run(vit, images, checkpoint=tmp_path), SHORT)
+    path = min(tmp_path.glob("*.safetensors"))
+    good = {key: value.clone() for key, value in load_file(path).items()}  # it maps the file
+    damage(path)
+    again = train(new_run(vit, images, checkpoint=tmp_path), SHORT)
+    assert torch.equal(again.forward(images), whole.forward(images))
+    notes = [note for note in again.notes if note not in whole.notes]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"EV360: the kept part {path.name} was damaged")
+    assert path.with_suffix(".damaged").is_file()
+    assert all(torch.equal(value, good[key]) for key, value in load_file(path).items())
+
+
+@pytest.mark.parametrize("change", DAMAGED_TENSORS)
+def test_what_does_not_fit_is_not_taken_up_though_it_is_sealed(vit, images, tmp_path, change):
+    run = new_run(vit, images, checkpoint=tmp_path)
+    quantized, _ = with_targets(run)
+    name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
+    keep, before = Checkpoint(folder=tmp_path, digest="0" * 64), quantized.layers[name]
+    keep.save("part", quantized, (name,))
+    resealed(change)(tmp_path / "part.safetensors", lambda tensors: keep._seal("part", tensors))
+    assert not keep.load("part", quantized, (name,))
+    assert quantized.layers[name] is before
+    assert "SHA-256" not in quantized.notes[0]
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_training(vit, images, tmp_path):
+    (tmp_path / "file").touch()
+    stages = []
+    run = new_run(vit, images, checkpoint=tmp_path / "file" / "kept")
+    run.progress = lambda stage, done, total: stages.append(stage)
+    with pytest.raises(EnvironmentError_, match="EV216"):
+        train(run, SHORT)
+    assert stages == []
 
 
 def test_a_part_whose_writing_is_interrupted_is_not_left_behind(vit, images, tmp_path, monkeypatch):

@@ -67,6 +67,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     kept = None
     if run.checkpoint is not None:
         kept = Checkpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
+        kept.prepare()
     fast = replace(run, images=run.images[:FAST_IMAGES])
     plan = planned(fast, training.choices)
     quantized, few = plan.quantized, len(fast.images_at_once)
@@ -95,7 +96,8 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             features=features,
         )
         feeds = _feeds(quantized, part)
-        if kept is None or not kept.load(part.name, quantized):
+        affines = tuple(name for feed in feeds for name in (feed.weight, feed.bias))
+        if kept is None or not kept.load(part.name, quantized, part.gemms, affines):
             there = bench.taken(part, feeds)
             gemms = [graph.gemm(name) for name in part.gemms]
             learner = trainable_part(there, gemms, plan.targets, feeds)

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from edgevit.errors import EnvironmentError_
 from edgevit.runner.tensorrt.building import BuildSettings
+from edgevit.scratch import scratch_folder
 
 FOLDER_VARIABLE = "EDGEVIT_ENGINE_CACHE"
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -163,8 +163,8 @@ class EngineCache:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=str(self.folder), prefix=".part-") as folder:
-                yield Path(folder)
+            with scratch_folder(".part-", self.folder) as folder:
+                yield folder
         except OSError as error:
             raise EnvironmentError_(
                 "EV755",

@@ -6,7 +6,6 @@ accuracy. Latency comes from trtexec's own measurement, never from the wall cloc
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgevit.runner.tensorrt.trtexec import (
     run_arguments,
 )
 from edgevit.runner.tensorrt.trtexec_report import logits_from_export, times_ms_from_export
+from edgevit.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,8 +94,8 @@ class TrtexecSession:
 
     def kernel_times_ms(self, batch: int = 1, seconds: int = 10) -> npt.NDArray[np.float64]:
         """Return the GPU time of every run in trtexec's own measurement, float64 [runs]."""
-        with tempfile.TemporaryDirectory() as folder:
-            times = Path(folder) / "times.json"
+        with scratch_folder() as folder:
+            times = folder / "times.json"
             self._tool.call(
                 latency_arguments(
                     self._tool.version,
@@ -110,8 +110,8 @@ class TrtexecSession:
 
     def layers(self, batch: int = 1) -> tuple[tuple[EngineLayer, ...], dict[str, float]]:
         """Return the engine's layers and their times in milliseconds by name."""
-        with tempfile.TemporaryDirectory() as folder:
-            profile, layers = Path(folder) / "profile.json", Path(folder) / "layers.json"
+        with scratch_folder() as folder:
+            profile, layers = folder / "profile.json", folder / "layers.json"
             self._tool.call(
                 profile_arguments(
                     self._tool.version,
@@ -129,8 +129,8 @@ class TrtexecSession:
         """Nothing to free: no process outlives its run."""
 
     def _run_part(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with tempfile.TemporaryDirectory() as folder:
-            inputs, outputs = Path(folder) / "images.bin", Path(folder) / "logits.json"
+        with scratch_folder() as folder:
+            inputs, outputs = folder / "images.bin", folder / "logits.json"
             inputs.write_bytes(np.ascontiguousarray(images).tobytes())
             self._tool.call(
                 run_arguments(

@@ -68,7 +68,7 @@ class AsWritten:
         visible = {output.name for output in proto.graph.output}
         proto.graph.output.extend(known[name] for name in extra if name not in visible)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # raised, not logged
         options.intra_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(

@@ -36,9 +36,11 @@ class TensorRTTarget:
 
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
     engine = "tensorrt"
+    seen_to_run = "not yet on hardware; the graph ran in ONNX Runtime"
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
+        self.grids: tuple[str, ...] = ("uniform", "e4m3") if profile.runs("fp8") else ("uniform",)
         self.name, self.description = profile.name, profile.description
 
     def prepare(self, graph: Graph) -> Graph:
