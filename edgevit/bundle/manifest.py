@@ -155,9 +155,14 @@ def _check_model(model: dict[str, Any]) -> None:
     if not isinstance(model.get("name"), str):
         raise bad_manifest("model.name is not a string")
     names = model.get("classes")
-    if names is not None and (not isinstance(names, list) or len(names) != classes):
-        raise bad_manifest(f"model.classes is not a list of {classes} names")
+    labels = max(classes, 2)  # a single logit tells two classes apart
+    if names is not None and (not isinstance(names, list) or len(names) != labels):
+        raise bad_manifest(f"model.classes is not a list of {labels} names")
     _check_rows("model.classes", names or [], str)
+    if model.get("class_order") not in (None, "torchvision", "timm"):
+        raise bad_manifest("model.class_order is neither torchvision nor timm")
+    if not isinstance(model.get("classes_from", ""), str):
+        raise bad_manifest("model.classes_from is not a string")
 
 
 def _check_bits(bits: dict[str, Any]) -> None:
