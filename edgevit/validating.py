@@ -133,9 +133,7 @@ def labelled(
     images = data if isinstance(data, ImageSet) else open_images(data)
     if num is not None:
         images = images.subset(num, seed, option="--num")
-    return labels_for(
-        naming.names, images, num_classes, order=naming.order, source=naming.source
-    )
+    return labels_for(naming.names, images, num_classes, order=naming.order, source=naming.source)
 
 
 def check_gates(
@@ -145,7 +143,8 @@ def check_gates(
 
     Raises:
         AccuracyGateError: The drop is above `max_drop` (EV501).
-        UndecidedError: There are too few images to tell (EV502).
+        UndecidedError: There are too few images to tell (EV502), or their accuracies say nothing
+            (EV114).
         LatencyGateError: The median latency is above `max_latency_ms` (EV601).
         DeviceError: No latency was measured that could be compared with it (EV602).
     """
@@ -158,6 +157,7 @@ def check_gates(
             try_next="Quantize to more bits, or leave sensitive layers in float.",
         )
     if max_drop is not None and report["verdict"] == "UNDECIDED":
+        _refuse_worthless(report, max_drop)
         raise UndecidedError(
             "EV502",
             "There are too few images to decide.",
@@ -183,4 +183,24 @@ def check_gates(
             where=f"--max-latency-ms {max_latency_ms:g}",
             why=f"The engine's median is {p50:.2f} ms.",
             try_next="Use more threads, a smaller model, or a faster device.",
+        )
+
+
+def _refuse_worthless(report: dict[str, Any], max_drop: float) -> None:
+    """Refuse a drop between accuracies that say nothing.
+
+    Raises:
+        UndecidedError: fp32 is at chance level, or all images are of one class (EV114).
+    """
+    chance = report["chance"]
+    if report["drop_points"] is None or chance is None:
+        return
+    if chance["above"] is False or chance["num_classes"] == 1:
+        raise UndecidedError(
+            "EV114",
+            "The accuracies say nothing, so their drop can't be judged.",
+            where=f"--max-drop {max_drop:g}",
+            why=report["verdict_reason"],
+            try_next="Check the labels and the preprocessing in the report, and give images of "
+            "several classes.",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 
 from edgevit.errors import DataError, UsageError
 
@@ -28,7 +29,7 @@ def timm_order(folders: Iterable[str]) -> list[str]:
         DataError: Two names are the same to it, so its order of them is left to chance (EV117).
     """
     ordered = sorted(folders, key=_natural_key)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if _natural_key(first) == _natural_key(second):
             raise DataError(
                 "EV117",
