@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +33,9 @@ QUICK = {"threads": 1, "rounds": 2}
 def shown(table) -> str:
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
-    console.print(table)
-    return " ".join(console.export_text().split())
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(table)
+    return " ".join(stream.getvalue().split())
 
 
 def bundle_of(parts, path: Path, **model) -> Path:
@@ -177,7 +180,12 @@ def test_a_single_logit_from_quantize_to_the_report(tmp_path):
     turned = edgevit.validate(bundle, tmp_path / "data", classes=["positive", "negative"], **QUICK)
     assert turned["top1"]["fp32"] == 100 - report["top1"]["fp32"]
     rows = edgevit.sensitivity(
-        model, tmp_path / "data", data=tmp_path / "data", preprocessing=PREPROCESSING, bits=4
+        model,
+        tmp_path / "data",
+        data=tmp_path / "data",
+        preprocessing=PREPROCESSING,
+        bits=4,
+        num=64,
     )
     assert rows[0]["top1_float32"] == report["top1"]["fp32"]
     assert max(row["kl_only"] for row in rows) > 0  # softmax of one logit alone would say 0
@@ -192,10 +200,7 @@ def _noise(artefact, pixels):
     return found.values()
 
 
-def test_command_line_takes_names_and_order(bundle, data, tmp_path, capfd):
-    import subprocess
-    import sys
-
+def test_command_line_takes_names_and_order(bundle, data, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(BY_STRING))
     command = [sys.executable, "-m", "edgevit.cli", "validate", str(bundle), "--data", str(data)]
     command += ["--rounds", "2", "--threads", "1"]

@@ -123,8 +123,8 @@ def _worthless(
         return (f"{found}, so a drop says nothing.", "Its weights are random.")
     return (
         f"{found}, so a drop says nothing.",
-        "Preprocessing or the order of the classes is probably wrong: compare the labels above, and "
-        "the preprocessing in `edgevit inspect --json -`, with what the model was trained with.",
+        "Preprocessing or the order of the classes is probably wrong: compare the labels above, "
+        "and the preprocessing in `edgevit inspect --json -`, with what the model was trained with.",
     )
 
 
