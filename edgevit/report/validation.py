@@ -124,7 +124,7 @@ def _worthless(
     return (
         f"{found}, so a drop says nothing.",
         "Preprocessing or the order of the classes is probably wrong: compare the labels above, "
-        "and the preprocessing in `edgevit inspect --json -`, with what the model was trained with.",
+        "and the preprocessing in `edgevit inspect --json -`, with how the model was trained.",
     )
 
 
