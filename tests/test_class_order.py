@@ -16,7 +16,8 @@ from torch import nn
 import edgevit
 from edgevit.bundle import open_bundle
 from edgevit.data import Preprocessing
-from edgevit.errors import DataError, UndecidedError, UsageError
+from edgevit.data.class_orders import CLASS_ORDERS
+from edgevit.errors import BundleError, DataError, UndecidedError, UsageError
 from edgevit.report.table import inspect_table, validation_table
 from edgevit.runner.session import session_from_bundle
 
@@ -127,6 +128,33 @@ def _only(data: Path, tmp_path: Path, folder: str) -> Path:
     (tmp_path / "one").mkdir()
     (data / folder).rename(tmp_path / "one" / folder)
     return tmp_path / "one"
+
+
+@pytest.mark.parametrize("order", [*CLASS_ORDERS, "alphabet", 3])
+def test_a_bundle_has_an_order_that_is_known(parts, tmp_path, order):
+    if order in CLASS_ORDERS:
+        bundle_of(parts, tmp_path / "bundle", class_order=order)
+        return
+    with pytest.raises(BundleError, match="class_order"):
+        bundle_of(parts, tmp_path / "bundle", class_order=order)
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [
+        ({"classes": ["no", "yes"]}, {"classes": ["no", "yes"], "classes_from": "the names given"}),
+        ({"class_order": "timm"}, {"classes": None, "class_order": "timm"}),
+    ],
+)
+def test_quantize_keeps_what_was_stated(stated, kept, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels)
+    options = {"bits": 8, "method": "minmax", "num_calib": 8, "preprocessing": PREPROCESSING}
+    made = edgevit.quantize(Brightness(), tmp_path / "images.npz", **options, **stated)
+    model = made.save(tmp_path / "bundle").manifest["model"]
+    assert {key: model.get(key) for key in kept} == kept
+    with pytest.raises(DataError, match="EV122"):
+        edgevit.quantize(Brightness(), tmp_path / "images.npz", **options, classes=["a"])
 
 
 class Brightness(nn.Module):
