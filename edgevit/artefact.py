@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Lowered
     from edgevit.zoo import LoadedModel
+    from edgevit.zoo.class_names import Naming
 
 Pixels = npt.NDArray[np.uint8]
 _VERSIONS = ("torch", "timm", "onnx", "onnxruntime", "numpy", "pillow")
@@ -50,6 +51,7 @@ class Artefact:
         golden: Images with their simulated and float32 logits.
         engine: What runs it on its target: "onnxruntime" or "tensorrt".
         variants: Further forms of the model by name, each with its simulation and engine's form.
+        naming: Where the class names are from, and how class folders without them are numbered.
     """
 
     quantized: QuantizedGraph
@@ -61,6 +63,7 @@ class Artefact:
     golden: dict[str, npt.NDArray[Any]]
     engine: str = "onnxruntime"
     variants: dict[str, Variant] = field(default_factory=dict)
+    naming: Naming | None = None
 
     def simulate(self, pixels: Pixels, variant: str | None = None) -> npt.NDArray[np.float32]:
         """Return logits [B, classes] of pixels uint8 [B, H, W, 3], as the engine computes them.
@@ -109,6 +112,7 @@ class Artefact:
                 "input_size": list(model.preprocessing.input_size),
                 "num_classes": model.num_classes,
                 "classes": None if model.classes is None else list(model.classes),
+                **self._classes_stated(),
                 "parameters": model.parameters,
                 "flops": model.flops,
                 "weights_sha256": model.weights_sha256,
@@ -128,6 +132,14 @@ class Artefact:
             "bits": bits_of(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
+
+    def _classes_stated(self) -> dict[str, str]:
+        """Return where names and order of the classes are from, as far as anybody stated them."""
+        if self.naming is None:
+            return {}
+        source = self.naming.source if self.model.classes else None
+        stated = {"classes_from": source, "class_order": self.naming.order}
+        return {key: value for key, value in stated.items() if value is not None}
 
 
 def _stored(lowered: Lowered) -> VariantModel:

@@ -96,6 +96,7 @@ def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> Facts:
 def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
     """Compare logits float32 [n, classes] on the golden images, optimisations off."""
     from edgevit.data import Preprocessing
+    from edgevit.runner.scores import agreement_percent
     from edgevit.runner.selfcheck import logits_on
     from edgevit.runner.session import EngineSession
     from edgevit.targets.conformance import Parity
@@ -109,7 +110,7 @@ def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
     cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return Parity(
         num_images=len(images),
-        agreement_percent=100 * float((found.argmax(1) == wanted.argmax(1)).mean()),
+        agreement_percent=agreement_percent(found, wanted),
         cosine=float(cosine.min()),
         max_error=float(np.abs(found - wanted).max()),
     )

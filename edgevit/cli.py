@@ -175,6 +175,8 @@ def targets(json_path: str | None) -> None:
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
 @click.option("--checkpoint", metavar="DIR", help="Where edgevit-train keeps and finds its work.")
+@click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
+@click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")
@@ -257,6 +259,8 @@ def _quantized(
 @click.option("--provider", help="ORT provider; the bundle's own if left out.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
 @click.option("--eer-weights", nargs=2, type=float, help="Weights of bits and size in the EER.")
+@click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
+@click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""
@@ -307,6 +311,8 @@ def inspect(bundle: str, json_path: str | None) -> None:
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
+@click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("-o", "--output", required=True, metavar="CSV", help="Table to write.")
 @click.option("--plot", metavar="PNG", help="Picture to write; needs matplotlib.")
 def sensitivity(
@@ -389,6 +395,8 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--keep", is_flag=True, help="Leave bundle, images and runner on the board.")
 @click.option("--python", default="python3", show_default=True, help="The board's Python.")
 @click.option("--folder", metavar="DIR", help="Where on the board; its ~/.cache if left out.")
+@click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
+@click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on a board over SSH and bring the report back."""

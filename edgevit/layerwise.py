@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.quantizers.spec import Placement
     from edgevit.targets.base import Target
+    from edgevit.zoo.class_names import ClassNames
 
 NUM_IMAGES = 200
 _BATCH = 100
@@ -52,13 +53,15 @@ def sensitivity(
     pretrained: bool = True,
     weights: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    classes: ClassNames | None = None,
+    class_order: str | None = None,
     progress: Progress = silent,
 ) -> list[Row]:
     """Return one row per layer in execution order (see docs/sensitivity.md for the columns).
 
     Args:
-        model, images, target, seed, float_layers, pretrained, weights, preprocessing, progress:
-            As for `quantize`.
+        model, images, target, seed, float_layers, pretrained, weights, preprocessing, classes,
+            class_order, progress: As for `quantize`.
         bits, weight_bits, act_bits: Widths of every layer.
         data: Labelled images; without them the columns of accuracy are None.
         num: Use only this many of them, drawn class-balanced; None for all.
@@ -71,7 +74,9 @@ def sensitivity(
     """
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
+    from edgevit.zoo.class_names import check_naming, naming_of
 
+    check_naming(classes, class_order)
     chosen = target_named(target)
     chosen_method = None if method is None else method_named(method)
     check_seed(seed)
@@ -81,7 +86,8 @@ def sensitivity(
     loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
     judged = None
     if data is not None:
-        judged = labelled(data, loaded.classes, loaded.num_classes, num, seed)
+        naming = naming_of(loaded, classes, class_order, weights)
+        judged = labelled(data, naming, loaded.num_classes, num, seed)
         _check_labelled(judged)
     subject = subject_of(loaded, images, num_calib, seed, chosen, progress)
     widths = {"weight_bits": w_bits, "act_bits": a_bits}

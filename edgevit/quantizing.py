@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from edgevit.calibration.methods.method import Method
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Target
+    from edgevit.zoo.class_names import ClassNames
 
 NUM_GOLDEN = 32
 
@@ -57,6 +59,8 @@ def quantize(
     weights: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: str | Path | None = None,
+    classes: ClassNames | None = None,
+    class_order: str | None = None,
     progress: Progress = silent,
 ) -> Artefact:
     """Quantize a vision transformer after training for one target.
@@ -91,6 +95,10 @@ def quantize(
         preprocessing: For a module of your own.
         checkpoint: Folder in which `edgevit-train` keeps the blocks it has trained; the same call
             goes on from there.
+        classes: Class names in the order of the model's outputs, or a file of them; left out, the
+            model's own, or those of a file beside `weights` (see docs/validate.md).
+        class_order: "torchvision" or "timm": how the class folders were numbered in training, for
+            a model without names; kept in the bundle for `validate`.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -121,7 +129,8 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        return _quantized(asked, images, limits, preprocessing, checkpoint, progress)
+        naming = (classes, class_order)
+        return _quantized(asked, images, limits, preprocessing, checkpoint, naming, progress)
 
 
 def _quantized(
@@ -130,13 +139,16 @@ def _quantized(
     limits: Limits,
     preprocessing: Preprocessing | None,
     checkpoint: str | Path | None,
+    stated: tuple[ClassNames | None, str | None],
     progress: Progress,
 ) -> Artefact:
     """Check what can be checked at once, then load, calibrate and lower."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
+    from edgevit.zoo.class_names import check_naming, naming_of, with_names
 
     limits.check()
+    check_naming(*stated)
     check_seed(asked.seed)
     method, target = method_named(asked.method), target_named(asked.target)
     target.check_deployable()
@@ -148,11 +160,13 @@ def _quantized(
     loaded = loaded_model(
         asked.model, asked.pretrained, asked.weights, asked.seed, preprocessing, progress
     )
+    naming = naming_of(loaded, *stated, asked.weights)
+    loaded = with_names(loaded, naming)
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
-    artefact.quantized.notes += notes + asked.differences(recipe)
-    return artefact
+    artefact.quantized.notes += [*naming.notes, *notes, *asked.differences(recipe)]
+    return replace(artefact, naming=naming)
 
 
 def _recipe(

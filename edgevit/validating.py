@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle, open_bundle
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
 from edgevit.limits import check_eer_weights, check_limits, check_runs
+
+if TYPE_CHECKING:
+    from edgevit.zoo.class_names import ClassNames, Naming
 
 DEFAULT_MAX_DROP = 1.0
 """Points of top-1 the verdict allows when the user sets no limit."""
@@ -30,6 +33,8 @@ def validate(
     provider: str | None = None,
     engine: str = "auto",
     eer_weights: tuple[float, float] | None = None,
+    classes: ClassNames | None = None,
+    class_order: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a bundle on this device and return the report (see docs/validate.md).
@@ -46,12 +51,17 @@ def validate(
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         engine: "onnxruntime", "tensorrt", or "auto" for the one the bundle was made for, with
             ONNX Runtime standing in for a TensorRT that is not here.
+        classes: Class names in the order of the model's outputs, or a file of them; in place of
+            those in the bundle.
+        class_order: "torchvision" or "timm": how the class folders were numbered in training,
+            where no names say it; in place of what the bundle says.
         eer_weights: Weights of (bits, size) in the weighted Efficient Error Rate.
         progress: Called with (stage, done, total).
 
     Raises:
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
+    from edgevit.data.labels import label_facts
     from edgevit.report.validation import validation_report
     from edgevit.runner.engines import check_asked, target_name
     from edgevit.runner.measuring import BATCH, Conditions, measure
@@ -61,7 +71,7 @@ def validate(
     check_eer_weights(eer_weights)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
-    images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
+    images = labelled_for(opened, data, num, seed, classes, class_order)
     conditions = Conditions(
         engine=engine,
         threads=threads,
@@ -84,15 +94,39 @@ def validate(
         measured,
         max_drop_points=DEFAULT_MAX_DROP if max_drop is None else max_drop,
         eer_weights=weights,
+        labels=label_facts(images),
     )
 
 
-def labelled(
+def labelled_for(
+    bundle: Bundle,
     data: str | Path | ImageSet,
-    classes: tuple[str, ...] | None,
-    num_classes: int,
     num: int | None,
     seed: int,
+    classes: ClassNames | None,
+    class_order: str | None,
+) -> ImageSet:
+    """Return the images with the labels of a bundle's model; arguments as in `validate`.
+
+    Raises:
+        DataError, UsageError: Names, order and folders don't fit; see `edgevit.data.labels`.
+    """
+    from edgevit.zoo.class_names import Naming, check_naming, stated_names
+
+    check_naming(classes, class_order)
+    model = bundle.manifest["model"]
+    names, order = model.get("classes"), class_order or model.get("class_order")
+    naming = Naming(names=tuple(names) if names else None, order=order)
+    if classes is not None:
+        names, source = stated_names(classes, model["num_classes"])
+        naming = Naming(names=names, source=source)
+    elif names and "classes_from" in model:
+        naming = replace(naming, source=model["classes_from"])
+    return labelled(data, naming, model["num_classes"], num, seed)
+
+
+def labelled(
+    data: str | Path | ImageSet, naming: Naming, num_classes: int, num: int | None, seed: int
 ) -> ImageSet:
     """Return the images, or `num` of them drawn with `seed`, with the model's labels."""
     from edgevit.data import labels_for
@@ -100,13 +134,7 @@ def labelled(
     images = data if isinstance(data, ImageSet) else open_images(data)
     if num is not None:
         images = images.subset(num, seed, option="--num")
-    return labels_for(classes, images, num_classes)
-
-
-def class_names(bundle: Bundle) -> tuple[str, ...] | None:
-    """Return the model's class names in label order, or None when it has none."""
-    classes = bundle.manifest["model"].get("classes")
-    return None if classes is None else tuple(classes)
+    return labels_for(naming.names, images, num_classes, order=naming.order, source=naming.source)
 
 
 def check_gates(
@@ -116,7 +144,8 @@ def check_gates(
 
     Raises:
         AccuracyGateError: The drop is above `max_drop` (EV501).
-        UndecidedError: There are too few images to tell (EV502).
+        UndecidedError: There are too few images to tell (EV502), or their accuracies say nothing
+            (EV114).
         LatencyGateError: The median latency is above `max_latency_ms` (EV601).
         DeviceError: No latency was measured that could be compared with it (EV602).
     """
@@ -129,6 +158,7 @@ def check_gates(
             try_next="Quantize to more bits, or leave sensitive layers in float.",
         )
     if max_drop is not None and report["verdict"] == "UNDECIDED":
+        _refuse_worthless(report, max_drop)
         raise UndecidedError(
             "EV502",
             "There are too few images to decide.",
@@ -154,4 +184,24 @@ def check_gates(
             where=f"--max-latency-ms {max_latency_ms:g}",
             why=f"The engine's median is {p50:.2f} ms.",
             try_next="Use more threads, a smaller model, or a faster device.",
+        )
+
+
+def _refuse_worthless(report: dict[str, Any], max_drop: float) -> None:
+    """Refuse a drop between accuracies that say nothing.
+
+    Raises:
+        UndecidedError: fp32 is at chance level, or all images are of one class (EV114).
+    """
+    chance = report["chance"]
+    if report["drop_points"] is None or chance is None:
+        return
+    if chance["above"] is False or chance["num_classes"] == 1:
+        raise UndecidedError(
+            "EV114",
+            "The accuracies say nothing, so their drop can't be judged.",
+            where=f"--max-drop {max_drop:g}",
+            why=report["verdict_reason"],
+            try_next="Check the labels and the preprocessing in the report, and give images of "
+            "several classes.",
         )

@@ -128,7 +128,8 @@ def check_layers(layers: Any, where: str) -> None:
 
 
 def _check_names(model: dict[str, Any]) -> None:
-    names, count = model.get("classes"), model["num_classes"]
+    names = model.get("classes")
+    count = max(model["num_classes"], 2)  # a single logit tells two classes apart
     if names is None:
         return
     if not isinstance(names, list) or len(names) != count:
@@ -209,6 +210,8 @@ _TABLES: dict[str, dict[str, Check]] = {
         "num_classes": _is_whole(1, _MAX_CLASSES),
         "parameters": _is_or_none(_is_whole(0, _MAX_COUNT)),
         "flops": _is_or_none(_is_real(-1, 1e18)),
+        "class_order": lambda value: value in (None, "torchvision", "timm"),
+        "classes_from": _is_or_none(_is(str)),
     },
     "preprocessing": _PREPROCESSING,
     "calibration": {"num_images": _is_scalar, "method": _is_scalar},

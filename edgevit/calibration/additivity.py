@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgevit.calibration.candidates import Candidates
 from edgevit.calibration.observe import batches
+from edgevit.calibration.scores import class_scores
 from edgevit.quantizers.simulation import QuantizedGraph
 
 ALLOCATIONS = 10
@@ -54,7 +55,7 @@ def mean_kl(
         expected: float32 [N, classes], log-probabilities of the float32 model.
     """
     parts = [quantized.forward(part) for part in batches(images, batch_size)]
-    found = torch.cat(parts).log_softmax(1)  # [N, classes]
+    found = class_scores(torch.cat(parts)).log_softmax(1)  # [N, classes]
     return float((expected.exp() * (expected - found)).sum(1).mean())
 
 
@@ -62,7 +63,7 @@ def mean_kl(
 def log_probabilities(found: Candidates, images: Tensor) -> Tensor:
     """Return float32 [N, classes] of the float32 model."""
     parts = [found.graph.forward(part) for part in batches(images, 32)]
-    return torch.cat(parts).log_softmax(1)
+    return class_scores(torch.cat(parts)).log_softmax(1)
 
 
 def random_choices(generator: torch.Generator, units: int, choices: Sequence[int]) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from edgevit.calibration.histogram import Histogram
 from edgevit.calibration.observe import Ranges, batches, leaders
 from edgevit.calibration.progress import Progress
+from edgevit.calibration.scores import class_scores
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.simulation import float_product
@@ -119,12 +120,13 @@ def forward_backward(
 
 def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return sum over images of -log p(y) / |p - e_y|, y drawn from p: logits [B, classes]."""
-    probabilities = logits.detach().softmax(1)
+    scores = class_scores(logits)  # [B, classes]
+    probabilities = scores.detach().softmax(1)
     labels = torch.multinomial(probabilities.cpu(), 1, generator=generator)  # [B, 1]
     labels = labels.to(logits.device)
     slope = probabilities.scatter_add(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
     norm = slope.norm(dim=1).clamp_min(1e-6)  # [B]
-    loss: Tensor = -(logits.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()
+    loss: Tensor = -(scores.log_softmax(1).gather(1, labels)[:, 0] / norm).sum()
     return loss
 
 

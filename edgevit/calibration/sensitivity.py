@@ -18,6 +18,7 @@ from torch import Tensor
 from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.observe import batches
 from edgevit.calibration.progress import Progress
+from edgevit.calibration.scores import class_scores
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.float8 import Float8Linear
@@ -144,7 +145,8 @@ def whole_effects(
     sums = {name: torch.zeros(2, 2) for name in variants}  # [only or rest, (hits, KL)]
     count = 0
     for images, labels in labelled():
-        expected = replace(quantized, layers={}).forward(images).log_softmax(1)  # [B, classes]
+        exact = replace(quantized, layers={}).forward(images)  # [B, logits]
+        expected = class_scores(exact).log_softmax(1)  # [B, classes]
         count += len(images)
         for done, (name, pair) in enumerate(variants.items(), 1):
             for at, chosen in enumerate(pair):
@@ -159,7 +161,7 @@ def whole_effects(
 
 def _scores(logits: Tensor, labels: Tensor, expected: Tensor) -> Tensor:
     """Return [2]: number of right predictions, summed KL."""
-    found = logits.log_softmax(1)
+    found = class_scores(logits).log_softmax(1)
     divergence = (expected.exp() * (expected - found)).sum()
     return torch.stack([(found.argmax(1) == labels).sum().float(), divergence])
 

@@ -48,6 +48,8 @@ class ImageSet:
         items: The images, sorted by name.
         classes: Sorted names of all class folders of the location; a subset keeps them all.
         labels: Folder -> label index of the model, see `edgevit.data.labels.labels_for`.
+        labels_from: What they were taken from, in words.
+        named: Class names in label order where the data file itself states them (a .npz).
         numbered: Whether folder names are label indices (a .npz without class names).
         ignored: Number of images in the root beside class folders, which have no class.
         skipped: Filled while reading: name as shown -> why the image was left out.
@@ -59,6 +61,8 @@ class ImageSet:
     items: tuple[ImageItem, ...]
     classes: tuple[str, ...]
     labels: Mapping[str, int] | None = None
+    labels_from: str = ""
+    named: tuple[str, ...] | None = None
     numbered: bool = False
     ignored: int = 0
     skipped: dict[str, str] = field(default_factory=dict)

@@ -71,6 +71,7 @@ def _image_set(location: str, source: Source, prefix: str, names: list[str]) -> 
         prefix=prefix,
         items=items,
         classes=classes,
+        named=source.classes if isinstance(source, ArraySource) else None,
         numbered=isinstance(source, ArraySource) and source.classes is None,
         ignored=len(names) - len(items),
     )

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.bundle import Bundle, open_bundle
 from edgevit.bundle.manifest import MANIFEST
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
+from edgevit.data.labels import label_facts
 from edgevit.deploy.call import ConnectionLost
 from edgevit.deploy.connection import Connection, remote_word
 from edgevit.deploy.images import pack_images
@@ -37,11 +38,10 @@ from edgevit.runner.exchange import measurements_from_dict
 from edgevit.runner.measuring import BATCH, Conditions, Measurements
 from edgevit.runner.shipment import Shipment
 from edgevit.scratch import scratch_folder
-from edgevit.validating import (
-    DEFAULT_MAX_DROP,
-    class_names,
-    labelled,
-)
+from edgevit.validating import DEFAULT_MAX_DROP, labelled_for
+
+if TYPE_CHECKING:
+    from edgevit.zoo.class_names import ClassNames
 
 _BUNDLE, _IMAGES, _MEASURED = "bundle", "images", "measurements.json"
 _RUNNER_BYTES = 2 << 20
@@ -85,6 +85,8 @@ def deploy(
     keep: bool = False,
     python: str = "python3",
     folder: str | None = None,
+    classes: ClassNames | None = None,
+    class_order: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a bundle on a board and return the report of `edgevit validate`, plus ``device``.
@@ -103,6 +105,7 @@ def deploy(
         keep: Leave everything on the board.
         python: The board's Python.
         folder: Folder of the board in which the deployment's own is made; None for the cache.
+        classes, class_order: As in `edgevit.validate`.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -124,7 +127,7 @@ def deploy(
     )
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
-    images = labelled(data, class_names(opened), opened.manifest["model"]["num_classes"], num, seed)
+    images = labelled_for(opened, data, num, seed, classes, class_order)
     check_asked(target_name(opened.manifest), engine)
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
@@ -142,7 +145,7 @@ def deploy(
             raise
         warnings += _tidied(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
-    report = validation_report(opened, measured, max_drop_points=limit)
+    report = validation_report(opened, measured, max_drop_points=limit, labels=label_facts(images))
     return {**report, "device": _device(deployment, board, machine)}
 
 

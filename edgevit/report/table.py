@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNDECIDED": "bold yellow"}
 _NOTHING = "-"
 _NAMED_SKIPS = 3
+_SHOWN_LABELS = 4
 _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "name": ("model", str),
     "parameters": ("parameters", lambda count: f"{count / 1e6:.1f} M"),
@@ -87,6 +88,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         f"with {_shown(calibration.get('method'))}",
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
     ]
+    lines += _class_lines(model)
     if "size_bytes" in manifest:
         sizes = manifest["size_bytes"].items()
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
@@ -95,6 +97,16 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         lines.append(_forms(list(manifest["variants"])))
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
+
+
+def _class_lines(model: Mapping[str, Any]) -> list[str]:
+    """Return a line on the names of the classes, or on the order of their folders."""
+    if model.get("classes"):
+        names = ", ".join(model["classes"][:_SHOWN_LABELS])
+        return [f"classes by {model.get('classes_from', 'the model')}: {names}, ..."]
+    if model.get("class_order"):
+        return [f"classes in the order of their folders as in {model['class_order']}"]
+    return []
 
 
 def _forms(variants: list[str]) -> str:
@@ -211,10 +223,21 @@ def _run_by(engine: Mapping[str, Any]) -> str:
     return line
 
 
+def _label_lines(labels: Mapping[str, Any] | None) -> list[str]:
+    """Return a line that says which folder is which class, the first few of them."""
+    if labels is None:
+        return []
+    pairs = list(labels["mapping"].items())[:_SHOWN_LABELS]
+    shown = ", ".join(f"{folder} -> {index}" for folder, index in pairs)
+    more = f", ... ({labels['num_folders']} folders)" if labels["num_folders"] > len(pairs) else ""
+    return [f"labels by {labels['source']}: {shown}{more}"]
+
+
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
-    lines = [f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}"]
+    lines = _label_lines(report["labels"])
+    lines += [f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}"]
     if agreement["engine_vs_fp32"] is not None:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")
     if report["mcnemar_p"] is not None:

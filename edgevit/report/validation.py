@@ -20,6 +20,7 @@ from edgevit.report.statistics import (
     wilson_percent,
 )
 from edgevit.runner.accuracy import Predictions
+from edgevit.runner.chance import Chance, against_chance
 from edgevit.runner.latency import LatencySamples, median_paired_ratio
 from edgevit.runner.measuring import Measurements
 from edgevit.runner.paired import compared
@@ -38,6 +39,7 @@ def validation_report(
     max_drop_points: float | None = None,
     confidence: float = 0.95,
     eer_weights: Mapping[str, float] | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the validation report.
 
@@ -45,14 +47,18 @@ def validation_report(
         bundle: The bundle that was measured.
         measured: What was measured.
         max_drop_points: Largest acceptable top-1 drop in percentage points; without it the report
-            has no verdict (null).
+            has no verdict (null). Where fp32 is at chance level, or all images are of one class, a
+            drop says nothing and the verdict is UNDECIDED.
         confidence: Of every interval.
         eer_weights: Weights of "bits" and "size_megabytes" for the weighted EER (null without).
+        labels: What the images' labels were taken from; see `edgevit.data.labels.label_facts`.
 
     Raises:
         UsageError: Predictions that are no pairs (EV801) or EER weights that don't fit (EV802).
     """
     manifest = bundle.manifest
+    chance = against_chance(measured.fp32 or measured.engine)
+    worthless = _worthless(manifest, measured, chance)
     top1, top5 = _accuracies(measured, 1), _accuracies(measured, 5)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -62,6 +68,8 @@ def validation_report(
         "engine": dict(measured.engine_used),
         "num_images": measured.engine.num_images,
         "confidence": confidence,
+        "labels": None if labels is None else dict(labels),
+        "chance": None if chance is None else chance.to_dict(),
         "top1": top1,
         "top5": top5,
         "top1_interval": _accuracy_intervals(measured, confidence),
@@ -70,7 +78,7 @@ def validation_report(
             "engine_vs_simulated": measured.self_check.agreement_percent,
         },
         "self_check": measured.self_check.to_dict(),
-        **_drop(measured, max_drop_points, confidence),
+        **_drop(measured, max_drop_points, confidence, worthless),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
         "build": None if measured.build is None else dict(measured.build),
@@ -84,8 +92,40 @@ def validation_report(
             "count": len(measured.skipped_images),
             "names": list(measured.skipped_images)[:_NAMED_SKIPS],
         },
-        "warnings": [*manifest["warnings"], *measured.warnings],
+        "warnings": [*_one_warning(worthless), *manifest["warnings"], *measured.warnings],
     }
+
+
+def _one_warning(sentences: tuple[str, ...]) -> list[str]:
+    return [" ".join(sentences)] if sentences else []
+
+
+def _worthless(
+    manifest: Mapping[str, Any], measured: Measurements, chance: Chance | None
+) -> tuple[str, ...]:
+    """Return why these accuracies say nothing and what to do about it; empty if they do."""
+    if chance is None:
+        return ()
+    if chance.num_classes == 1:
+        return (
+            f"All {measured.engine.num_images} images are of one class: who always names it is "
+            "right on 100 %.",
+            "Give images of several classes.",
+        )
+    if chance.above is not False:
+        return ()
+    who = "The engine" if measured.fp32 is None else "fp32 itself"
+    top1 = (measured.fp32 or measured.engine).accuracy_percent(1)
+    found = f"{who} is at chance level ({top1:.1f} % with {chance.num_classes} classes)"
+    if chance.one_answer:
+        found = f"{who} says the same of every image"
+    if manifest["model"].get("pretrained") is False:
+        return (f"{found}, so a drop says nothing.", "Its weights are random.")
+    return (
+        f"{found}, so a drop says nothing.",
+        "Preprocessing or the order of the classes is probably wrong: compare the labels above, "
+        "and the preprocessing in `edgevit inspect --json -`, with how the model was trained.",
+    )
 
 
 def _accuracies(measured: Measurements, k: int) -> dict[str, float | None]:
@@ -116,7 +156,10 @@ def _agreement(measured: Measurements) -> float | None:
 
 
 def _drop(
-    measured: Measurements, max_drop_points: float | None, confidence: float
+    measured: Measurements,
+    max_drop_points: float | None,
+    confidence: float,
+    worthless: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the paired comparison of fp32 and engine, and the verdict with its reason."""
     undecided = max_drop_points is not None
@@ -135,6 +178,8 @@ def _drop(
         report["verdict_reason"] = "Not every image has a label."
     else:
         report.update(_comparison(measured.fp32, measured.engine, max_drop_points, confidence))
+        if worthless and undecided:
+            report.update(verdict="UNDECIDED", verdict_reason=worthless[0], images_needed=None)
     return report
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgevit.errors import DataError
+from edgevit.runner.scores import class_scores
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -95,7 +96,7 @@ def predict_all(
         labels.append(np.asarray(batch_labels, dtype=np.int64))
         for name, session in sessions.items():
             logits = session.run(images)
-            _check_labels(labels[-1], logits.shape[1])
+            _check_labels(labels[-1], class_scores(logits[:1]).shape[1])
             kept[name].add(logits)
         done += len(images)
         if on_batch is not None:
@@ -124,8 +125,12 @@ def predict(
 
 
 def top_classes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the best classes of each row, int64 [B, min(5, classes)], ties to the lower one."""
-    return np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K].astype(np.int64)
+    """Return the best classes of each row, int64 [B, min(5, classes)], ties to the lower one.
+
+    A single logit has two classes; see `edgevit.runner.scores`.
+    """
+    order = np.argsort(-class_scores(logits), axis=1, kind="stable")  # [B, classes]
+    return order[:, :TOP_K].astype(np.int64)
 
 
 class _Collected:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.errors import DeviceError
+from edgevit.runner.scores import agreement_percent
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -87,7 +88,7 @@ def self_check(
     max_error, rms_error = float(np.abs(error).max()), _rms(error)
     return SelfCheck(
         num_images=len(images),
-        agreement_percent=100 * float((found.argmax(1) == simulated.argmax(1)).mean()),
+        agreement_percent=agreement_percent(found, simulated),
         identical_percent=100 * float((found == simulated).all(axis=1).mean()),
         max_error=max_error,
         rms_error=rms_error,

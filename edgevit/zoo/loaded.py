@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgevit.data import Preprocessing
+from edgevit.data.labels import num_labels
 from edgevit.errors import UsageError
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 
@@ -24,7 +25,8 @@ class LoadedModel:
             ``"timm:vit_base_patch16_224.augreg_in21k_ft_in1k"``.
         model: In eval mode; float32 [B, 3, H, W] -> logits [B, num_classes].
         preprocessing: How pictures become its inputs.
-        classes: Class names in label order (WordNet ids for ImageNet), None when unknown.
+        classes: Class names in label order (WordNet ids for ImageNet), None when unknown; two for a
+            single logit: what it says below 0, then above.
         num_classes: Number of logits.
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs), None when unknown.
@@ -62,7 +64,7 @@ def loaded_model(
         source=source,
         model=model,
         preprocessing=preprocessing,
-        classes=classes if classes is not None and len(classes) == num_classes else None,
+        classes=classes if classes and len(classes) == num_labels(num_classes) else None,
         num_classes=num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
@@ -99,7 +101,7 @@ def loaded_from_module(
     preprocessing = preprocessing or preprocessing_of(model, name)
     named = classes or getattr(model, "edgevit_classes", None)
     num_classes = num_logits(model.eval(), preprocessing.input_size)
-    if named is not None and len(named) != num_classes:
+    if named is not None and len(named) != num_labels(num_classes):
         raise _misnamed(name, len(named), num_classes)
     return loaded_model(
         name=name,

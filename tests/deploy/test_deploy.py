@@ -13,6 +13,7 @@ from thin_python import bare_python
 from edgevit.deploy.deploying import deploy
 from edgevit.errors import (
     BundleError,
+    DataError,
     DeviceError,
     EnvironmentError_,
     UnsupportedError,
@@ -33,7 +34,18 @@ def refused(kind, code, *arguments, **options):
 def test_the_report_is_that_of_this_machine(board, bundle, few):
     there = deploy(bundle, few, device="board", **QUICK)
     here = validate(bundle, few, **QUICK)
-    same = ("top1", "top5", "drop_points", "agreement", "num_images", "size_bytes", "eer", "engine")
+    same = (
+        "labels",
+        "chance",
+        "top1",
+        "top5",
+        "drop_points",
+        "agreement",
+        "num_images",
+        "size_bytes",
+        "eer",
+        "engine",
+    )
     assert {key: there[key] for key in same} == {key: here[key] for key in same}
     assert there["self_check"]["agreement_percent"] == 100
     assert there["latency_ms"]["engine"]["p50"] > 0
@@ -42,6 +54,24 @@ def test_the_report_is_that_of_this_machine(board, bundle, few):
     assert there["device"]["facts"]["system"]["machine"] == os.uname().machine
     assert there["device"]["kept"] is None
     assert board.left() == []  # not even an empty folder
+
+
+def test_labels_are_made_here_and_sent(board, bundle, tmp_path):
+    from PIL import Image
+
+    for number, folder in enumerate(["1", "2", "3", "4", "5", "6", "10"]):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for shade in range(5):
+            colour = (36 * number, 50 * shade, 128)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "data" / folder / f"{shade}.png")
+    refused(DataError, "EV112", bundle, tmp_path / "data")
+    names = ["10", "6", "5", "4", "3", "2", "1"]
+    for order in ({"class_order": "torchvision"}, {"classes": names}):
+        there = deploy(bundle, tmp_path / "data", device="board", **order, **QUICK)
+        here = validate(bundle, tmp_path / "data", **order, **QUICK)
+        for key in ("labels", "chance", "top1"):
+            assert there[key] == here[key]
+    assert there["labels"]["mapping"]["10"] == 0
 
 
 def test_kept_it_can_be_measured_again_and_is_not_sent_again(board, bundle, few):

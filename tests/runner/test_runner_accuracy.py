@@ -7,6 +7,7 @@ from edgevit.bundle import open_bundle
 from edgevit.errors import DataError
 from edgevit.runner.accuracy import Predictions, predict, predict_all, top_classes
 from edgevit.runner.session import session_from_bundle
+from edgevit.runner.tensorrt.gate import judged
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,23 @@ def test_progress_counts_images(sessions, pixels_to_input):
 def test_ties_go_to_the_lower_class():
     logits = np.array([[1, 3, 3, 0, 3, 2]], np.float32)
     assert top_classes(logits).tolist() == [[1, 2, 4, 5, 0]]
+
+
+class OneLogit:
+    """Says of an image how bright it is, against a middle grey."""
+
+    def run(self, images):
+        return images.mean((1, 2, 3), keepdims=True)[:, 0, 0]  # [B, 1]
+
+
+def test_a_single_logit_is_judged_at_zero(pixels_to_input):
+    pixels = np.repeat(np.array([10, 250, 100, 200], np.uint8), 192).reshape(4, 8, 8, 3)
+    found = predict(OneLogit(), [(pixels, np.array([0, 1, 0, 0]), None)], pixels_to_input)
+    assert found.top5.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+    assert found.accuracy_percent(1) == 75
+    assert judged(found, found, 1.0).top1_percent == 75  # what keeps or refuses a variant
+    with pytest.raises(DataError, match="EV931"):
+        predict(OneLogit(), [(pixels, np.array([0, 1, 2, 0]), None)], pixels_to_input)
 
 
 def test_images_without_labels_have_no_accuracy():

@@ -26,6 +26,7 @@ from edgevit.calibration.methods.method import Method
 from edgevit.calibration.observe import batches
 from edgevit.calibration.parallel import Choices
 from edgevit.calibration.run import Run
+from edgevit.calibration.scores import class_scores
 from edgevit.calibration.sequential import walk_part
 from edgevit.calibration.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
@@ -198,7 +199,8 @@ def _judged(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
         output = _output(graph, learner, lesson, some)
         if lesson.part.stop is not None:
             output = run_part(graph, lesson.part.stop, output, None)
-        wanted, found = lesson.logits[some].to(output.device).log_softmax(1), output.log_softmax(1)
+        logits = lesson.logits[some].to(output.device), output
+        wanted, found = (class_scores(one).log_softmax(1) for one in logits)
         total += float((wanted.exp() * (wanted - found)).sum())
     return total / len(chosen)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.bundle.variants import golden_key
+from edgevit.runner.scores import agreement_percent
 from edgevit.runner.selfcheck import logits_on
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def check_parity(session: Runnable, plan: TrialPlan, variant: str) -> Parity:
     norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
     return Parity(
         num_images=len(images),
-        agreement_percent=100 * float((found.argmax(1) == expected.argmax(1)).mean()),
+        agreement_percent=agreement_percent(found, expected),
         cosine=float((found * expected).sum() / norms) if norms else float("nan"),
         max_error=float(np.abs(found - expected).max()),
     )

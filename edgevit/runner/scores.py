@@ -1,0 +1,32 @@
+"""What logits say: which class an image is of, also for a single logit that says yes or no.
+
+One logit is the score of class 1 against 0, as a classifier trained with a logistic loss has it:
+above 0 it means the second class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def class_scores(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return one score for each class, [B, max(2, logits)], of logits [B, logits]."""
+    if logits.shape[1] != 1:
+        return logits
+    return np.concatenate([np.zeros_like(logits), logits], axis=1)  # [B, 2]
+
+
+def predicted_classes(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the class of each image, int64 [B]; ties go to the lower one."""
+    found: npt.NDArray[np.int64] = class_scores(logits).argmax(1)
+    return found
+
+
+def agreement_percent(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    """Return on how many images two logits [B, logits] name the same class, in percent."""
+    return 100 * float((predicted_classes(found) == predicted_classes(wanted)).mean())
