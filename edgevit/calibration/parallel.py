@@ -170,7 +170,7 @@ def activation_grid(
     if choices.activations == "percentile":
         return activation_search.percentile_grid(spec, histogram)
     grid: Grid = activation_search.searched_grid(spec, histogram)
-    limit = MUST_SAVE * activation_search.error(grid, histogram)
+    limit = (1 - OPERATORS_MUST_SAVE) * activation_search.error(grid, histogram)
     for other in _uneven(placement.options[site.name], histogram, choices):
         error = activation_search.error(other, histogram)
         if error < limit:
@@ -178,8 +178,9 @@ def activation_grid(
     return grid
 
 
-MUST_SAVE = 0.9
-"""Uneven grids take a few more operations at run time: at most 0.9 of the uniform grid's error."""
+OPERATORS_MUST_SAVE = 0.1
+"""Share of the error that must be saved by what takes more operators at run time, such as an
+uneven grid in place of a uniform one."""
 
 
 def _uneven(

@@ -72,7 +72,7 @@ def forced(graph, images, bits, **kinds):
     method = Method(name="t", summary="", source="", calibrate=parallel.parallel(choices))
     placement = TARGET.place(graph, weight_bits=bits, act_bits=bits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "MUST_SAVE", float("inf"))
+        patch.setattr(parallel, "OPERATORS_MUST_SAVE", float("-inf"))
         return calibrate(graph, placement, images, method)
 
 
