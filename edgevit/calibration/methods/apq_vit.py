@@ -32,8 +32,9 @@ from torch.fx import Node
 
 from edgevit.calibration.fisher import Statistics, sampled_loss
 from edgevit.calibration.methods.method import Method
+from edgevit.calibration.missing_grids import missing_notes
 from edgevit.calibration.observe import Ranges, batches, leaders
-from edgevit.calibration.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, activation_grid, rewritten
 from edgevit.calibration.run import Run
 from edgevit.calibration.weight_search import searched_scale
 from edgevit.graph.blocks import Block, block_nodes, blocks_of, run_nodes
@@ -80,6 +81,14 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
             search.block(block, inputs[block.input], judge)
         run.progress("blocks", done, len(blocks))
     quantized.notes += _outside_note(run, quantized)
+    quantized.notes += missing_notes(
+        run.graph,
+        run.placement,
+        statistics,
+        lambda site: search.chosen[search.leader[site.name]],
+        must_save=OPERATORS_MUST_SAVE,
+        roles=(Role.GELU_OUT,),
+    )
     return quantized
 
 
