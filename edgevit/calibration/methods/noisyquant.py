@@ -126,22 +126,23 @@ class Error:
 
     Args:
         grid: The input's grid.
-        products: float32 [in, in], sum over the linears of W^T W with the rounded weights.
+        root: float32 [in, r], times its transpose the sum over the linears of W^T W with the
+            rounded weights; r is the smaller of inputs and outputs.
     """
 
     grid: Grid
-    products: Tensor
+    root: Tensor
 
     @staticmethod
     def of(layers: list[IntegerLinear]) -> Error:
         """Return the error of linears that read one tensor."""
-        weights = [layer.weight_values() for layer in layers]
-        return Error(grid=layers[0].grid, products=sum((w.T @ w for w in weights), torch.zeros(())))
+        weights = torch.cat([layer.weight_values() for layer in layers])  # [outputs, in]
+        return Error(grid=layers[0].grid, root=torch.linalg.qr(weights, mode="r").R.T)
 
     def __call__(self, x: Tensor, noise: Tensor) -> float:
         """Return the sum over tokens and outputs of ((Q(x + N) - N - x) W^T)^2, x [T, in]."""
         error = self.grid.fake_quantize(x + noise) - noise - x  # [T, in]
-        return float(((error @ self.products) * error).sum())
+        return float((error @ self.root).square().sum())
 
 
 def chosen_noise(
