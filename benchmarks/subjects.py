@@ -75,14 +75,23 @@ class Subject:
     logits: npt.NDArray[np.float32]
 
 
-def subject(model: str, twin: str, data: str, num: int | None, threads: int, batch: int) -> Subject:
+def subject(
+    model: str,
+    twin: str,
+    data: str,
+    num: int | None,
+    threads: int,
+    batch: int,
+    weights: Path | None = None,
+) -> Subject:
     """Build a subject, from the cache where it can.
 
     Args:
         data: Test images as `open_images` takes them.
         num: Use only this many of them, drawn class-balanced.
+        weights: Checkpoint file in place of the published weights.
     """
-    loaded = load_model(model)
+    loaded = load_model(model, weights=weights)
     size, module = loaded.preprocessing.input_size, loaded.model
     if twin != "plain":
         module = twin_of(module, size, twin)

@@ -21,11 +21,19 @@ from edgevit.calibration.head_search import head_steps
 from edgevit.calibration.heads import common_step, equalize_heads
 from edgevit.calibration.histogram import Histogram
 from edgevit.calibration.layernorm import fold_layernorms
+from edgevit.calibration.missing_grids import missing_notes
 from edgevit.calibration.observe import Ranges, leaders
 from edgevit.calibration.run import Calibrator, Run
 from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
-from edgevit.quantizers.simulation import Grid, IntegerMatmul, QuantizedGraph, integer_linear
+from edgevit.quantizers.simulation import (
+    Grid,
+    IntegerLinear,
+    IntegerMatmul,
+    Layer,
+    QuantizedGraph,
+    integer_linear,
+)
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -86,6 +94,15 @@ def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
         statistics = run.statistics(ranges, weighted=choices.needs_gradient)
     quantized = run.quantized()
     _choose_grids(quantized, ranges, statistics, choices, run, steps)
+    if choices.twin:
+        quantized.notes += missing_notes(
+            run.graph,
+            run.placement,
+            statistics,
+            lambda site: left_grid(quantized.layers[site.gemm]),
+            must_save=OPERATORS_MUST_SAVE,
+            everywhere=True,
+        )
     if choices.correct_biases:
         correct_biases(quantized, run.images_at_once, run.progress)
     return quantized
@@ -110,6 +127,15 @@ def rewritten(run: Run, choices: Choices, steps: dict[str, Tensor] | None = None
         if steps is not None:
             steps |= {name: common_step(value) for name, value in per_head.items()}
     return {name: value for name, value in ranges.items() if name in run.sites}
+
+
+def left_grid(layer: Layer) -> Grid:
+    """Return the grid of the tensor that a layer in integers reads first."""
+    if isinstance(layer, IntegerLinear):
+        return layer.grid
+    if isinstance(layer, IntegerMatmul):
+        return layer.left
+    raise TypeError(f"{type(layer).__name__} is no layer in integers")
 
 
 @torch.no_grad()
@@ -170,7 +196,7 @@ def activation_grid(
     if choices.activations == "percentile":
         return activation_search.percentile_grid(spec, histogram)
     grid: Grid = activation_search.searched_grid(spec, histogram)
-    limit = MUST_SAVE * activation_search.error(grid, histogram)
+    limit = (1 - OPERATORS_MUST_SAVE) * activation_search.error(grid, histogram)
     for other in _uneven(placement.options[site.name], histogram, choices):
         error = activation_search.error(other, histogram)
         if error < limit:
@@ -178,8 +204,9 @@ def activation_grid(
     return grid
 
 
-MUST_SAVE = 0.9
-"""Uneven grids take a few more operations at run time: at most 0.9 of the uniform grid's error."""
+OPERATORS_MUST_SAVE = 0.1
+"""Share of the error that must be saved by what takes more operators at run time, such as an
+uneven grid in place of a uniform one."""
 
 
 def _uneven(

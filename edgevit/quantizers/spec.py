@@ -107,6 +107,19 @@ class GridSpec:
         return "unsigned" if self.zero_at_bottom else "symmetric"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A grid that some methods would use at a site if the target ran it there.
+
+    Args:
+        spec: The grid.
+        why: Why the target does not run it, as the end of a sentence.
+    """
+
+    spec: GridSpec
+    why: str
+
+
 @dataclass(kw_only=True)
 class Placement:
     """Which sites get a grid on a target, and which grids it offers for each.
@@ -116,6 +129,7 @@ class Placement:
         weight_bits, act_bits: The widths asked for.
         options: Site name -> the grids the target runs exactly there, preferred first.
         skipped: Site name -> why it stays in float.
+        missing: Site name -> a grid not offered that some methods would use there.
         notes: Counted warnings that go into the report.
         float_type: Type of everything between the products. With "float16" scales are float16
             numbers too, and what would leave its range stays in float32.
@@ -126,6 +140,7 @@ class Placement:
     act_bits: int
     options: dict[str, tuple[GridSpec, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, Missing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     float_type: FloatType = "float32"
 

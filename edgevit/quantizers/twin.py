@@ -3,7 +3,9 @@
 Source: Yuan et al., "PTQ4ViT: Post-training quantization for vision transformers with twin
 uniform quantization" (arXiv 2111.12293), eq. 8-9, with the constraint step2 = 2^m * step1. The
 official code adds both regions' terms, which leaves a bias on large values; this is the paper's
-form, where a value belongs to exactly one region. A k-bit code is one region bit and k-1
+form, where a value belongs to exactly one region. Here the regions meet half-way between their
+neighbouring levels, so that every value goes to the nearest level there is: where the paper's
+small region ends, the nearest coarse level may be zero. A k-bit code is one region bit and k-1
 magnitude bits, and every operand is an integer multiple of the fine step.
 """
 
@@ -53,16 +55,22 @@ class TwinGrid:
         return self.scale * float(1 << self.ratio_log2)
 
     @property
+    def has_gap(self) -> bool:
+        """Whether the first coarse level above the fine ones is farther than one fine step."""
+        return self.spec.kind == "twin-softmax" and 1 << self.ratio_log2 > self.half
+
+    @property
     def threshold(self) -> float:
         """Values from here on are coarse, in fine steps.
 
-        Softmax: 2^(k-1) - 1/2, so that no fine code is clipped, less four rounding errors of
-        float32: else x below step times threshold may, divided by the step, round to one code too
-        many, which is the coarse zero. GELU: 0.
+        Softmax: half-way between the largest fine level, 2^(k-1) - 1, and the first coarse one
+        above it, 2^(k-1) or 2^m; less four rounding errors of float32: else x below step times
+        threshold may, divided by the step, round to 2^(k-1), which is no fine code. GELU: 0.
         """
         if self.spec.kind != "twin-softmax":
             return 0.0
-        return (self.half - 0.5) * (1 - 2.0**-22)
+        above = max(self.half, 1 << self.ratio_log2)
+        return (self.half - 1 + above) / 2 * (1 - 2.0**-22)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return int32 codes in [0, 2^k - 1] of float32 x: region bit (1 = coarse), magnitude.
@@ -74,7 +82,7 @@ class TwinGrid:
         fine = torch.round(x / self.scale)
         is_coarse = x >= self.scale * self.threshold
         if self.spec.kind == "twin-softmax":
-            return torch.where(is_coarse, coarse, fine.clamp_(min=0)).to(torch.int32)
+            return torch.where(is_coarse, coarse, fine.clamp_(0, self.half - 1)).to(torch.int32)
         negative = -fine.clamp_(-self.half, 0) - 1  # -1 where the value rounds to zero
         negative = torch.where(negative < 0, float(self.half), negative)
         return torch.where(is_coarse, coarse, negative).to(torch.int32)
@@ -107,7 +115,7 @@ class TwinGrid:
         """
         coarse = torch.div(x, self.coarse).round_().clamp_(0, self.half - 1)
         coarse.mul_(float(1 << self.ratio_log2))
-        low, high = (0, None) if self.spec.kind == "twin-softmax" else (-self.half, 0)
+        low, high = (0, self.half - 1) if self.spec.kind == "twin-softmax" else (-self.half, 0)
         fine = torch.div(x, self.scale).round_().clamp_(low, high)
         operand = torch.where(x >= self.scale * self.threshold, coarse, fine)
         return operand.add_(0.0).mul_(self.scale)  # no negative zero

@@ -8,7 +8,6 @@ stay in float32, where the engine is fastest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from edgevit import __version__
@@ -26,6 +25,7 @@ from edgevit.targets.products import FloatWriter, QuantizedWriter
 from edgevit.targets.profiles import EXACT_VARIANT
 from edgevit.targets.saturation import without_saturation
 from edgevit.targets.split_linear import with_split_linears
+from edgevit.targets.twins import TWINS, missing_twin
 from edgevit.targets.widths import (
     NO_LAYER_BITS,
     LayerBits,
@@ -35,7 +35,6 @@ from edgevit.targets.widths import (
 )
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
-_TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
 EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
 
 
@@ -73,7 +72,10 @@ class CpuTarget:
                     placement.skipped[site.name] = reason
                 else:
                     placement.options[site.name] = _options(gemm, site.role, *widths[gemm.name])
-        placement.notes += _twin_notes(graph, widths)
+            if not reason:
+                bits, offered = widths[gemm.name][1], placement.options[gemm.left.name]
+                why = f"they need more than 8 bits at {bits}-bit codes"
+                placement.missing |= missing_twin(gemm.left, bits, offered, why)
         return placement
 
     def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
@@ -109,20 +111,6 @@ class CpuTarget:
         return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
 
 
-def _twin_notes(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Return a warning for each width at which inputs behind a GELU can't have twin grids."""
-    found: dict[int, int] = {}
-    for gemm in graph.gemms:
-        bits = widths[gemm.name][1]
-        if gemm.left.role is Role.GELU_OUT and _twin("twin-gelu", bits) is None:
-            found[bits] = found.get(bits, 0) + 1
-    return [
-        f"twin grids after GELU need more than 8 bits at {bits}-bit codes: "
-        f"{count} layers go without"
-        for bits, count in sorted(found.items())
-    ]
-
-
 def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
@@ -143,7 +131,7 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
         uniform = (GridSpec(bits=bits, symmetric=True),)
     elif role is Role.SOFTMAX_OUT:
         uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
-    twin = _twin(_TWINS[role], bits) if role in _TWINS else None
+    twin = _twin(TWINS[role], bits) if role in TWINS else None
     return uniform + _offered(twin) + _offered(_codebook(uniform[0]))
 
 

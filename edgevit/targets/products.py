@@ -227,7 +227,8 @@ def write_codebook(
 def write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str, str]:
     """Round large values to the coarse step first; then one Q with the fine step holds both.
 
-    A coarse value is a whole number of fine steps, so the second rounding does not change it.
+    A coarse value is a whole number of fine steps, so the second rounding does not change it. Small
+    values end at the largest fine level, which only matters where the next level is far.
     """
     half, fine = grid.half, np.float32(grid.scale.item())
     coarse = builder.constant(f"{stem}_coarse", np.float32(grid.coarse.item()))
@@ -239,7 +240,12 @@ def write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple
     threshold = np.float32((grid.scale * grid.threshold).item())
     limit = builder.constant(f"{stem}_threshold", threshold)
     is_small = builder.add("Less", [x, limit], f"{stem}_is_small")
-    value = builder.add("Where", [is_small, x, large], f"{stem}_value")
+    small = x
+    if grid.has_gap:
+        first = builder.constant("zero_float32", np.float32(0))
+        last = builder.constant(f"{stem}_last", np.float32((grid.scale * (half - 1)).item()))
+        small = builder.add("Clip", [x, first, last], f"{stem}_small")
+    value = builder.add("Where", [is_small, small, large], f"{stem}_value")
     scale = builder.constant(f"{stem}_scale", fine)
     zero = builder.constant(f"{stem}_zero", np.uint8(grid.operand_offset))
     codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")

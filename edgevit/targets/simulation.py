@@ -14,15 +14,12 @@ from edgevit.graph.model import Graph
 from edgevit.graph.sites import Role
 from edgevit.quantizers.simulation import QuantizedGraph
 from edgevit.quantizers.spec import GridSpec, Kind, Placement
-from edgevit.quantizers.twin import largest_ratio_log2
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.twins import TWINS, wide_twin
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
-OPERAND_MAX = (1 << 11) - 1
-"""Largest twin operand: with 8-bit partners, int32 sums hold for up to 8,192 products."""
 _ATTENTION = {Role.QUERY, Role.KEY, Role.VALUE}
-_TWINS: dict[Role, Kind] = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
 
 
 class SimulationTarget:
@@ -63,7 +60,7 @@ class SimulationTarget:
         options = {
             name: _extended(roles[name], offered) for name, offered in placement.options.items()
         }
-        return replace(placement, target=self.name, options=options, notes=[])
+        return replace(placement, target=self.name, options=options, missing={})
 
     def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
         """Return none: there is one form."""
@@ -107,15 +104,9 @@ def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]
     codebook = [spec for spec in offered if spec.kind == "codebook"]
     if role in _ATTENTION:
         return (*uniform, *codebook, GridSpec(bits=bits))
-    twin = [_wide_twin(_TWINS[role], bits)] if role in _TWINS else []
+    twin = [wide_twin(role, bits)] if role in TWINS else []
     logs: tuple[Kind, ...] = ("log2", "log-sqrt2") if role is Role.SOFTMAX_OUT else ()
     return (*uniform, *twin, *codebook, *(GridSpec(kind=kind, bits=bits) for kind in logs))
-
-
-def _wide_twin(kind: Kind, bits: int) -> GridSpec:
-    """Return the twin grid with the largest ratio whose sums still fit int32."""
-    ratio = largest_ratio_log2(kind, bits, carrier_max=OPERAND_MAX)
-    return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio)
 
 
 def _no_device() -> UnsupportedError:

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.parallel import MUST_SAVE, Choices, parallel
+from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, parallel
 from edgevit.calibration.run import calibrate
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
@@ -87,7 +87,7 @@ def literal_activation(options, x, score):
         return best
     other = min(twin_candidates(twin, x), key=lambda grid: score(grid.fake_quantize(x)))
     scores = [score(grid.fake_quantize(x)) for grid in (best, other)]
-    return other if scores[1] < MUST_SAVE * scores[0] else best
+    return other if scores[1] < (1 - OPERATORS_MUST_SAVE) * scores[0] else best
 
 
 def literal_weight(spec, weight, groups, score):

@@ -16,16 +16,20 @@ def grid_of(kind, bits, fine, ratio):
 
 
 def twin_value(x, kind, bits, fine, ratio):
-    """The value of one float32 by the paper's two regions (eq. 8 and 9), in NumPy scalars."""
+    """The value of one float32 by the paper's two regions (eq. 8 and 9), in NumPy scalars.
+
+    The regions meet half-way between the last fine level and the first coarse one above it.
+    """
     half, fine = 2 ** (bits - 1), np.float32(fine)
     coarse = np.float32(fine * np.float32(2**ratio))
     boundary = np.float32(0)
     if kind == "twin-softmax":  # a few rounding errors early, see TwinGrid.threshold
-        boundary = fine * np.float32((half - 0.5) * (1 - 2.0**-22))
+        above = next(level for level in range(0, half * 2**ratio + 1, 2**ratio) if level >= half)
+        boundary = fine * np.float32((half - 1 + above) / 2 * (1 - 2.0**-22))
     if np.float32(x) >= boundary:
         return np.float32(min(max(np.rint(np.float32(x) / coarse), 0), half - 1) * 2**ratio) * fine
-    low = 0 if kind == "twin-softmax" else -half
-    return np.float32(min(max(np.rint(np.float32(x) / fine), low), half)) * fine
+    low, high = (0, half - 1) if kind == "twin-softmax" else (-half, 0)
+    return np.float32(min(max(np.rint(np.float32(x) / fine), low), high)) * fine
 
 
 CASES = st.sampled_from(["twin-softmax", "twin-gelu"]).flatmap(
@@ -52,6 +56,40 @@ def test_values_equal_the_twin(case, values):
     assert int(codes.min()) >= 0
     assert int(codes.max()) < 2**bits
     assert torch.equal(grid.dequantize(codes), grid.fake_quantize(x))
+
+
+def distances(x, bits, fine, ratio, kind):
+    """The distance of one value to every level of the two regions, in NumPy float64."""
+    half, fine = 2 ** (bits - 1), np.float64(np.float32(fine))
+    low = np.arange(half) if kind == "twin-softmax" else -np.arange(1, half + 1)
+    levels = np.concatenate([low, np.arange(half) * 2**ratio]) * fine
+    return np.abs(np.float64(x) - levels)
+
+
+@given(case=CASES, values=st.lists(st.floats(-1.5, 1.5, width=32), min_size=1, max_size=60))
+@settings(deadline=None, max_examples=300)
+def test_every_value_goes_to_the_nearest_level(case, values):
+    """Above the small region of a softmax as well, where the nearest coarse level may be zero."""
+    kind, bits, fine, ratio = case
+    top = (2 ** (bits - 1) - 1) * 2**ratio * fine
+    scaled = [abs(v) * top if kind == "twin-softmax" else v * top for v in values]
+    x = torch.tensor(scaled, dtype=torch.float32)
+    found = grid_of(kind, bits, fine, ratio).fake_quantize(x)
+    for value, rounded in zip(x.tolist(), found.tolist(), strict=True):
+        least = distances(value, bits, fine, ratio, kind).min()
+        assert abs(value - rounded) <= least + 1e-5 * max(abs(value), fine)
+
+
+def test_a_value_above_the_small_region_keeps_its_largest_level():
+    """At 4 bits and a ratio of 2^5 ten fine steps are 7, not 0; 20 are 32."""
+    grid = grid_of("twin-softmax", 4, 1.0, 5)
+    assert grid.fake_quantize(torch.tensor([7.6, 10.0, 16.1, 19.0, 20.0])).tolist() == [
+        7.0,
+        7.0,
+        7.0,
+        7.0,
+        32.0,
+    ]
 
 
 @pytest.mark.parametrize("bits", [3, 4, 6])

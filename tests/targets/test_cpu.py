@@ -72,7 +72,7 @@ def forced(graph, images, bits, **kinds):
     method = Method(name="t", summary="", source="", calibrate=parallel.parallel(choices))
     placement = TARGET.place(graph, weight_bits=bits, act_bits=bits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "MUST_SAVE", float("inf"))
+        patch.setattr(parallel, "OPERATORS_MUST_SAVE", float("-inf"))
         return calibrate(graph, placement, images, method)
 
 
@@ -179,7 +179,10 @@ def test_placement_offers_only_what_runs(vit):
                 assert spec.bits == expected
         twin = placement.offers("blocks.0.attn.pv:softmax", "twin-softmax")
         assert (twin is not None) == (bits < 8)
-        assert bool(placement.notes) == (bits > 4)
+        missing = {vit.site(name).role.value for name in placement.missing}
+        assert ("gelu_out" in missing) == (bits > 4)
+        assert ("softmax_out" in missing) == (bits == 8)
+        assert not placement.notes
 
 
 def test_bits_and_target_names_are_checked(vit):

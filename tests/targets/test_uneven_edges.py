@@ -43,14 +43,15 @@ def awkward_scales(half, count=10):
 
 
 @pytest.mark.parametrize("kind", ["twin-softmax", "twin-gelu"])
-@pytest.mark.parametrize(("bits", "ratio"), [(3, 5), (4, 2), (5, 1), (6, 1)])
+@pytest.mark.parametrize(("bits", "ratio"), [(2, 6), (3, 5), (4, 2), (4, 5), (5, 1), (6, 1)])
 def test_codes_next_to_every_border_are_the_simulated_ones(kind, bits, ratio):
     spec = GridSpec(kind=kind, bits=bits, signed=False, symmetric=False, max_ratio_log2=ratio)
     random = torch.rand(10, generator=torch.Generator().manual_seed(bits)).tolist()
     for fine in [*awkward_scales(1 << (bits - 1)), *random]:
         grid = TwinGrid(spec=spec, scale=torch.tensor(fine), ratio_log2=ratio)
         steps = torch.arange(-2 * grid.half, 2 * grid.half) + 0.5
-        at = [grid.scale * steps, grid.coarse * steps, grid.scale * torch.tensor([grid.threshold])]
+        meet = torch.tensor([grid.threshold, grid.half - 1, grid.half - 0.5, grid.half])
+        at = [grid.scale * steps, grid.coarse * steps, grid.scale * meet]
         x = torch.cat(at)
         for side in (float("-inf"), float("inf")):
             near = torch.nextafter(x, torch.tensor(side))

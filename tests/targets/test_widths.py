@@ -75,11 +75,13 @@ def test_unknown_layers_and_widths_are_refused(split_vit):
     assert set(widths({}).values()) == {(4, 4)}
 
 
-def test_twin_notes_count_the_layers_of_each_width(split_vit):
+def test_missing_twin_grids_are_those_of_each_width(split_vit):
     layer_bits = {"blocks.0.mlp.fc2": (4, 6), "blocks.1.mlp.fc2": (4, 4)}
     placement = TARGET.place(split_vit, weight_bits=4, act_bits=4, layer_bits=layer_bits)
-    assert len(placement.notes) == 1
-    assert "6-bit codes: 1 layers" in placement.notes[0]
+    (missing,) = placement.missing.items()
+    assert missing[0] == "blocks.0.mlp.fc2:input"
+    assert missing[1].spec.bits == 6
+    assert "at 6-bit codes" in missing[1].why
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ Source: Ding et al., "Towards accurate post-training quantization for vision tra
   its block, ``J = sum_{i in K} (dL/dz_i)^2 (z'_i - z_i)^2``; K leaves out the smallest tenth of
   the errors, so that many tiny ones do not hide the few that change the prediction.
 - Matthew-effect preserving quantization: softmax outputs keep all levels of one uniform grid, and
-  its steps are searched in [0.9, 1.2] of the full range only, so that the large values, which
-  carry the attention, are not clipped. On targets whose softmax grids start at zero the grid
-  is unsigned, which is the paper's affine grid with a smallest value of zero.
+  its steps are searched from the full range upwards only, so that the large values, which carry
+  the attention, are not clipped. (A port of unknown authorship starts at 0.9 of the range. As most
+  of a softmax is small, the shortest range then has the least error nearly everywhere: that tenth
+  is what it clips.) On targets whose softmax grids start at zero the grid is unsigned, which is
+  the paper's affine grid with a smallest value of zero.
 
 Inside a block layers are decided in order, with the ones before them in integers, the ones behind
 in float32, and the block's float32 input. Every candidate runs the rest of its block, so there are
@@ -30,8 +32,9 @@ from torch.fx import Node
 
 from edgevit.calibration.fisher import Statistics, sampled_loss
 from edgevit.calibration.methods.method import Method
+from edgevit.calibration.missing_grids import missing_notes
 from edgevit.calibration.observe import Ranges, batches, leaders
-from edgevit.calibration.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, activation_grid, rewritten
 from edgevit.calibration.run import Run
 from edgevit.calibration.weight_search import searched_scale
 from edgevit.graph.blocks import Block, block_nodes, blocks_of, run_nodes
@@ -49,25 +52,43 @@ from edgevit.quantizers.uniform import UniformGrid
 ELIMINATED = 0.1  # share of the errors left out, the smallest ones
 JUDGED_IMAGES = 16
 SHARES = (0.7, 0.85, 1.0, 1.2, 1.4)  # of the step with the least squared error
-SOFTMAX_SHARES = (0.9, 1.0, 1.1, 1.2)  # of the step that covers the full range
+SOFTMAX_SHARES = (1.0, 1.1, 1.2)  # of the step that covers the full range: less would clip
 CHOICES = Choices(activations="mse", weights="mse", twin=True)
 MATTHEW = Choices(activations="minmax", weights="mse")
 
 
-def calibrate(run: Run) -> QuantizedGraph:
-    """Return the quantized graph."""
+def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> QuantizedGraph:
+    """Return the quantized graph.
+
+    Args:
+        softmax_shares: Steps tried after a softmax, in steps that cover its full range.
+    """
     ranges = rewritten(run, CHOICES)
     statistics = run.statistics(ranges, weighted=False)
     quantized = run.quantized()
     blocks = all_blocks(run)
     inputs, outputs, gradients = _block_tensors(run, blocks)
-    search = _Search(run=run, quantized=quantized, ranges=ranges, statistics=statistics)
+    search = _Search(
+        run=run,
+        quantized=quantized,
+        ranges=ranges,
+        statistics=statistics,
+        softmax_shares=softmax_shares,
+    )
     for done, block in enumerate(blocks, 1):
         judge = Judge(expected=outputs[block.output], weight=gradients[block.output].square())
         with torch.no_grad():
             search.block(block, inputs[block.input], judge)
         run.progress("blocks", done, len(blocks))
     quantized.notes += _outside_note(run, quantized)
+    quantized.notes += missing_notes(
+        run.graph,
+        run.placement,
+        statistics,
+        lambda site: search.chosen[search.leader[site.name]],
+        must_save=OPERATORS_MUST_SAVE,
+        roles=(Role.GELU_OUT,),
+    )
     return quantized
 
 
@@ -158,6 +179,7 @@ class _Search:
     quantized: QuantizedGraph
     ranges: Ranges
     statistics: Statistics
+    softmax_shares: tuple[float, ...]
     chosen: dict[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -188,7 +210,8 @@ class _Search:
 
         right = best_grid(right, SHARES, lambda grid: loss(left, grid))
         if not fixed:
-            shares = SOFTMAX_SHARES if gemm.left.role is Role.SOFTMAX_OUT else SHARES
+            is_softmax = gemm.left.role is Role.SOFTMAX_OUT
+            shares = self.softmax_shares if is_softmax else SHARES
             left = best_grid(left, shares, lambda grid: loss(grid, right))
         self.chosen[self.leader[gemm.left.name]] = left
         if weight is None:

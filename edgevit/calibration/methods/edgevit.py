@@ -18,8 +18,9 @@ from torch import Tensor
 
 from edgevit.calibration.fisher import Statistics
 from edgevit.calibration.methods.method import Method
+from edgevit.calibration.missing_grids import missing_notes
 from edgevit.calibration.observe import leaders
-from edgevit.calibration.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, activation_grid, rewritten
 from edgevit.calibration.regression import moments, refitted
 from edgevit.calibration.rounding import gptq_codes, rounding_loss
 from edgevit.calibration.run import Run
@@ -87,6 +88,10 @@ def planned(run: Run, choices: Choices) -> Plan:
         if name not in chosen:
             chosen[name] = activation_grid(run.placement, site, ranges, statistics, choices)
         return chosen[name]
+
+    quantized.notes += missing_notes(
+        run.graph, run.placement, statistics, grid_of, must_save=OPERATORS_MUST_SAVE
+    )
 
     def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
         left = grid_of(gemm.left)

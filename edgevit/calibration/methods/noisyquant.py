@@ -7,16 +7,16 @@ step their rounding error falls, elsewhere it rises, so noise is kept only where
 error falls on images that had no part in choosing it. As in the official code the noise may have
 a constant part c, a fraction of a step.
 
-Here the noise costs nothing at run time: it is added to the beta of the LayerNorm in front, where
-that feeds linears alone. Behind a GELU, an attention or the image there is no such place on a
-target whose zero points are integers; those layers are counted in the notes.
+Where a LayerNorm in front feeds linears alone its beta takes the noise, which costs nothing at run
+time. Behind a GELU, an attention or the image it is an addition in front of the rounding, which
+has to save as much as anything else that takes more operators.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,70 +24,77 @@ from torch import Tensor
 from edgevit.calibration.methods.method import Method
 from edgevit.calibration.methods.plain import MSE
 from edgevit.calibration.methods.ptq4vit import PTQ4VIT
+from edgevit.calibration.noise_places import Place, add_noise, linear_in_integers, places
+from edgevit.calibration.parallel import OPERATORS_MUST_SAVE
 from edgevit.calibration.run import Calibrator, Run
 from edgevit.graph.interpret import run_graph
-from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.simulation import Grid, IntegerLinear, QuantizedGraph, float_product
 
 DRAWS = 4
-AMPLITUDES = tuple(at / 8 for at in range(1, 17))  # n in steps of the grid, up to 2
-SHIFTS = (-0.4, -0.2, 0.2, 0.4)  # c in steps of the grid
-MUST_SAVE = 0.01  # share of the output error, on held-out images
+AMPLITUDES = tuple(at / 8 for at in range(1, 17))  # n in steps of the grid
+SHIFTS = tuple(at / 10 for at in range(-15, 16))  # c in steps of the grid
+NEAR = (-0.4, -0.2, 0.0, 0.2, 0.4)  # what is tried around it when n is known
+FREE_MUST_SAVE = 0.01  # share of the output error on held-out images, in a LayerNorm's beta
 TOKENS = 2048  # of each half of the images
+SEARCHED_TOKENS = 512  # of those of the half that chooses
 
 
-def noisy(base: Calibrator) -> Calibrator:
-    """Return the calibrator that adds noise to what `base` has calibrated."""
+def noisy(base: Calibrator, *, additions: bool = True) -> Calibrator:
+    """Return the calibrator that adds noise to what `base` has calibrated.
+
+    Args:
+        additions: Whether it may add operators; else LayerNorms alone take noise.
+    """
 
     def calibrate(run: Run) -> QuantizedGraph:
         quantized = base(run)
         with torch.no_grad():
-            _add_noise(run, quantized)
+            _add_all(run, quantized, additions)
         return quantized
 
     return calibrate
 
 
-def _add_noise(run: Run, quantized: QuantizedGraph) -> None:
-    fed = list(_feeds(quantized))
-    halves = _inputs(run, quantized, {gemms[0].name for _, gemms in fed})
-    accepted = 0
-    for done, (feed, gemms) in enumerate(fed, 1):
-        layers = [_layer(quantized, gemm) for gemm in gemms]
-        search, held_out = halves[gemms[0].name]
-        noise = chosen_noise(layers, search, held_out, run.seed + done)
-        if noise is not None:
-            fold(quantized, feed, gemms, noise)
-            accepted += 1
-        run.progress("noise", done, len(fed))
-    quantized.notes += _notes(quantized, fed, accepted)
+def _add_all(run: Run, quantized: QuantizedGraph, additions: bool) -> None:
+    found = [place for place in places(quantized) if place.norm is not None]
+    if additions:
+        found += [place for place in places(quantized) if place.norm is None]
+    taken: list[Place] = []
+    done = 0
+    for part in _in_memory(run, quantized, found):
+        halves = _inputs(run, quantized, {place.gemms[0] for place in part})
+        for place in part:
+            done += 1
+            layers = [linear_in_integers(quantized, name) for name in place.gemms]
+            search, held_out = halves[place.gemms[0]]
+            noise = chosen_noise(layers, search, held_out, run.seed + done, must_save(place))
+            if noise is not None:
+                add_noise(quantized, place, noise)
+                taken.append(place)
+            run.progress("noise", done, len(found))
+    quantized.notes += _notes(found, taken)
 
 
-def _feeds(quantized: QuantizedGraph) -> Iterator[tuple[LayerNormFeed, list[Gemm]]]:
-    """Yield every LayerNorm that feeds only quantized linears of one grid, with those linears."""
-    seen: set[str] = set()
-    for gemm in quantized.graph.gemms:
-        feed = ln_of(quantized.graph, gemm)
-        if feed is None or feed.ln in seen:
-            continue
-        seen.add(feed.ln)
-        gemms = [quantized.graph.gemm(name) for name in feed.linears]
-        layers = [quantized.layers.get(gemm.name) for gemm in gemms]
-        grids = [layer.grid for layer in layers if isinstance(layer, IntegerLinear)]
-        if len(grids) == len(gemms) and all(_same(grid, grids[0]) for grid in grids):
-            yield feed, gemms
+def _in_memory(run: Run, quantized: QuantizedGraph, found: list[Place]) -> Iterator[list[Place]]:
+    """Yield the places in order, as many at a time as the run's memory holds the inputs of."""
+    part: list[Place] = []
+    size = 0
+    for place in found:
+        channels = linear_in_integers(quantized, place.gemms[0]).weight_codes.shape[1]
+        here = 4 * 2 * TOKENS * channels  # bytes of both halves
+        if part and size + here > run.memory_bytes // 2:
+            yield part
+            part, size = [], 0
+        part.append(place)
+        size += here
+    if part:
+        yield part
 
 
-def _same(a: Grid, b: Grid) -> bool:
-    return a is b or a.to_dict() == b.to_dict()
-
-
-def _layer(quantized: QuantizedGraph, gemm: Gemm) -> IntegerLinear:
-    layer = quantized.layers[gemm.name]
-    if not isinstance(layer, IntegerLinear):
-        raise ValueError(f"{gemm.module}: not a linear in integers")
-    return layer
+def must_save(place: Place) -> float:
+    """Return the share of the output error that noise has to save at a place."""
+    return FREE_MUST_SAVE if place.norm is not None else OPERATORS_MUST_SAVE
 
 
 def _inputs(
@@ -119,26 +126,27 @@ class Error:
 
     Args:
         grid: The input's grid.
-        products: float32 [in, in], sum over the linears of W^T W with the rounded weights.
+        root: float32 [in, r], times its transpose the sum over the linears of W^T W with the
+            rounded weights; r is the smaller of inputs and outputs.
     """
 
     grid: Grid
-    products: Tensor
+    root: Tensor
 
     @staticmethod
     def of(layers: list[IntegerLinear]) -> Error:
         """Return the error of linears that read one tensor."""
-        weights = [layer.weight_grid.dequantize(layer.weight_codes.int()) for layer in layers]
-        return Error(grid=layers[0].grid, products=sum((w.T @ w for w in weights), torch.zeros(())))
+        weights = torch.cat([layer.weight_values() for layer in layers])  # [outputs, in]
+        return Error(grid=layers[0].grid, root=torch.linalg.qr(weights, mode="r").R.T)
 
     def __call__(self, x: Tensor, noise: Tensor) -> float:
         """Return the sum over tokens and outputs of ((Q(x + N) - N - x) W^T)^2, x [T, in]."""
         error = self.grid.fake_quantize(x + noise) - noise - x  # [T, in]
-        return float(((error @ self.products) * error).sum())
+        return float((error @ self.root).square().sum())
 
 
 def chosen_noise(
-    layers: list[IntegerLinear], search: Tensor, held_out: Tensor, seed: int
+    layers: list[IntegerLinear], search: Tensor, held_out: Tensor, seed: int, must_save: float
 ) -> Tensor | None:
     """Return the noise [in] for linears that read one tensor, or None if none helps.
 
@@ -146,57 +154,46 @@ def chosen_noise(
         search: Inputs [T, in] that choose the noise.
         held_out: Inputs [T, in] that decide whether it stays.
         seed: Of the draws.
+        must_save: Share of the output error that it has to save there.
     """
     error = Error.of(layers)
     noise = _searched(error, search, seed)
     if len(held_out) == 0:
         return None
     plain = error(held_out, torch.zeros_like(noise))
-    return noise if error(held_out, noise) < (1 - MUST_SAVE) * plain else None
+    return noise if error(held_out, noise) < (1 - must_save) * plain else None
 
 
 def _searched(error: Error, x: Tensor, seed: int) -> Tensor:
-    """Return the noise [in] with the least error: draw and amplitude first, then a shift."""
+    """Return the noise [in] with the least error: shift, then draw and amplitude, shift again.
+
+    The shift comes first as in the official code: behind a GELU most of the gain is the shift's.
+    """
+    x = x[:: max(1, len(x) // SEARCHED_TOKENS)]
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(DRAWS, x.shape[1], generator=generator) * 2 - 1  # [draws, in], U(-1, 1)
-    step = error.grid.unit
-    candidates = [draw * (step * n) for draw in draws for n in AMPLITUDES]
-    best = min(candidates, key=lambda noise: error(x, noise))
-    shifted: list[Tensor] = [best, *(best + step * c for c in SHIFTS)]
-    return min(shifted, key=lambda noise: error(x, noise))
+    step = error.grid.unit.expand(x.shape[1])
+    noises = [draw * step * n for draw in draws for n in AMPLITUDES]
+
+    def best(tried: list[Tensor]) -> Tensor:
+        return min(tried, key=lambda noise: error(x, noise))
+
+    shift = best([step * c for c in SHIFTS])
+    found = best([shift, *noises, *(shift + noise for noise in noises)])
+    return best([found + step * c for c in NEAR])
 
 
-def fold(quantized: QuantizedGraph, feed: LayerNormFeed, gemms: list[Gemm], noise: Tensor) -> None:
-    """Add the noise [in] to the LayerNorm's beta and take it back in the linears' biases.
-
-    The float32 graph computes what it did: its biases take W N. The integer layers take what
-    their rounded weights make of the noise (B' = b - W N).
-    """
-    graph = quantized.graph
-    graph.set_constant(feed.bias, graph.constant(feed.bias) + noise)
-    for gemm in gemms:
-        layer = _layer(quantized, gemm)
-        rounded = layer.weight_grid.dequantize(layer.weight_codes.int())  # [out, in]
-        quantized.layers[gemm.name] = replace(layer, bias=layer.bias - rounded @ noise)
-        bias, weight = graph.constant(str(gemm.bias)), graph.constant(str(gemm.weight))
-        graph.set_constant(str(gemm.bias), bias - weight @ noise)
-
-
-def _notes(
-    quantized: QuantizedGraph, fed: list[tuple[LayerNormFeed, list[Gemm]]], accepted: int
-) -> list[str]:
-    inside = {gemm.name for _, gemms in fed for gemm in gemms}
-    outside = Counter(
-        gemm.left.role.value
-        for gemm in quantized.graph.gemms
-        if gemm.weight is not None and gemm.name in quantized.layers and gemm.name not in inside
-    )
-    notes = [f"noise helps behind {accepted} of {len(fed)} LayerNorms and is left out elsewhere"]
-    if outside:
-        kinds = ", ".join(f"{count} {role}" for role, count in sorted(outside.items()))
+def _notes(found: list[Place], taken: list[Place]) -> list[str]:
+    free = [place.norm is not None for place in taken]
+    norms = sum(place.norm is not None for place in found)
+    notes = [f"noise helps behind {sum(free)} of {norms} LayerNorms and is left out elsewhere"]
+    if len(found) > norms:
+        kinds = Counter(place.role.value for place in taken if place.norm is None)
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         notes.append(
-            f"{sum(outside.values())} linears have no LayerNorm in front that could carry the "
-            f"noise at no cost ({kinds}): none is added there"
+            f"noise is an addition at run time at {len(free) - sum(free)} of {len(found) - norms} "
+            f"inputs without a LayerNorm in front{listed and f' ({listed})'}: elsewhere it saves "
+            f"less than {OPERATORS_MUST_SAVE:.0%} of the error"
         )
     return notes
 
@@ -204,14 +201,14 @@ def _notes(
 _SOURCE = "Liu et al., CVPR 2023, arXiv 2211.16056"
 NOISYQUANT = Method(
     name="noisyquant",
-    summary="A fixed noise before rounding, folded into LayerNorms, on the grids of mse",
+    summary="A fixed noise before rounding, in LayerNorms or added, on the grids of mse",
     source=_SOURCE,
     calibrate=noisy(MSE.calibrate),
     cost="3 forward passes",
 )
 NOISYQUANT_PTQ4VIT = Method(
     name="noisyquant+ptq4vit",
-    summary="A fixed noise before rounding, folded into LayerNorms, on the grids of ptq4vit",
+    summary="A fixed noise before rounding, in LayerNorms or added, on the grids of ptq4vit",
     source=f"{_SOURCE}, and arXiv 2111.12293",
     calibrate=noisy(PTQ4VIT.calibrate),
     cost="3 forward passes, 1 backward pass",

@@ -20,11 +20,13 @@ from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.targets.profiles import AttentionLimits, DeviceProfile
+from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
 
 MAIN = "int8"
 SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is used
 ASKED = "asked for in the recipe"
+ONE_STEP = "TensorRT rounds a tensor with one step"
 ATTENTION = "attention is float16 here; the variant int8_attention quantizes it where that pays"
 _FIXED_FLOAT = {
     Role.PATCH_IN: "the patch embedding stays in float16: three input channels",
@@ -59,6 +61,8 @@ def main_placement(
                 placement.skipped[site.name] = reason
             else:
                 placement.options[site.name] = (_int8(site, *widths[gemm.name]),)
+        if reason != ASKED:
+            placement.missing |= missing_twin(gemm.left, widths[gemm.name][1], (), ONE_STEP)
     return placement
 
 
