@@ -55,7 +55,10 @@ def quantize(
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    weights_key: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    trust_code: bool = False,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> Artefact:
@@ -88,7 +91,13 @@ def quantize(
             `avg_bits` or `max_size_mb`, which choose them.
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
-        preprocessing: For a module of your own.
+        weights_key: Which of several state dicts in that file, such as ``"model_ema"``.
+        model_args: Arguments of the named model's constructor, such as ``{"img_size": 288}``; what
+            a checkpoint's shapes show need not be given.
+        preprocessing: All of it, or some of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
+            ``interpolation`` by name, for a module of your own or a named model.
+        trust_code: Import a ``package:function`` that the recipe names; a name given as `model`
+            needs no leave.
         checkpoint: Folder in which `edgevit-train` keeps the blocks it has trained; the same call
             goes on from there.
         progress: Called with (stage, done, total).
@@ -96,6 +105,8 @@ def quantize(
     Raises:
         EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
     """
+    from edgevit.zoo.loaded import preprocessing_values
+
     asked = asked_of(
         recipe,
         budget=avg_bits is not None,
@@ -111,6 +122,10 @@ def quantize(
         layer_bits=layer_bits,
         pretrained=pretrained,
         weights=weights,
+        weights_key=weights_key,
+        model_args=model_args,
+        preprocessing=None if preprocessing is None else preprocessing_values(preprocessing),
+        trust_code=trust_code,
     )
     limits = Limits(
         avg_bits=avg_bits,
@@ -121,14 +136,13 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        return _quantized(asked, images, limits, preprocessing, checkpoint, progress)
+        return _quantized(asked, images, limits, checkpoint, progress)
 
 
 def _quantized(
     asked: Asked,
     images: str | Path | ImageSet | None,
     limits: Limits,
-    preprocessing: Preprocessing | None,
     checkpoint: str | Path | None,
     progress: Progress,
 ) -> Artefact:
@@ -146,12 +160,19 @@ def _quantized(
     common = common_bits(limits, asked.bits)
     widths = check_widths(common, asked.weight_bits, asked.act_bits)
     loaded = loaded_model(
-        asked.model, asked.pretrained, asked.weights, asked.seed, preprocessing, progress
+        asked.model,
+        asked.pretrained,
+        asked.weights,
+        asked.seed,
+        asked.preprocessing or None,
+        progress,
+        weights_key=asked.weights_key,
+        model_args=asked.model_args,
     )
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
-    artefact.quantized.notes += notes + asked.differences(recipe)
+    artefact.quantized.notes += [*loaded.notes, *notes, *asked.differences(recipe)]
     return artefact
 
 
@@ -170,7 +191,10 @@ def _recipe(
         float_layers=asked.float_layers,
         layer_bits=dict(asked.layer_bits),
         pretrained=asked.pretrained or asked.weights is not None,
+        model_args=subject.loaded.arguments,
+        preprocessing=subject.loaded.preprocessing_to_keep(),
         weights=asked.checkpoint_name,
+        weights_key=asked.weights_key,
         weights_sha256=subject.loaded.weights_sha256,
         images_sha256=digest_of(subject.calibration["sha256"]),
     )

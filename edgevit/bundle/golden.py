@@ -127,7 +127,12 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     if missing or unknown:
         return f"missing {missing}, unknown {unknown}"
     images = arrays["images"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or not len(images)
+    ):
         return f"images are {images.dtype} {list(images.shape)}, not uint8 [n, H, W, 3]"
     for name in set(arrays) - {"images"}:
         array = arrays[name]

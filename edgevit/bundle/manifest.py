@@ -147,9 +147,9 @@ def _check_rows(key: str, rows: list[Any], kind: type) -> None:
 
 def _check_model(model: dict[str, Any]) -> None:
     size, classes = model.get("input_size"), model.get("num_classes")
-    sizes_fit = isinstance(size, list) and len(size) == 3 and size[0] == 3
+    sizes_fit = isinstance(size, list) and len(size) == 3 and size[0] in (1, 3)
     if not sizes_fit or not all(type(n) is int and 0 < n <= 1 << 14 for n in size or ()):
-        raise bad_manifest("model.input_size is not [3, height, width]")
+        raise bad_manifest("model.input_size is not [3, height, width] or [1, height, width]")
     if type(classes) is not int or not 0 < classes <= 1 << 24:
         raise bad_manifest("model.num_classes is not a positive whole number")
     if not isinstance(model.get("name"), str):

@@ -56,6 +56,10 @@ class LoadedModel:
     own_preprocessing: bool = True
     notes: tuple[str, ...] = ()
 
+    def preprocessing_to_keep(self) -> dict[str, Any]:
+        """Return what a recipe has to say of the preprocessing: nothing if it is the model's."""
+        return {} if self.own_preprocessing else self.preprocessing.to_dict()
+
 
 def loaded_model(
     *,
