@@ -154,7 +154,8 @@ def _load_embedded(name: str, choices: Choices) -> LoadedModel:
     if choices.arguments:
         raise not_taken(choices.arguments, name, "It is installed as it was trained.")
     config = embedded_config(name)
-    model, notes = build_embedded(config), ()
+    model = build_embedded(config)
+    notes: tuple[str, ...] = ()
     if choices.weights is not None:
         fitted = fitted_model(lambda _: build_embedded(config), choices)
         model, notes = fitted.model, fitted.notes
