@@ -265,3 +265,14 @@ def test_errors_of_a_models_forward_are_sentences() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(10, 4))
     with pytest.raises(EdgeViTError, match="EV174"):
         loaded_from_module(model, Preprocessing.from_crop_pct(**KNOWN))
+
+
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    (tmp_path / "code.py").write_text(trap)
+    mapped = '{"AutoConfig": "code.C", "AutoModelForImageClassification": "code.M"}'
+    (tmp_path / "config.json").write_text(f'{{"model_type": "of_its_own", "auto_map": {mapped}}}')
+    with pytest.raises(UsageError, match="EV164"):
+        load_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

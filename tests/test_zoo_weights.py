@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgevit.errors import DataError
-from edgevit.zoo.loaded import weights_sha256
 from edgevit.zoo.fitting import load_weights
+from edgevit.zoo.loaded import weights_sha256
 
 
 def model(seed: int = 0) -> nn.Module:

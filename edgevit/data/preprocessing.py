@@ -62,7 +62,7 @@ class Preprocessing:
                 where=", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
                 try_next="input_size is (3, H, W), or (1, H, W) for grey; "
                 "resize_size a length or (height, width); "
-                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean and std a number a channel.",
+                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean, std a number a channel.",
             )
 
     @staticmethod
@@ -105,7 +105,8 @@ class Preprocessing:
         """Resize and crop one picture of any mode and size.
 
         Returns:
-            uint8 [H, W, 3], or [H, W, 1] grey; where the resized picture is smaller than the crop, a black border.
+            uint8 [H, W, 3], or [H, W, 1] grey; where the resized picture is smaller than the crop,
+            a black border.
 
         Raises:
             DataError: The picture is so long and thin that resizing it takes too much memory, or
