@@ -276,3 +276,22 @@ def test_remote_code_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="EV164"):
         load_model(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_options_reach_bundle_and_recipe(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from edgevit.cli import main
+
+    words = "quantize --model vit_cifar10 --method minmax --num-calib 4 --mean 0.5 --crop-pct 0.5"
+    out = tmp_path / "b"
+    done = CliRunner().invoke(main, [*words.split(), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    shown = " ".join(done.output.split())
+    assert "input_size, std, interpolation: edgevit:vit_cifar10; mean, crop_pct: given" in shown
+    bundle = edgevit.load(out)
+    assert (bundle.preprocessing["mean"], bundle.preprocessing["resize_size"]) == ([0.5] * 3, 64)
+    words = f"quantize --recipe {out}/recipe.toml --std 0.3 -o {tmp_path}/again"
+    assert CliRunner().invoke(main, words.split()).exit_code == 0
+    again = edgevit.load(tmp_path / "again").preprocessing
+    assert again == {**bundle.preprocessing, "std": [0.3] * 3}

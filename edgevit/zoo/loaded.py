@@ -89,7 +89,6 @@ def loaded_model(
     chosen = chosen_preprocessing(preprocessing, source, choices, arguments)
     if not chosen.is_own:
         num_logits(model, chosen.preprocessing.input_size)
-        notes = (*notes, f"preprocessing taken from: {chosen.source}")
     return LoadedModel(
         name=name,
         source=source,
