@@ -116,6 +116,8 @@ class Artefact:
                 "parameters": model.parameters,
                 "flops": model.flops,
                 "weights_sha256": model.weights_sha256,
+                "arguments": dict(model.arguments),
+                "preprocessing_source": model.preprocessing_source,
             },
             "recipe": self.recipe.to_dict(),
             "preprocessing": model.preprocessing.to_dict(),

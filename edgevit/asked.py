@@ -26,8 +26,8 @@ class Asked:
     """The choices of one run.
 
     Args:
-        model, target, method, num_calib, seed, float_layers, layer_bits, pretrained, weights: As
-            in `edgevit.quantize`.
+        model, target, method, num_calib, seed, float_layers, layer_bits, pretrained, weights,
+            weights_key, model_args, preprocessing: As in `edgevit.quantize`.
         bits: Width of what the next two leave open.
         weight_bits, act_bits: Widths, None where `bits` holds.
         file: The recipe file, None without one.
@@ -44,6 +44,9 @@ class Asked:
     layer_bits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     pretrained: bool = True
     weights: str | Path | None = None
+    weights_key: str = ""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     bits: int = DEFAULT_BITS
     weight_bits: int | None = None
     act_bits: int | None = None
@@ -106,25 +109,30 @@ class Asked:
         ]
 
 
-def asked_of(recipe: str | Path | None, *, budget: bool, **given: Any) -> Asked:
+def asked_of(
+    recipe: str | Path | None, *, budget: bool, trust_code: bool = False, **given: Any
+) -> Asked:
     """Put together what the caller gives and what a recipe says.
 
     Args:
         recipe: A TOML file with some of the keys of `Recipe`, None for none.
         budget: A mean width is asked for, which stands for widths as `bits` does.
+        trust_code: Whether a function that the recipe names may be imported.
         given: Fields of `Asked`, None for what the caller left open.
 
     Raises:
-        UsageError: The recipe can't be read (EV210), nobody named a model (EV226), or the recipe
-            was made with a checkpoint file that is not given (EV225).
+        UsageError: The recipe can't be read (EV210), nobody named a model (EV226), the recipe was
+            made with a checkpoint file that is not given (EV225), or names code (EV171).
     """
     file = None if recipe is None else Path(recipe)
     given = {key: value for key, value in given.items() if value is not None}
     said = {} if file is None else read_recipe(file)
+    given |= _together(said, given)
     kept = {key: value for key, value in said.items() if key not in given}
     if "bits" in given or budget:
         kept = {k: v for k, v in kept.items() if k not in {"weight_bits", "act_bits"}}
     _check_model(file, kept, given)
+    _check_trusted(file, kept, trust_code)
     _check_checkpoint(file, kept, given)
     plain = {k: v for k, v in kept.items() if k not in {"weights", *_HASHES}}
     widths_given = bool(given.keys() & {"bits", "weight_bits", "act_bits"})
@@ -140,6 +148,32 @@ def _check_model(file: Path | None, kept: Mapping[str, Any], given: Mapping[str,
             why="No model was named." if file is None else f"{file} names no model.",
             try_next="--model NAME; `edgevit models` lists names.",
         )
+
+
+def _check_trusted(file: Path | None, kept: Mapping[str, Any], trust_code: bool) -> None:
+    """Refuse to import what a file names; a name that the caller typed is his own word."""
+    name = kept.get("model", "")
+    if ":" not in name or trust_code:
+        return
+    from edgevit.zoo.loading import is_code
+
+    if is_code(name):
+        raise UsageError(
+            "EV171",
+            "The recipe names code of its own, which is not run unasked.",
+            where=f"{file}: model",
+            why=f"{name} would be imported and called.",
+            try_next=f"Read that code, then --trust-code; or name it yourself: --model {name}.",
+        )
+
+
+def _together(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables of which the recipe says one part and the caller another."""
+    names = ("model_args", "preprocessing")
+    said = {key: dict(recipe.get(key, {})) for key in names}
+    if {"input_size", "crop_pct"} & given.get("preprocessing", {}).keys():
+        said["preprocessing"].pop("resize_size", None)  # it is that of another size or share
+    return {key: {**said[key], **given[key]} for key in names if key in given}
 
 
 def _check_checkpoint(file: Path | None, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -128,6 +128,25 @@ def methods(json_path: str | None) -> None:
     console().print(methods_table(rows))
 
 
+def _model_options(command: Any) -> Any:
+    """Add the options that say how a model is built and what its pictures are like."""
+    for option in reversed(
+        (
+            click.option("--weights-key", metavar="NAME", help="Which weights of the checkpoint."),
+            click.option(
+                "--model-arg", multiple=True, metavar="NAME=VALUE", help="As img_size=288."
+            ),
+            click.option("--input-size", metavar="SIZE", help="As 288, 192x256 or 1x28x28."),
+            click.option("--mean", metavar="NUMBERS", help="As 0.5 or 0.485,0.456,0.406."),
+            click.option("--std", metavar="NUMBERS", help="As 0.5 or 0.229,0.224,0.225."),
+            click.option("--crop-pct", metavar="SHARE", help="Cropped side over resized side."),
+            click.option("--interpolation", metavar="NAME", help="bicubic, bilinear, ..."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--json", "json_path", metavar="FILE", help="Also write the list as JSON.")
 def targets(json_path: str | None) -> None:
@@ -175,6 +194,8 @@ def targets(json_path: str | None) -> None:
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
 @click.option("--checkpoint", metavar="DIR", help="Where edgevit-train keeps and finds its work.")
+@_model_options
+@click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
@@ -200,6 +221,7 @@ def quantize(
     check_writable(json_path)
     if choices["recipe"] is not None:
         choices = _explicit(choices)
+    choices = _typed(choices)
     manifest = _quantized(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
@@ -228,6 +250,12 @@ def _explicit(choices: dict[str, Any]) -> dict[str, Any]:
         for name, value in choices.items()
         if context.get_parameter_source(name) is not default
     }
+
+
+def _typed(choices: dict[str, Any]) -> dict[str, Any]:
+    from edgevit.zoo.choices import model_choices
+
+    return model_choices(choices)
 
 
 def _quantized(
@@ -311,6 +339,7 @@ def inspect(bundle: str, json_path: str | None) -> None:
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@_model_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("-o", "--output", required=True, metavar="CSV", help="Table to write.")
@@ -328,7 +357,7 @@ def sensitivity(
     if plot is not None:
         check_plot(plot)
     with shown_progress(console()) as progress:
-        rows = api.sensitivity(model, calib, progress=progress, **choices)
+        rows = api.sensitivity(model, calib, progress=progress, **_typed(choices))
     text = csv_from_rows(rows)
     replace_file(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
     if plot is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,9 @@ def sensitivity(
     float_layers: tuple[str, ...] = (),
     pretrained: bool = True,
     weights: str | Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    weights_key: str = "",
+    model_args: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
     progress: Progress = silent,
@@ -60,8 +62,8 @@ def sensitivity(
     """Return one row per layer in execution order (see docs/sensitivity.md for the columns).
 
     Args:
-        model, images, target, seed, float_layers, pretrained, weights, preprocessing, classes,
-            class_order, progress: As for `quantize`.
+        model, images, target, seed, float_layers, pretrained, weights, weights_key, model_args,
+            preprocessing, classes, class_order, progress: As for `quantize`.
         bits, weight_bits, act_bits: Widths of every layer.
         data: Labelled images; without them the columns of accuracy are None.
         num: Use only this many of them, drawn class-balanced; None for all.
@@ -83,7 +85,16 @@ def sensitivity(
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_num_calib(num_calib)
     images = images_or_own(images, model)
-    loaded = loaded_model(model, pretrained, weights, seed, preprocessing, progress)
+    loaded = loaded_model(
+        model,
+        pretrained,
+        weights,
+        seed,
+        preprocessing,
+        progress,
+        weights_key=weights_key,
+        model_args=model_args,
+    )
     judged = None
     if data is not None:
         naming = naming_of(loaded, classes, class_order, weights)

@@ -57,7 +57,10 @@ def quantize(
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    weights_key: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    trust_code: bool = False,
     checkpoint: str | Path | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
@@ -92,7 +95,13 @@ def quantize(
             `avg_bits` or `max_size_mb`, which choose them.
         pretrained: False builds the model with random weights, for speed and plumbing.
         weights: Checkpoint file for the named model.
-        preprocessing: For a module of your own.
+        weights_key: Which of several state dicts in that file, such as ``"model_ema"``.
+        model_args: Arguments of the named model's constructor, such as ``{"img_size": 288}``; what
+            a checkpoint's shapes show need not be given.
+        preprocessing: All of it, or some of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
+            ``interpolation`` by name, for a module of your own or a named model.
+        trust_code: Import a ``package:function`` that the recipe names; a name given as `model`
+            needs no leave.
         checkpoint: Folder in which `edgevit-train` keeps the blocks it has trained; the same call
             goes on from there.
         classes: Class names in the order of the model's outputs, or a file of them; left out, the
@@ -104,6 +113,8 @@ def quantize(
     Raises:
         EdgeViTError: Any of `edgevit.errors`, each saying what to try next.
     """
+    from edgevit.zoo.loaded import preprocessing_values
+
     asked = asked_of(
         recipe,
         budget=avg_bits is not None,
@@ -119,6 +130,10 @@ def quantize(
         layer_bits=layer_bits,
         pretrained=pretrained,
         weights=weights,
+        weights_key=weights_key,
+        model_args=model_args,
+        preprocessing=None if preprocessing is None else preprocessing_values(preprocessing),
+        trust_code=trust_code,
     )
     limits = Limits(
         avg_bits=avg_bits,
@@ -130,14 +145,13 @@ def quantize(
     )
     with asked.blamed():
         naming = (classes, class_order)
-        return _quantized(asked, images, limits, preprocessing, checkpoint, naming, progress)
+        return _quantized(asked, images, limits, checkpoint, naming, progress)
 
 
 def _quantized(
     asked: Asked,
     images: str | Path | ImageSet | None,
     limits: Limits,
-    preprocessing: Preprocessing | None,
     checkpoint: str | Path | None,
     stated: tuple[ClassNames | None, str | None],
     progress: Progress,
@@ -158,14 +172,26 @@ def _quantized(
     common = common_bits(limits, asked.bits)
     widths = check_widths(common, asked.weight_bits, asked.act_bits)
     loaded = loaded_model(
-        asked.model, asked.pretrained, asked.weights, asked.seed, preprocessing, progress
+        asked.model,
+        asked.pretrained,
+        asked.weights,
+        asked.seed,
+        asked.preprocessing or None,
+        progress,
+        weights_key=asked.weights_key,
+        model_args=asked.model_args,
     )
     naming = naming_of(loaded, *stated, asked.weights)
     loaded = with_names(loaded, naming)
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
-    artefact.quantized.notes += [*naming.notes, *notes, *asked.differences(recipe)]
+    artefact.quantized.notes += [
+        *loaded.notes,
+        *naming.notes,
+        *notes,
+        *asked.differences(recipe),
+    ]
     return replace(artefact, naming=naming)
 
 
@@ -184,7 +210,10 @@ def _recipe(
         float_layers=asked.float_layers,
         layer_bits=dict(asked.layer_bits),
         pretrained=asked.pretrained or asked.weights is not None,
+        model_args=subject.loaded.arguments,
+        preprocessing=subject.loaded.preprocessing_to_keep(),
         weights=asked.checkpoint_name,
+        weights_key=asked.weights_key,
         weights_sha256=subject.loaded.weights_sha256,
         images_sha256=digest_of(subject.calibration["sha256"]),
     )

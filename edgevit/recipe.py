@@ -24,6 +24,7 @@ else:
 
 DEFAULT_METHOD = "edgevit"
 _MOST_CHARACTERS = 16 << 20
+_TABLES = ("model_args", "preprocessing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,10 @@ class Recipe:
         layer_bits: Module path -> (weight bits, activation bits) of layers with widths of their
             own; see `edgevit.targets.widths`.
         pretrained: False for random weights.
+        model_args: Constructor's arguments that differ from what the name means.
+        preprocessing: Values by name where they are not the model's own.
         weights: Name of the checkpoint file, without its folder; empty without one.
+        weights_key: Which state dict of the checkpoint file; empty for the usual one.
         weights_sha256: Of the model's state dict, see `edgevit.zoo.LoadedModel`.
         images_sha256: Of the calibration images in order, see `digest_of`.
     """
@@ -56,23 +60,32 @@ class Recipe:
     float_layers: tuple[str, ...] = ()
     layer_bits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     pretrained: bool = True
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     weights: str = ""
+    weights_key: str = ""
     weights_sha256: str = ""
     images_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         pairs = {name: list(pair) for name, pair in self.layer_bits.items()}
-        return {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
+        tables = {name: _listed(getattr(self, name)) for name in _TABLES}
+        values = {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
+        return {**values, **tables}
 
     def to_toml(self) -> str:
         """Return the recipe as a TOML document."""
         values = self.to_dict()
         layer_bits = values.pop("layer_bits")
+        tables = {name: values.pop(name) for name in _TABLES}
         lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if value != ""]
         if layer_bits:
             lines += ["", "[layer_bits]  # weights, activations"]
             lines += [f"{_toml_value(k)} = {_toml_value(v)}" for k, v in layer_bits.items()]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]"] if table else []
+            lines += [f"{_toml_value(k)} = {_toml_value(v)}" for k, v in table.items()]
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -148,7 +161,24 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         if wanted and type(value) is not wanted:
             raise TypeError(f"{name} must be {types[name]}, not {type(value).__name__}")
     read: dict[str, Callable[[Any], Any]] = {"float_layers": _names, "layer_bits": _pairs}
+    read |= dict.fromkeys(_TABLES, _plain_table)
     return {name: read[name](value) if name in read else value for name, value in values.items()}
+
+
+def _listed(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in table.items()}
+
+
+def _plain_table(table: Any) -> dict[str, Any]:
+    """Return a table of plain values and lists of numbers, or raise TypeError."""
+    if not isinstance(table, dict):
+        raise TypeError("model_args and preprocessing must be tables")
+    for name, value in table.items():
+        items = value if isinstance(value, list) else [value]
+        kinds = (int, float) if isinstance(value, list) else (int, float, bool, str)
+        if not items or any(type(item) not in kinds for item in items):
+            raise TypeError(f"{name} must be a number, text, true, false or a list of numbers")
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
 
 
 def _names(layers: Any) -> tuple[str, ...]:

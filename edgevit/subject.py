@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,11 @@ def loaded_model(
     pretrained: bool,
     weights: str | Path | None,
     seed: int,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
     progress: Progress,
+    *,
+    weights_key: str = "",
+    model_args: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Return the model of this name, or the module given, with its preprocessing."""
     from edgevit.zoo import load_model, loaded_from_module
@@ -82,7 +86,15 @@ def loaded_model(
     progress("load model", 0, 1)
     if isinstance(model, str):
         path = None if weights is None else Path(weights)
-        loaded = load_model(model, pretrained=pretrained, weights=path, seed=seed)
+        loaded = load_model(
+            model,
+            pretrained=pretrained,
+            weights=path,
+            seed=seed,
+            weights_key=weights_key,
+            model_args=model_args,
+            preprocessing=preprocessing,
+        )
     else:
         loaded = loaded_from_module(model, preprocessing)
     progress("load model", 1, 1)

@@ -256,8 +256,9 @@ def test_factories_that_do_not_work(own: str) -> None:
     caught(f"{own}:missing", UsageError, "EV151")
     caught("no_such_package.models:f", UsageError, "EV151")
     caught("not a module:f", UsageError, "EV151")
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_missing"):
-        load_model("own_edgevit_broken:f")
+    error = caught("own_edgevit_broken:f", UsageError, "EV170")
+    assert "a_package_that_is_missing" in error.why
+    assert "own_edgevit_broken.py, line 1" in error.where
 
 
 def test_module_of_the_user() -> None:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgevit.errors import DataError
+from edgevit.zoo.fitting import load_weights
 from edgevit.zoo.loaded import weights_sha256
-from edgevit.zoo.weights import load_weights, read_state_dict
 
 
 def model(seed: int = 0) -> nn.Module:
@@ -88,7 +88,7 @@ def test_code_in_a_checkpoint_does_not_run(
     else:
         (tmp_path / "w.pth").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(DataError, match="EV154"):
-        read_state_dict(tmp_path / "w.pth")
+        load_weights(model(), tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -114,7 +114,7 @@ UNREADABLE = {
 def test_unreadable_files(name: str, tmp_path: Path) -> None:
     UNREADABLE[name](tmp_path / name)
     with pytest.raises(DataError) as caught:
-        read_state_dict(tmp_path / name)
+        load_weights(model(), tmp_path / name)
     assert caught.value.code == "EV154"
     assert caught.value.why
     assert name in caught.value.where
@@ -173,4 +173,4 @@ def test_a_container_that_holds_itself_is_refused(tmp_path: Path) -> None:
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pth")
     with pytest.raises(DataError, match="EV154"):
-        read_state_dict(tmp_path / "loop.pth")
+        load_weights(model(), tmp_path / "loop.pth")

@@ -167,7 +167,8 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     images = arrays["images"]
     if len(images) > MAX_IMAGES:
         return f"{len(images)} images; at most {MAX_IMAGES} are kept"
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+    is_pictures = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
+    if not is_pictures or not len(images):
         return f"images are {images.dtype} {list(images.shape)}, not uint8 [n, H, W, 3]"
     for name in set(arrays) - {"images"}:
         array = arrays[name]

@@ -106,7 +106,10 @@ def check_values(manifest: dict[str, Any]) -> None:
     _check_names(manifest["model"])
     if manifest["preprocessing"].get("input_size") != manifest["model"]["input_size"]:
         raise bad_manifest("preprocessing.input_size is not that of the model")
-    if set(manifest["preprocessing"]) != set(_PREPROCESSING):
+    values = manifest["preprocessing"]
+    if not len(values["mean"]) == len(values["std"]) == values["input_size"][0]:
+        raise bad_manifest("preprocessing.mean and std are not one number for each channel")
+    if set(values) != set(_PREPROCESSING):
         raise bad_manifest(f"preprocessing has other keys than {', '.join(_PREPROCESSING)}")
 
 
@@ -157,6 +160,10 @@ def _is_list(count: int, each: Check) -> Check:
     return lambda value: isinstance(value, list) and len(value) == count and all(map(each, value))
 
 
+def _is_per_channel(each: Check) -> Check:
+    return lambda value: _is_list(3, each)(value) or _is_list(1, each)(value)
+
+
 def _is_or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -167,7 +174,7 @@ def _is(kind: type) -> Check:
 
 def _is_size(value: Any) -> bool:
     side = _is_whole(1, _MAX_SIDE)
-    return _is_list(3, side)(value) and value[0] == 3
+    return _is_list(3, side)(value) and value[0] in (1, 3)
 
 
 def _is_resize(value: Any) -> bool:
@@ -200,8 +207,8 @@ _PREPROCESSING: dict[str, Check] = {
     "resize_size": _is_resize,
     "interpolation": lambda value: isinstance(value, str) and value in _INTERPOLATIONS,
     "crop_pct": _is_real(0, 16),
-    "mean": _is_list(3, _is_real(-1e6, 1e6)),
-    "std": _is_list(3, _is_real(0, 1e6)),
+    "mean": _is_per_channel(_is_real(-1e6, 1e6)),
+    "std": _is_per_channel(_is_real(0, 1e6)),
 }
 _TABLES: dict[str, dict[str, Check]] = {
     "model": {

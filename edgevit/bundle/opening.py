@@ -200,10 +200,10 @@ class Bundle:
 
     def _check_golden(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Refuse images and logits of another model than the manifest's."""
-        side, classes = self.input_size[1:], self.manifest["model"]["num_classes"]
-        fits = arrays["images"].shape[1:3] == side
+        (channels, *side), classes = self.input_size, self.manifest["model"]["num_classes"]
+        fits = arrays["images"].shape[1:] == (*side, channels)
         if not fits or arrays["logits_simulated"].shape[1] != classes:
-            raise bad_manifest(f"{GOLDEN} is not of {classes} classes at {list(side)} pixels")
+            raise bad_manifest(f"{GOLDEN} is not of {classes} classes at {side} pixels")
 
     def recipe_toml(self) -> str:
         """Return the recipe the bundle was made with, as TOML."""

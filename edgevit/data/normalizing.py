@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def normalized(
     pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> npt.NDArray[np.float32]:
-    """Turn uint8 pixels [B, H, W, 3] into float32 [B, 3, H, W]: (x / 255 - mean) / std."""
+    """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
     scaled = pixels.astype(np.float32) / np.float32(255)
     scaled -= np.asarray(mean, dtype=np.float32)
     scaled /= np.asarray(std, dtype=np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [B, C, H, W]
 
 
 def normalizer(
@@ -32,7 +32,8 @@ def normalizer(
     """Return the normalization of a bundle's preprocessing.
 
     Args:
-        preprocessing: `Bundle.preprocessing`; ``mean`` and ``std`` of three numbers each are read.
+        preprocessing: `Bundle.preprocessing`; ``mean`` and ``std`` are read, three numbers each,
+            or one for a model of grey pictures.
 
     Raises:
         DataError: They are missing or impossible (EV108).
@@ -41,7 +42,12 @@ def normalizer(
         mean, std = ([float(value) for value in preprocessing[key]] for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise _impossible(f"{type(error).__name__}: {error}") from error
-    if len(mean) != 3 or len(std) != 3 or not np.isfinite([mean, std]).all() or min(std) <= 0:
+    if (
+        len(mean) not in (1, 3)
+        or len(std) != len(mean)
+        or not np.isfinite([mean, std]).all()
+        or min(std) <= 0
+    ):
         raise _impossible(f"mean={mean} std={std}")
     return lambda pixels: normalized(pixels, mean, std)
 
@@ -52,5 +58,5 @@ def _impossible(why: str) -> DataError:
         "The preprocessing has impossible values.",
         where="mean, std",
         why=why,
-        try_next="mean and std are 3 numbers each, std above 0.",
+        try_next="mean and std are 3 numbers each, or 1 for grey; std above 0.",
     )

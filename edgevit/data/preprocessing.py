@@ -35,7 +35,7 @@ class Preprocessing:
     """How pictures become model inputs.
 
     Args:
-        input_size: (3, H, W) of the model.
+        input_size: (3, H, W) of the model; (1, H, W) if it takes grey pictures.
         resize_size: Length in pixels of the shorter side after resizing, the ratio being kept;
             or (height, width), to which the whole picture is squashed.
         interpolation: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` or ``"lanczos"``.
@@ -50,8 +50,8 @@ class Preprocessing:
     resize_size: int | tuple[int, int]
     interpolation: str
     crop_pct: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         wrong = [name for name, good in _checks(self).items() if not good]
@@ -60,8 +60,9 @@ class Preprocessing:
                 "EV108",
                 "The preprocessing has impossible values.",
                 where=", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
-                try_next="input_size is (3, H, W); resize_size a length or (height, width); "
-                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean and std 3 numbers each.",
+                try_next="input_size is (3, H, W), or (1, H, W) for grey; "
+                "resize_size a length or (height, width); "
+                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean, std a number a channel.",
             )
 
     @staticmethod
@@ -104,31 +105,38 @@ class Preprocessing:
         """Resize and crop one picture of any mode and size.
 
         Returns:
-            uint8 [H, W, 3]; where the resized picture is smaller than the crop, a black border.
+            uint8 [H, W, 3], or [H, W, 1] grey; where the resized picture is smaller than the crop,
+            a black border.
 
         Raises:
             DataError: The picture is so long and thin that resizing it takes too much memory, or
                 its mode has no defined range (EV104).
         """
-        _, height, width = self.input_size
-        resized = _resize(rgb_from_image(image), self.resize_size, self.interpolation)
-        return np.asarray(_center_crop(resized, height, width), dtype=np.uint8)  # [H, W, 3]
+        channels, height, width = self.input_size
+        picture = rgb_from_image(image)
+        if channels == 1:
+            picture = picture.convert("L")
+        resized = _resize(picture, self.resize_size, self.interpolation)
+        cropped = np.asarray(_center_crop(resized, height, width), dtype=np.uint8)
+        return cropped.reshape(height, width, channels)  # [H, W, C]
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn uint8 pixels [B, H, W, 3] into float32 [B, 3, H, W]: (x / 255 - mean) / std."""
+        """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
         return normalized(pixels, self.mean, self.std)
 
 
 def _checks(p: Preprocessing) -> dict[str, bool]:
     """Return for each field whether its value is possible."""
     resize = p.resize_size if isinstance(p.resize_size, tuple) else (p.resize_size,) * 2
+    is_size = _are(p.input_size, 3, int) and p.input_size[0] in (1, 3) and min(p.input_size) > 0
+    channels = p.input_size[0] if is_size else 3
     return {
-        "input_size": _are(p.input_size, 3, int) and p.input_size[0] == 3 and min(p.input_size) > 0,
+        "input_size": is_size,
         "resize_size": _are(resize, 2, int) and min(resize) > 0,
         "interpolation": p.interpolation in INTERPOLATIONS,
         "crop_pct": _are((p.crop_pct,), 1, float) and p.crop_pct > 0,
-        "mean": _are(p.mean, 3, float),
-        "std": _are(p.std, 3, float) and min(p.std) > 0,
+        "mean": _are(p.mean, channels, float),
+        "std": _are(p.std, channels, float) and min(p.std) > 0,
     }
 
 

@@ -81,10 +81,10 @@ def _indexed(
 ) -> Shipment:
     if not counts:
         raise DataError("EV102", "There are no images.", where=images.location)
-    _, height, width = preprocessing.input_size
+    channels, height, width = preprocessing.input_size
     shipment = Shipment(
         folder=folder,
-        shape=(height, width, 3),
+        shape=(height, width, channels),
         counts=tuple(counts),
         labels=np.concatenate(labels),
         skipped=tuple(images.skipped),

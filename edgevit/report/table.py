@@ -89,6 +89,8 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
     ]
     lines += _class_lines(model)
+    if isinstance(model.get("preprocessing_source"), str):  # older bundles have none
+        lines.append(f"preprocessing: {model['preprocessing_source']}")
     if "size_bytes" in manifest:
         sizes = manifest["size_bytes"].items()
         lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))

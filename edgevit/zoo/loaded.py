@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,8 +13,10 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
-from edgevit.errors import UsageError
+from edgevit.errors import EdgeViTError, UsageError
+from edgevit.zoo.choices import Choices
 from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.settings import chosen_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,11 @@ class LoadedModel:
         flops: Multiply-adds per image (what the literature calls FLOPs), None when unknown.
         weights_sha256: Over the names and bytes of the state dict, sorted by name.
         pretrained: False when the weights are random.
+        arguments: Constructor's arguments, given or read from a checkpoint, that differ from what
+            the name means.
+        preprocessing_source: Where the preprocessing's values came from, in words.
+        own_preprocessing: Whether all of them are the model's own.
+        notes: What was taken, converted and left out while loading, in sentences.
     """
 
     name: str
@@ -44,6 +53,14 @@ class LoadedModel:
     flops: int | None
     weights_sha256: str
     pretrained: bool
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing_source: str = ""
+    own_preprocessing: bool = True
+    notes: tuple[str, ...] = ()
+
+    def preprocessing_to_keep(self) -> dict[str, Any]:
+        """Return what a recipe has to say of the preprocessing: nothing if it is the model's."""
+        return {} if self.own_preprocessing else self.preprocessing.to_dict()
 
 
 def loaded_model(
@@ -51,66 +68,152 @@ def loaded_model(
     name: str,
     source: str,
     model: nn.Module,
-    preprocessing: Preprocessing,
+    preprocessing: Callable[[], Preprocessing],
     classes: tuple[str, ...] | None,
     num_classes: int,
-    pretrained: bool,
+    choices: Choices,
+    arguments: Mapping[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
     flops: int | None = None,
 ) -> LoadedModel:
-    """Put the model into eval mode and fill in what follows from it."""
+    """Put the model into eval mode, decide its preprocessing and fill in what follows.
+
+    Args:
+        preprocessing: Reads the model's own.
+        choices: What the caller said; its preprocessing wins.
+        arguments: What the model was built with.
+
+    Raises:
+        UsageError: The model does not take images of that size (EV174).
+    """
     model.eval()
+    arguments = arguments or {}
+    chosen = chosen_preprocessing(preprocessing, source, choices, arguments)
+    if not chosen.is_own:
+        num_logits(model, chosen.preprocessing.input_size)
     return LoadedModel(
         name=name,
         source=source,
         model=model,
-        preprocessing=preprocessing,
+        preprocessing=chosen.preprocessing,
         classes=classes if classes and len(classes) == num_labels(num_classes) else None,
         num_classes=num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
         weights_sha256=weights_sha256(model),
-        pretrained=pretrained,
+        pretrained=choices.pretrained,
+        arguments=dict(arguments),
+        preprocessing_source=chosen.source,
+        own_preprocessing=chosen.is_own,
+        notes=notes,
     )
 
 
 def loaded_from_module(
     model: nn.Module,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     *,
     name: str = "",
     source: str = "",
     classes: tuple[str, ...] | None = None,
-    pretrained: bool = True,
+    choices: Choices | None = None,
+    carrier: Any = None,
+    notes: tuple[str, ...] = (),
 ) -> LoadedModel:
     """Describe a module of the user's own.
 
     Args:
-        model: Any module float32 [B, 3, H, W] -> logits [B, classes]; put into eval mode.
-        preprocessing: Left out, `model.edgevit_preprocessing` (a dict as `Preprocessing.to_dict`
-            gives, or with ``crop_pct`` instead of ``resize_size``) or timm's
-            `model.pretrained_cfg` say it.
+        model: Any module [B, C, H, W] -> logits [B, classes]; put into eval mode. One that is
+            compiled or wrapped for several devices is unwrapped; one in another type than
+            float32, or on a device, is copied.
+        preprocessing: All of it, or some values by name. What it leaves out,
+            `model.edgevit_preprocessing` (a dict as `Preprocessing.to_dict` gives, or with
+            ``crop_pct`` instead of ``resize_size``) or timm's `model.pretrained_cfg` say.
         name, source: For reports; left out, the class's name.
         classes: Class names; left out, `model.edgevit_classes` if there is one.
-        pretrained: Whether the weights are trained.
+        choices: What the caller said of a named model.
+        carrier: Has the attributes above; the model if left out.
+        notes: Notes of an earlier step.
 
     Raises:
-        UsageError: Nothing says the preprocessing (EV157), the output is no logits (EV156), or
-            there are more or fewer class names than logits (EV165).
+        UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
+            (EV157), the output is no logits (EV156), or there are more or fewer class names than
+            logits (EV165).
     """
+    model, more = plain_module(model)
     name = name or type(model).__name__
-    preprocessing = preprocessing or preprocessing_of(model, name)
+    carrier = model if carrier is None else carrier
+    choices = choices or Choices(preprocessing=preprocessing_values(preprocessing))
     named = classes or getattr(model, "edgevit_classes", None)
-    num_classes = num_logits(model.eval(), preprocessing.input_size)
+    source = source or f"module:{type(model).__module__}.{type(model).__qualname__}"
+
+    def own() -> Preprocessing:
+        return preprocessing_of(carrier, name)
+
+    chosen = chosen_preprocessing(own, source, choices, {}).preprocessing
+    num_classes = num_logits(model.eval(), chosen.input_size)
     if named is not None and len(named) != num_labels(num_classes):
         raise _misnamed(name, len(named), num_classes)
     return loaded_model(
         name=name,
-        source=source or f"module:{type(model).__module__}.{type(model).__qualname__}",
+        source=source,
         model=model,
-        preprocessing=preprocessing,
+        preprocessing=own,
         classes=None if named is None else tuple(str(item) for item in named),
         num_classes=num_classes,
-        pretrained=pretrained,
+        choices=choices,
+        notes=(*notes, *more),
+    )
+
+
+def preprocessing_values(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is given as values by name."""
+    if given is None:
+        return {}
+    return given.to_dict() if isinstance(given, Preprocessing) else dict(given)
+
+
+def plain_module(model: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the float32 module on the CPU inside what is given, and notes; a copy if need be.
+
+    Raises:
+        UsageError: It is no module, a TorchScript program, or has no weights (EV177).
+    """
+    for _ in range(4):  # torch.compile and DataParallel wrap in either order
+        kinds = {kind.__name__ for kind in type(model).__mro__}
+        if "OptimizedModule" in kinds:
+            model = model._orig_mod
+        elif kinds & {"DataParallel", "DistributedDataParallel"}:
+            model = model.module
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise _no_module(model)
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise _unusable(model, "Its weights are on the meta device, so it has none.")
+    others = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    if not others and all(tensor.device.type == "cpu" for tensor in tensors):
+        return model, ()
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in others))
+    notes = (f"a float32 copy of the module was quantized; its weights are {names}",)
+    return copy.deepcopy(model).cpu().float(), notes if others else ()
+
+
+def _no_module(model: Any) -> UsageError:
+    if isinstance(model, torch.jit.ScriptModule):
+        return _unusable(model, "It is a TorchScript program, whose modules can't be quantized.")
+    if isinstance(model, Mapping):
+        return _unusable(model, "It looks like a state dict: weights without a model.")
+    return _unusable(model, f"It is a {type(model).__module__}.{type(model).__qualname__}.")
+
+
+def _unusable(model: Any, why: str) -> UsageError:
+    return UsageError(
+        "EV177",
+        "This is no model that can be quantized.",
+        where=f"model, a {type(model).__name__}",
+        why=why,
+        try_next="Give a torch.nn.Module with its weights, before it is scripted or exported, or "
+        "a model's name with weights=FILE.",
     )
 
 
@@ -130,6 +233,28 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     Raises:
         UsageError: It carries none (EV157).
     """
+    why = "It has neither edgevit_preprocessing nor timm's pretrained_cfg."
+    try:
+        found = _carried(model)
+        if found is not None:
+            return found
+    except EdgeViTError:
+        raise
+    except Exception as error:  # the user's own values, of any kind
+        why = f"What it says can't be read: {type(error).__name__}: {error}"
+    raise UsageError(
+        "EV157",
+        "Nothing says how pictures become inputs of this model.",
+        where=name,
+        why=why,
+        try_next="Set on the function or the model: edgevit_preprocessing = "
+        "{'input_size': (3, 224, 224), 'crop_pct': 0.9, 'interpolation': 'bicubic', "
+        "'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}; "
+        "in Python: quantize(model, images, preprocessing=Preprocessing(...)).",
+    )
+
+
+def _carried(model: Any) -> Preprocessing | None:
     own = getattr(model, "edgevit_preprocessing", None)
     if isinstance(own, Preprocessing):
         return own
@@ -140,16 +265,7 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, dict) and config.get("input_size"):
         return preprocessing_from_timm(config)
-    raise UsageError(
-        "EV157",
-        "Nothing says how pictures become inputs of this model.",
-        where=name,
-        why="It has neither edgevit_preprocessing nor timm's pretrained_cfg.",
-        try_next="Set on the function or the model: edgevit_preprocessing = "
-        "{'input_size': (3, 224, 224), 'crop_pct': 0.9, 'interpolation': 'bicubic', "
-        "'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}; "
-        "in Python: quantize(model, images, preprocessing=Preprocessing(...)).",
-    )
+    return None
 
 
 @torch.no_grad()
@@ -157,9 +273,20 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Run one black image [1, 3, H, W] and return the number of logits.
 
     Raises:
-        UsageError: The output is no float tensor [1, classes] (EV156).
+        UsageError: The output is no float tensor [1, classes] (EV156), or the model fails on
+            such an image (EV174).
     """
-    logits = model(torch.zeros(1, *input_size))
+    try:
+        logits = model(torch.zeros(1, *input_size))
+    except Exception as error:  # the model's own code, which may fail in any way
+        raise UsageError(
+            "EV174",
+            "The model does not take such images.",
+            where=f"an image {list(input_size)}: channels, height, width",
+            why=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:300]}",
+            try_next="--input-size with what the model takes, or --model-arg img_size=N (timm), "
+            "image_size=N (torchvision) builds it for another size.",
+        ) from error
     if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[0] == 1:
         return int(logits.shape[1])
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

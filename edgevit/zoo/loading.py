@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from edgevit.data import Preprocessing
 from edgevit.data.paths import found_at
 from edgevit.errors import UsageError
+from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.checkpoints import CHECKPOINTS
+from edgevit.zoo.choices import Choices, checked_arguments
 from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, build_embedded, embedded_config
+from edgevit.zoo.fitting import fitted_model, load_weights
 from edgevit.zoo.listing import unknown_model
-from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.loaded import LoadedModel, loaded_model, preprocessing_values
+from edgevit.zoo.names import check_spelling, is_path
 from edgevit.zoo.preprocessing import preprocessing_from_timm
-from edgevit.zoo.weights import load_weights
 
-Loader = Callable[[str, bool, Path | None], LoadedModel]
+Loader = Callable[[str, Choices], LoadedModel]
 
 
 def load_model(
-    name: str, *, pretrained: bool = True, weights: Path | None = None, seed: int = 0
+    name: str,
+    *,
+    pretrained: bool = True,
+    weights: Path | None = None,
+    seed: int = 0,
+    weights_key: str = "",
+    model_args: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model by name.
 
@@ -35,19 +47,33 @@ def load_model(
         pretrained: False draws random weights.
         weights: Checkpoint file to load instead of the published weights.
         seed: Seed of random weights; torch's global generator is left as it was.
+        weights_key: Which of several state dicts in the file, such as ``"model_ema"``.
+        model_args: Constructor's arguments by name: numbers, truth values, text and tuples of
+            numbers. What a checkpoint's shapes show need not be given.
+        preprocessing: All of it, or values of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
+            ``interpolation`` by name.
 
     Raises:
-        UsageError: Unknown model (EV151), or no preprocessing is known (EV157).
+        UsageError: Unknown model (EV151), no preprocessing is known (EV157), or a choice can't be
+            right (EV166 to EV176).
         EnvironmentError_: A package or the network is missing (EV152, EV153).
-        DataError: The checkpoint can't be read (EV154) or does not fit (EV155).
+        DataError: The checkpoint can't be read (EV154) or does not fit (EV155), or what lies
+            beside it can't be read (EV173).
         UnsupportedError: The preprocessing can't be reproduced (EV158).
     """
     rest, loader = _loader(name)
+    choices = Choices(
+        pretrained=pretrained or weights is not None,
+        weights=weights,
+        weights_key=weights_key,
+        arguments=checked_arguments(model_args or {}),
+        preprocessing=preprocessing_values(preprocessing),
+    )
     with seeded(seed):
-        loaded = loader(rest, pretrained and weights is None, weights)
+        loaded = loader(rest, choices)
     if weights is None:
         return replace(loaded, name=name)
-    return replace(loaded, name=name, pretrained=True, source=f"{loaded.source} + {weights.name}")
+    return replace(loaded, name=name, source=f"{loaded.source} + {weights.name}")
 
 
 @contextmanager
@@ -67,6 +93,13 @@ def check_name(name: str) -> None:
     _loader(name)
 
 
+def is_code(name: str) -> bool:
+    """Return whether a name is ``package.module:function``, which importing would run."""
+    from edgevit.zoo import factories
+
+    return ":" in name and _loader(name)[1] is factories.load
+
+
 def _loader(name: str) -> tuple[str, Loader]:
     """Return the name without its prefix and the function that loads it."""
     from edgevit.zoo import factories, timm_models, torchvision_models, transformers_models
@@ -81,14 +114,15 @@ def _loader(name: str) -> tuple[str, Loader]:
         return name, _load_embedded
     if name in CHECKPOINTS:
         return name, timm_models.load_short
+    check_spelling(name)
     if separator and prefix in prefixed:
         return rest, prefixed[prefix]
     if prefix in timm_models.FOLDERS_AND_HUB:
-        return name, timm_models.load
+        return (name, timm_models.load) if prefix != "local-dir" else _folder(Path(rest))
     is_model_folder = found_at(Path(name) / "config.json").kind == "file"
     if timm_models.knows(name) and not is_model_folder:  # a bundle may be called as a model
         return name, timm_models.load
-    if name and found_at(name).kind == "folder":
+    if name and (is_path(name) or found_at(name).kind == "folder"):
         return _folder(Path(name))
     if separator:
         return name, factories.load
@@ -117,20 +151,25 @@ def _folder(path: Path) -> tuple[str, Loader]:
     return str(path), transformers_models.load
 
 
-def _load_embedded(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+def _load_embedded(name: str, choices: Choices) -> LoadedModel:
+    if choices.arguments:
+        raise not_taken(choices.arguments, name, "It is installed as it was trained.")
     config = embedded_config(name)
     model = build_embedded(config)
-    if weights is not None:
-        load_weights(model, weights)
-    elif pretrained:
+    notes: tuple[str, ...] = ()
+    if choices.weights is not None:
+        fitted = fitted_model(lambda _: build_embedded(config), choices)
+        model, notes = fitted.model, fitted.notes
+    elif choices.pretrained:
         load_weights(model, asset(f"{name}.safetensors"))
     return loaded_model(
         name=name,
         source=f"edgevit:{name}",
         model=model,
-        preprocessing=preprocessing_from_timm(config),
+        preprocessing=lambda: preprocessing_from_timm(config),
         classes=tuple(config["classes"]),
         num_classes=len(config["classes"]),
-        pretrained=pretrained,
+        choices=choices,
+        notes=notes,
         flops=config.get("flops"),
     )

@@ -22,7 +22,7 @@ def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """Read a timm ``pretrained_cfg``; what it leaves out has timm's defaults.
 
     Raises:
-        UnsupportedError: Another crop mode than centre or squash, or not 3 channels (EV158).
+        UnsupportedError: Another crop mode than centre or squash (EV158).
     """
     from timm.data import resolve_data_config
 
@@ -31,8 +31,8 @@ def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
     mode, size = resolved["crop_mode"], tuple(resolved["input_size"])
     if mode not in ("center", "squash"):
         raise unsupported(f"timm's crop mode {mode!r} adds borders.")
-    if size[0] != 3 or (mode == "center" and size[1] != size[2]):
-        raise unsupported(f"Inputs are {size}; with a centre crop they must be square RGB.")
+    if mode == "center" and size[1] != size[2]:
+        raise unsupported(f"Inputs are {size}; with a centre crop they must be square.")
     return Preprocessing.from_crop_pct(
         input_size=size,
         crop_pct=resolved["crop_pct"],

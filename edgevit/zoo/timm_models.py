@@ -5,6 +5,8 @@ Source: R. Wightman, PyTorch Image Models (timm), `models/_factory.py`, `models/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,34 @@ import timm
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
-from edgevit.errors import UnsupportedError, UsageError
+from edgevit.errors import DataError, UnsupportedError, UsageError
+from edgevit.zoo.arguments import built_with, refuse_arguments
+from edgevit.zoo.augreg import fitted_from_npz
 from edgevit.zoo.checkpoints import CHECKPOINTS
+from edgevit.zoo.choices import Choices
+from edgevit.zoo.fitting import Fitted, fitted_model
+from edgevit.zoo.hints import distilled
 from edgevit.zoo.imagenet import classes_of_timm
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_model
 from edgevit.zoo.network import downloads, hub_failure, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
-from edgevit.zoo.weights import StateDict, load_state, read_state_dict
+from edgevit.zoo.shapes import timm_arguments
+from edgevit.zoo.weights import read_checkpoint
 
 FOLDERS_AND_HUB = ("local-dir", "hf-hub", "hf_hub")
 # What timm looks for in a hub repository, in its order.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+# Arguments of `timm.create_model` that say where weights come from, or what else is built.
+_NOT_THE_MODELS = frozenset(
+    (
+        *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+        *("checkpoint_path", "scriptable", "exportable", "no_jit", "features_only", "device"),
+        *("out_indices", "pretrained_strict", "pretrained_filter_fn", "kwargs_filter", "dtype"),
+        *("pretrained_custom_load", "feature_cfg", "model_cfg", "model_cls", "variant"),
+        *("pretrained_model_args",),
+    )
+)
 
 
 def knows(name: str) -> bool:
@@ -31,36 +49,64 @@ def knows(name: str) -> bool:
     return bool(is_model(name))
 
 
-def load_short(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+def load_short(name: str, choices: Choices) -> LoadedModel:
     """Load one of the short names."""
     row = CHECKPOINTS[name]
-    return load(row.tag, pretrained, weights, flops=row.flops)
+    return load(row.tag, choices, flops=row.flops)
 
 
-def load(
-    name: str, pretrained: bool, weights: Path | None, flops: int | None = None
-) -> LoadedModel:
+def load(name: str, choices: Choices, flops: int | None = None) -> LoadedModel:
     """Load any timm model; see `edgevit.zoo.loading.load_model`."""
-    state = None if weights is None else read_state_dict(weights)
-    choices = _choices(name, pretrained, state)
-    with downloads(name):
-        model: Any = timm.create_model(name, pretrained=pretrained, **choices)
-    if state is not None:
-        load_state(model, state, str(weights))
+    fitted = _fitted(name, choices)
+    model: Any = fitted.model
     config = model.pretrained_cfg
     return loaded_model(
         name=name,
         source=f"timm:{_tagged(name, config)}",
         model=model,
-        preprocessing=preprocessing_from_timm(config),
+        preprocessing=lambda: preprocessing_from_timm(config),
         classes=classes_of_timm(model),
         num_classes=_logits(model, name),
-        pretrained=pretrained,
-        flops=flops,
+        choices=choices,
+        arguments=fitted.arguments,
+        notes=fitted.notes,
+        flops=None if fitted.arguments.keys() - {"num_classes"} else flops,
     )
 
 
-def _choices(name: str, pretrained: bool, state: StateDict | None) -> dict[str, Any]:
+def _fitted(name: str, choices: Choices) -> Fitted:
+    """Build the model; its weights are those of a file, published ones, or random."""
+    refuse_arguments(choices.arguments, _NOT_THE_MODELS)
+    weights = choices.weights
+    if weights is None:
+        more = _choices(name, choices.pretrained, choices.arguments)
+        model = _build(name, choices.pretrained, {**choices.arguments, **more})
+        return Fitted(model=model, arguments=choices.arguments, notes=())
+    _choices(name, False, {"num_classes": 1})
+    if weights.suffix.lower() == ".npz":
+        return fitted_from_npz(lambda given: _build(name, False, given), choices)
+
+    def build(given: Mapping[str, Any]) -> nn.Module:
+        return _build(name, False, given)
+
+    try:
+        return fitted_model(build, choices, timm_arguments)
+    except DataError as error:
+        other = distilled(name) if "dist_token" in error.why else ""
+        if not other:
+            raise
+    note = f"the weights have a distillation token: {other} was built"
+    found = fitted_model(lambda given: _build(other, False, given), choices, timm_arguments)
+    return replace(found, notes=(*found.notes, note))
+
+
+def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    with downloads(name), built_with(arguments, name):
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    return model
+
+
+def _choices(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `timm.create_model` has to be told beside the name."""
     prefix, _, rest = name.partition(":")
     if prefix in FOLDERS_AND_HUB:
@@ -68,9 +114,7 @@ def _choices(name: str, pretrained: bool, state: StateDict | None) -> dict[str, 
             _require_hub(name)
         return {}
     config = _config(name)
-    if state is not None:
-        return _num_classes(state, config)
-    if not config.get("num_classes"):
+    if not config.get("num_classes") and "num_classes" not in arguments:
         raise _no_classifier(name)
     return _cached_weights(name, config) if pretrained else {}
 
@@ -110,15 +154,6 @@ def _no_classifier(name: str) -> UnsupportedError:
     )
 
 
-def _num_classes(state: StateDict, config: dict[str, Any]) -> dict[str, Any]:
-    """Read the number of classes off a checkpoint's classifier, for fine-tuned models."""
-    classifier = config.get("classifier")
-    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-    if weight is None or weight.shape[0] == config.get("num_classes"):
-        return {}
-    return {"num_classes": weight.shape[0]}
-
-
 def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return weights that were downloaded before, so that no network is needed.
 
@@ -139,7 +174,7 @@ def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
     for filename in filter(None, (config.get("hf_hub_filename"), *_HUB_FILES)):
         path = _cached(repository, filename)
         if path is not None:
-            return {"pretrained_cfg_overlay": {"state_dict": read_state_dict(path)}}
+            return {"pretrained_cfg_overlay": {"state_dict": read_checkpoint(path)}}
     _require_hub(name)
     return {}
 

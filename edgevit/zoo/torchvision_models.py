@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +12,51 @@ import torchvision
 from torch import nn
 
 from edgevit.errors import UsageError
+from edgevit.zoo.arguments import built_with, refuse_arguments
+from edgevit.zoo.choices import Choices
+from edgevit.zoo.fitting import Fitted, fitted_model
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
 from edgevit.zoo.network import downloads, no_network, url_failure
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
-from edgevit.zoo.weights import load_weights
+from edgevit.zoo.shapes import torchvision_arguments
 
 
-def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+def load(name: str, choices: Choices) -> LoadedModel:
     """Load a torchvision model; see `edgevit.zoo.loading.load_model`."""
     published = _published(name)
-    if pretrained and not _is_cached(published.url):
-        failure = url_failure(published.url)
-        if failure:
-            raise no_network(f"torchvision:{name}", failure)
-    with downloads(f"torchvision:{name}"):
-        model: nn.Module = torchvision.models.get_model(
-            name, weights=published if pretrained else None
+    refuse_arguments(choices.arguments, ("weights", "progress", "name"))
+    if choices.weights is None:
+        model = _build(name, published if choices.pretrained else None, choices.arguments)
+        fitted = Fitted(model=model, arguments=choices.arguments, notes=())
+    else:
+        fitted = fitted_model(
+            lambda given: _build(name, None, given), choices, torchvision_arguments
         )
-    if weights is not None:
-        load_weights(model, weights)
     categories = published.meta["categories"]
+    num_classes = int(fitted.arguments.get("num_classes", len(categories)))
     return loaded_model(
         name=name,
         source=f"torchvision:{name}.{published.name}",
-        model=model,
-        preprocessing=preprocessing_from_torchvision(published.transforms()),
+        model=fitted.model,
+        preprocessing=lambda: preprocessing_from_torchvision(published.transforms()),
         classes=wordnet_ids_if_imagenet(categories),
-        num_classes=len(categories),
-        pretrained=pretrained,
+        num_classes=num_classes,
+        choices=choices,
+        arguments=fitted.arguments,
+        notes=fitted.notes,
     )
+
+
+def _build(name: str, published: Any, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build the model with published or random weights."""
+    if published is not None and not _is_cached(published.url):
+        failure = url_failure(published.url)
+        if failure:
+            raise no_network(f"torchvision:{name}", failure)
+    with downloads(f"torchvision:{name}"), built_with(arguments, f"torchvision:{name}"):
+        model: nn.Module = torchvision.models.get_model(name, weights=published, **arguments)
+    return model
 
 
 def _published(name: str) -> Any:

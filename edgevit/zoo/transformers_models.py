@@ -6,6 +6,8 @@ checkpoint in which a tensor is missing is refused instead of being filled up at
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,16 @@ from torch import Tensor, nn
 
 from edgevit.data import Preprocessing
 from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
+from edgevit.zoo.arguments import not_taken
+from edgevit.zoo.choices import Choices
+from edgevit.zoo.containers import find_checkpoint
+from edgevit.zoo.fitting import Fitted, load_checkpoint
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.names import check_hub_or_folder
 from edgevit.zoo.network import downloads, hub_failure
 from edgevit.zoo.preprocessing import preprocessing_from_transformers, unsupported
-from edgevit.zoo.weights import load_state, read_state_dict
+from edgevit.zoo.shapes import classifier_rows
 
 _OFFLINE = (
     "Give a folder written by save_pretrained (transformers:FOLDER); even --no-pretrained needs "
@@ -40,7 +47,7 @@ class Logits(nn.Module):
         return logits
 
 
-def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
+def load(name: str, choices: Choices) -> LoadedModel:
     """Load a transformers classifier; see `edgevit.zoo.loading.load_model`."""
     if find_spec("transformers") is None:
         raise EnvironmentError_(
@@ -49,25 +56,30 @@ def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
             where=f"transformers:{name}",
             try_next="pip install 'edgevit[transformers]'",
         )
+    check_hub_or_folder(name)
     where: dict[str, Any] = {"trust_remote_code": False}
     where["local_files_only"] = Path(name).is_dir() or hub_failure() is not None
     config = _config(name, where)
-    if pretrained:
-        model = _pretrained(name, where)
+    if choices.weights is not None:
+        fitted = _from_file(name, config, choices)
+    elif choices.pretrained:
+        if choices.arguments:
+            raise not_taken(choices.arguments, name, "Published weights fit one configuration.")
+        fitted = Fitted(model=_pretrained(name, where), arguments={}, notes=())
     else:
-        model = _random(name, config)
-    if weights is not None:
-        model = _from_file(model, config, weights)
-    preprocessing = _preprocessing(name, where)
-    _check_size(config, preprocessing)
+        arguments = choices.arguments
+        fitted = Fitted(model=_random(name, config, arguments), arguments=arguments, notes=())
+    config = fitted.model.config
     return loaded_model(
         name=name,
         source=f"transformers:{name}",
-        model=Logits(model.float()),
-        preprocessing=preprocessing,
+        model=Logits(fitted.model.float()),
+        preprocessing=lambda: _checked_size(config, _preprocessing(name, where)),
         classes=_classes(config),
-        num_classes=int(config.num_labels),
-        pretrained=pretrained,
+        num_classes=int(config.num_labels),  # type: ignore[arg-type, union-attr]
+        choices=choices,
+        arguments=fitted.arguments,
+        notes=fitted.notes,
     )
 
 
@@ -92,17 +104,26 @@ def _pretrained(name: str, where: dict[str, Any]) -> nn.Module:
     return module
 
 
-def _from_file(model: nn.Module, config: Any, weights: Path) -> nn.Module:
+def _from_file(name: str, config: Any, choices: Choices) -> Fitted:
     """Load a file into the model; transformers itself renames tensors of its older versions."""
-    state = read_state_dict(weights)
-    if model.state_dict().keys() == state.keys():
-        load_state(model, state, str(weights))
-        return model
-    kind: Any = type(model)
-    loaded, info = kind.from_pretrained(None, config=config, state_dict=state, **_LOADING)
-    _require_all(info, str(weights), "unexpected_keys")
-    module: nn.Module = loaded
-    return module
+    assert choices.weights is not None
+    model = _random(name, config, choices.arguments)
+    found = find_checkpoint(choices.weights, model.state_dict(), choices.weights_key)
+    labels = classifier_rows(model.state_dict(), found.state)
+    shown = {} if labels is None or "num_labels" in choices.arguments else {"num_labels": labels}
+    if shown:
+        model = _random(name, config, {**choices.arguments, **shown})
+    notes = found.notes()
+    if model.state_dict().keys() <= found.state.keys():
+        notes += load_checkpoint(model, found)
+    else:
+        kind: Any = type(model)
+        model, info = kind.from_pretrained(
+            None, config=model.config, state_dict=found.state, **_LOADING
+        )
+        _require_all(info, str(choices.weights), "unexpected_keys")
+    notes += [f"read from the shapes in the file: num_labels={labels}"] if shown else []
+    return Fitted(model=model, arguments={**choices.arguments, **shown}, notes=tuple(notes))
 
 
 def _require_all(info: dict[str, Any], where: str, *more: str) -> None:
@@ -118,17 +139,33 @@ def _require_all(info: dict[str, Any], where: str, *more: str) -> None:
         )
 
 
-def _random(name: str, config: Any) -> nn.Module:
+def _random(name: str, config: Any, arguments: Mapping[str, Any]) -> nn.Module:
     from transformers import AutoModelForImageClassification
+
+    changed = _configured(config, arguments, name)
 
     def build(_: str) -> nn.Module:
         model: nn.Module = AutoModelForImageClassification.from_config(
-            config, attn_implementation="eager"
+            changed, attn_implementation="eager"
         )
         return model
 
     model: nn.Module = _read(build, name, {})
     return model
+
+
+def _configured(config: Any, arguments: Mapping[str, Any], name: str) -> Any:
+    """Return a copy of the configuration with these numbers in it.
+
+    Text is refused: it may name code or another repository.
+    """
+    changed, known = copy.deepcopy(config), {*config.to_dict(), "num_labels"}
+    for key, value in arguments.items():
+        if key not in known or key.startswith("_") or isinstance(value, str):
+            why = f"{key} is no number or truth value of {type(config).__name__}."
+            raise not_taken(arguments, f"transformers:{name}", why)
+        setattr(changed, key, list(value) if isinstance(value, tuple) else value)
+    return changed
 
 
 def _preprocessing(name: str, where: dict[str, Any]) -> Preprocessing:
@@ -162,10 +199,11 @@ def _classes(config: Any) -> tuple[str, ...] | None:
     return wordnet_ids_if_imagenet(names)
 
 
-def _check_size(config: Any, preprocessing: Preprocessing) -> None:
+def _checked_size(config: Any, preprocessing: Preprocessing) -> Preprocessing:
     size = getattr(config, "image_size", None)
     wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if size is not None and wanted != preprocessing.input_size[1:]:
         raise unsupported(
             f"The model takes images {wanted}, its processor gives {preprocessing.input_size[1:]}."
         )
+    return preprocessing

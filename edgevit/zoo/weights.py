@@ -1,154 +1,177 @@
-"""Reads a checkpoint file without running code from it, and loads it into a model by name.
+"""Reads a checkpoint file without running code from it.
 
-`.safetensors` holds nothing but tensors; `.pth`, `.pt` and `.bin` are read by torch's restricted
-unpickler (`weights_only=True`). Nothing is loaded unless every name and shape fits.
+`.safetensors` holds nothing but tensors; `.pth`, `.pt`, `.ckpt` and `.bin` are read by torch's
+restricted unpickler (`weights_only=True`). Records that training scripts store beside the weights
+become empty stand-ins; the code they name is never imported.
 """
 
 from __future__ import annotations
 
-import argparse
 import pickle
-import sys
-from collections.abc import Mapping
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgevit.data.paths import found_at
 from edgevit.errors import DataError
 
 StateDict = dict[str, Tensor]
-# In this order, as timm: averaged weights are the ones that are evaluated.
-CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "module")
-PREFIXES = ("module.", "_orig_mod.")
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
-_SHOWN = 8
+_CONVERT = {
+    ".h5": "Keras", ".keras": "Keras", ".msgpack": "Flax", ".index": "TensorFlow",
+    ".pb": "TensorFlow", ".onnx": "ONNX", ".gguf": "llama.cpp", ".engine": "TensorRT",
+}  # fmt: skip
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|got <(?:class|function) '?([\w.]+)")
+_ARCHIVE_SLACK = 1 << 16
 
 
-def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors of a checkpoint by name.
+class Record:
+    """Stands for a record that is no weight: takes whatever it is made of and forgets it."""
 
-    Containers (``{"model": {...}}``) are opened and prefixes (``module.``) removed.
+    def __new__(cls, *_: Any) -> Record:
+        """Return an empty record."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+_NUMPY = ("core.multiarray.scalar", "core.multiarray._reconstruct")
+_RECORDS = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    *(f"numpy.{dot}{name}" for dot in ("", "_") for name in _NUMPY),
+    *(f"numpy.{name}" for name in ("dtype", "ndarray", "bool_", "float32", "float64", "int64")),
+    *(
+        f"numpy.dtypes.{n}DType"
+        for n in ("Float16", "Float32", "Float64", "Int32", "Int64", "Bool")
+    ),
+    *(f"pathlib{home}.{kind}Path" for home in ("", "._local") for kind in ("Posix", "Windows")),
+    "datetime.datetime",
+    "datetime.timedelta",
+)
+_TABLES = (
+    "yacs.config.CfgNode",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "easydict.EasyDict",
+)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read what a checkpoint file holds: tensors by name, or containers of them.
 
     Raises:
-        DataError: The file is missing, damaged, of an unknown kind, or holds more than tensors
-            and plain values (EV154).
+        DataError: The file is missing, damaged, of an unknown kind, or holds objects (EV154).
     """
     suffix = path.suffix.lower()
     found = found_at(path)
     if found.kind != "file":
-        raise _unreadable(path, found.why, "Give the path of a .safetensors or .pth file.")
+        raise unreadable(path, found.why, "Give the path of a .safetensors or .pth file.")
     if suffix == ".safetensors":
-        return _without_prefixes(_read_safetensors(path))
-    if suffix not in PICKLED:
-        raise _unreadable(path, f"{suffix or 'No suffix'} is neither .safetensors nor .pth.")
-    return _without_prefixes(_tensors(_read_pickled(path), path))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint file into the model, all of it or nothing.
-
-    Names that differ are first given to the model's own timm converter (for checkpoints published
-    before timm), if it has one.
-
-    Raises:
-        DataError: As `read_state_dict`, or names or shapes don't fit (EV155).
-    """
-    load_state(model, read_state_dict(path), str(path))
-
-
-def load_state(model: nn.Module, state: StateDict, where: str) -> None:
-    """Load tensors into the model, all of them or none; see `load_weights`."""
-    differences = _differences(model, state)
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and differences and not differences["other shapes"]:
-        state = dict(convert(state, model))
-        differences = _differences(model, state)
-    if any(differences.values()):
-        raise DataError(
-            "EV155",
-            "The checkpoint does not fit the model.",
-            where=where,
-            why="; ".join(_listed(kind, names) for kind, names in differences.items() if names),
-            try_next="Give the checkpoint of this very model, or name the model it belongs to.",
+        return _read_safetensors(path)
+    if suffix in PICKLED:
+        return _read_pickled(path)
+    if suffix in _CONVERT:
+        raise unreadable(
+            path,
+            f"{suffix} is a file of {_CONVERT[suffix]}, not of torch.",
+            "Convert it there to a state dict of torch and save that as .safetensors.",
         )
-    model.load_state_dict(state, strict=True)
-
-
-def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Return missing and unexpected names and other shapes; an empty dict when all fits."""
-    own = model.state_dict()
-    shapes = [
-        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    found = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "other shapes": sorted(shapes),
-    }
-    return found if any(found.values()) else {}
-
-
-def _listed(kind: str, names: list[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}"
+    raise unreadable(path, f"{suffix or 'No suffix'} is none of .safetensors, .pth, .npz.")
 
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
         return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, str(error) or type(error).__name__) from error
+    except (SafetensorError, OSError, ValueError, MemoryError, KeyError) as error:
+        raise unreadable(path, _said(error)) from error
 
 
 def _read_pickled(path: Path) -> Any:
-    """Read with the restricted unpickler; `argparse.Namespace`, a plain record, is let through."""
+    """Read with the restricted unpickler, records being replaced by stand-ins."""
+    _check_archive(path)
+    known: list[Any] = [*((Record, name) for name in _RECORDS)]
+    known += [(OrderedDict, name) for name in _TABLES]
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(known), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the pickle's protocol is not the user's matter
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = "It holds objects that would run code when read; only tensors and plain values are."
-        raise _unreadable(path, f"{why} ({str(error).strip().splitlines()[-1][:200]})") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise _unreadable(path, f"It is damaged or no torch file ({said}).") from error
+        raise _refused(path, str(error)) from error
+    except (
+        RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
+        AssertionError, MemoryError, OverflowError, RecursionError, ArithmeticError,
+        zipfile.BadZipFile,
+    ) as error:  # fmt: skip
+        if "TorchScript" in str(error):
+            raise unreadable(
+                path, "It is a TorchScript program, not weights.", _FROM_SCRIPT
+            ) from error
+        raise unreadable(path, f"It is damaged or no torch file ({_said(error)}).") from error
 
 
-def _tensors(loaded: Any, path: Path) -> StateDict:
-    """Open containers until the values are tensors; one that holds itself has no end."""
-    for _ in CONTAINERS:
-        if not isinstance(loaded, Mapping):
-            break
-        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return {str(name): tensor for name, tensor in loaded.items()}
-        inner = [key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)]
-        if not inner:
-            keys = ", ".join(sorted(map(str, loaded))[:_SHOWN])
-            raise _unreadable(path, f"No state dict is in it; its keys are {keys or 'none'}.")
-        loaded = loaded[inner[0]]
-    raise _unreadable(path, f"It holds a {type(loaded).__name__}, not a dict of tensors.")
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it holds; torch stores tensors as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise unreadable(path, f"It is damaged ({_said(error)}).") from error
+    size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+    if unpacked > size + _ARCHIVE_SLACK:
+        raise unreadable(path, f"It has {size:,} bytes and would unpack to {unpacked:,}.")
+    if any("/code/" in entry.filename for entry in entries):
+        raise unreadable(path, "It is a TorchScript program, not weights.", _FROM_SCRIPT)
 
 
-def _without_prefixes(state: StateDict) -> StateDict:
-    for prefix in PREFIXES * 2:  # torch.compile and DataParallel wrap in either order
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
-    return state
+def _refused(path: Path, said: str) -> DataError:
+    """Return the error that names the type which a pickle wants to have made."""
+    found = _GLOBAL.search(said.replace("``", ""))
+    name = next(filter(None, found.groups()), "") if found else ""
+    if not name:
+        return unreadable(path, f"It is damaged or no torch file ({said.splitlines()[0][:200]}).")
+    is_model = not name.startswith(("numpy.", "posix", "nt.", "os.", "sys.", "builtins."))
+    why = f"It holds an object of {name}; making one would run code, so only tensors are read."
+    if is_model and name[name.rfind(".") + 1 :][:1].isupper():
+        why += " If that is the model's class, the whole model was saved instead of its weights."
+    return unreadable(path, why, f"Where you trust the file: {_SAVE_AGAIN}")
+
+
+def _said(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 _SAVE_AGAIN = (
-    "Save the state dict as .safetensors (safetensors.torch.save_file), or with "
+    "save the state dict as .safetensors (safetensors.torch.save_file), or with "
     "torch.save(model.state_dict(), FILE)."
+)
+_FROM_SCRIPT = (
+    "In Python: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth'), then --weights "
+    "weights.pth and --model with the architecture's name."
 )
 
 
-def _unreadable(path: Path, why: str, try_next: str = _SAVE_AGAIN) -> DataError:
+def unreadable(path: Path | str, why: str, try_next: str = "") -> DataError:
+    """Return the error for a checkpoint that can't be read (EV154)."""
     return DataError(
-        "EV154", "The weights can't be read.", where=str(path), why=why, try_next=try_next
+        "EV154",
+        "The weights can't be read.",
+        where=str(path),
+        why=why,
+        try_next=try_next or _SAVE_AGAIN[0].upper() + _SAVE_AGAIN[1:],
     )
