@@ -72,6 +72,11 @@ def photographs() -> ImageSet:
     return ImageSet(location=LOCATION, source=source, items=items, classes=classes)
 
 
+def is_stand_in(images: ImageSet) -> bool:
+    """Return whether these are crops of the photographs that come with EdgeViT."""
+    return isinstance(images.source, CropSource)
+
+
 def crop_of(photo: Image.Image, name: bytes) -> Image.Image:
     """Return a rectangle of `photo`, perhaps mirrored; `name` stands for the random numbers."""
     area, ratio, x, y, mirrored = _uniform_numbers(name)

@@ -16,7 +16,7 @@ from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, build_embedded, embedde
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_model
 from edgevit.zoo.preprocessing import preprocessing_from_timm
-from edgevit.zoo.weights import load_weights
+from edgevit.zoo.weights import load_weights, read_state_dict
 
 Loader = Callable[[str, bool, Path | None], LoadedModel]
 
@@ -64,6 +64,28 @@ def check_name(name: str) -> None:
         UsageError: No model is called so; the nearest names are given.
     """
     _loader(name)
+
+
+def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> None:
+    """Make sure in seconds that the model's weights are here or can be downloaded.
+
+    Models of transformers and functions of the user's own are not asked; loading them says.
+
+    Raises:
+        UsageError: Unknown model (EV151), or nobody published weights (EV159).
+        EnvironmentError_: The weights are not here and the network can't be reached (EV152).
+        DataError: There is no such checkpoint file (EV154).
+    """
+    from edgevit.zoo import timm_models, torchvision_models
+
+    rest, loader = _loader(name)
+    if weights is not None:
+        if not weights.is_file():
+            read_state_dict(weights)
+    elif pretrained and loader in (timm_models.load, timm_models.load_short):
+        timm_models.check_obtainable(rest)
+    elif pretrained and loader is torchvision_models.load:
+        torchvision_models.check_obtainable(rest)
 
 
 def _loader(name: str) -> tuple[str, Loader]:

@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.errors import UsageError
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, no_network, url_failure
+from edgevit.zoo.network import downloads, no_network, url_failure, ways_out
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.weights import load_weights
 
@@ -21,10 +21,8 @@ from edgevit.zoo.weights import load_weights
 def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
     """Load a torchvision model; see `edgevit.zoo.loading.load_model`."""
     published = _published(name)
-    if pretrained and not _is_cached(published.url):
-        failure = url_failure(published.url)
-        if failure:
-            raise no_network(f"torchvision:{name}", failure)
+    if pretrained:
+        check_obtainable(name)
     with downloads(f"torchvision:{name}"):
         model: nn.Module = torchvision.models.get_model(
             name, weights=published if pretrained else None
@@ -41,6 +39,20 @@ def load(name: str, pretrained: bool, weights: Path | None) -> LoadedModel:
         num_classes=len(categories),
         pretrained=pretrained,
     )
+
+
+def check_obtainable(name: str) -> None:
+    """Make sure that the default weights are here or can be downloaded.
+
+    Raises:
+        UsageError: torchvision has no such model (EV151).
+        EnvironmentError_: They are not here and the network can't be reached (EV152).
+    """
+    url = _published(name).url
+    failure = None if _is_cached(url) else url_failure(url)
+    if failure:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise no_network(f"torchvision:{name}", failure, ways_out(f"{url} to {folder}"))
 
 
 def _published(name: str) -> Any:
