@@ -8,6 +8,7 @@ Source: Z. Li et al., "Patch Similarity Aware Data-Free Quantization for Vision 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def _synthesised(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         seen: list[Tensor] = []
-        hooks = [a.register_forward_hook(lambda _, __, out: seen.append(out)) for a in attentions]
+        hooks = [a.register_forward_hook(_keeping_in(seen)) for a in attentions]
         logits = model(_jittered(images, generator))  # [B, classes]
         for hook in hooks:
             hook.remove()
@@ -65,6 +66,11 @@ def _synthesised(
         optimizer.step()
         schedule.step()
     return images.detach()
+
+
+def _keeping_in(seen: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
+    """Return a hook that appends a module's output."""
+    return lambda module, given, output: seen.append(output)
 
 
 def _jittered(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,4 +105,4 @@ def roughness(images: Tensor) -> Tensor:
     """Return the total variation: the mean distance of neighbours, also diagonal ones."""
     centre = images[:, :, 1:, 1:]
     others = (images[:, :, :-1, 1:], images[:, :, 1:, :-1], images[:, :, :-1, :-1])
-    return sum(((centre - other).square().mean((1, 2, 3)).sqrt().mean() for other in others))
+    return sum((centre - other).square().mean((1, 2, 3)).sqrt().mean() for other in others)

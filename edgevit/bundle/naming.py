@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Optional
 
 MOST_CHARACTERS = 100
 _USUAL_METHOD = "edgevit"
@@ -35,8 +34,8 @@ def widths_named(
     weight_bits: int,
     act_bits: int,
     *,
-    avg_bits: Optional[float] = None,
-    max_size_mb: Optional[float] = None,
+    avg_bits: float | None = None,
+    max_size_mb: float | None = None,
     mixed: bool = False,
 ) -> str:
     """Return widths for a name: ``w6a8``, ``avg5.5``, ``max20mb`` or ``mixed``."""
