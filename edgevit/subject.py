@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from edgevit.zoo import LoadedModel
 
 SMALLEST_PHOTOGRAPH = 64
-STAND_IN_COST = "XXX"
+# benchmarks/results/calibration_images.csv, seed 0
+STAND_IN_COST = (
+    "photographs that come with EdgeViT, as --calib names no images; on a real DeiT-Tiny at W6A6 "
+    "(400 real images) KL to fp32 was 0.048 so, 0.035 with 32 images like the task's, top-1 77.0 "
+    "and 75.5 %"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
