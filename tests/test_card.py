@@ -90,18 +90,7 @@ def test_without_images_photographs_stand_in_and_the_report_says_so(typed, tmp_p
 
 
 def test_all_that_is_wrong_is_said_at_once(typed, offline):
-    words = [
-        "--model",
-        "swin_b",
-        "--bits",
-        "9",
-        "--calib",
-        "missing",
-        "--target",
-        "jetson",
-        "--seed",
-        "-1",
-    ]
+    asked = "--model swin_b --bits 9 --calib missing --target jetson --seed=-1"
     result = typed(*asked.split(" "))
     assert result.exit_code == 2
     assert "EV187" in result.output

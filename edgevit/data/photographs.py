@@ -82,7 +82,8 @@ def crop_of(photo: Image.Image, name: bytes) -> Image.Image:
     area, ratio, x, y, mirrored = _uniform_numbers(name)
     size = math.sqrt((_AREA[0] + area * (_AREA[1] - _AREA[0])) * photo.width * photo.height)
     shape = math.sqrt(_RATIO[0]) * (_RATIO[1] / _RATIO[0]) ** (ratio / 2)
-    width, height = min(round(size * shape), photo.width), min(round(size / shape), photo.height)
+    width = min(max(round(size * shape), 1), photo.width)
+    height = min(max(round(size / shape), 1), photo.height)
     left, top = round(x * (photo.width - width)), round(y * (photo.height - height))
     crop = photo.crop((left, top, left + width, top + height))
     return ImageOps.mirror(crop) if mirrored < 0.5 else crop
