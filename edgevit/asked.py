@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.bundle.naming import bundle_name, widths_named
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.recipe import DEFAULT_METHOD, Recipe, read_recipe
 
@@ -67,6 +68,15 @@ class Asked:
         if self.weights is None:
             return ""
         return Path(self.weights).name.encode("utf-8", "backslashreplace").decode()
+
+    def bundle_name(self, avg_bits: float | None = None, max_size_mb: float | None = None) -> str:
+        """Return the name of the bundle where the user gives none, such as ``swin_b_w6a6_cpu``."""
+        bits = (self.bits if one is None else one for one in (self.weight_bits, self.act_bits))
+        widths = widths_named(
+            *bits, avg_bits=avg_bits, max_size_mb=max_size_mb, mixed=bool(self.layer_bits)
+        )
+        model = self.model if isinstance(self.model, str) else type(self.model).__name__
+        return bundle_name(model, widths, self.target, self.method)
 
     @contextmanager
     def blamed(self) -> Iterator[None]:

@@ -200,11 +200,11 @@ def targets(json_path: str | None) -> None:
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
-@click.option("-o", "--output", required=True, metavar="OUT", help="Bundle folder to write.")
+@click.option("-o", "--output", metavar="OUT", help="Bundle folder to write; named if left out.")
 @click.option("--json", "json_path", metavar="FILE", help="Write a summary as JSON.")
 def quantize(
     calib: str | None,
-    output: str,
+    output: str | None,
     json_path: str | None,
     reference: bool,
     overwrite: bool,
@@ -214,14 +214,20 @@ def quantize(
 
     What is given here wins over --recipe FILE, and that over the defaults. A recipe holds no images
     and no weights: --calib has to be given again, and --weights if it was made with one.
+
+    Without -o the bundle is named after model, widths and target, as in swin_b_w6a6_cpu, with a
+    number behind it where that name is taken. Without --calib a model of photographs is calibrated
+    on some that come with EdgeViT, and the report warns of it.
     """
     from edgevit.report.table import inspect_table
 
-    refuse_existing(output, overwrite)
-    check_writable(json_path)
     if choices["recipe"] is not None:
         choices = _explicit(choices)
     choices = _typed(choices)
+    if output is None:
+        output = _name_of_output(overwrite, choices)
+    refuse_existing(output, overwrite)
+    check_writable(json_path)
     manifest = _quantized(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
@@ -239,6 +245,25 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     check_named(output)
     check_target(Path(output), overwrite)
     check_new_folder(Path(output))
+
+
+def _name_of_output(overwrite: bool, choices: dict[str, Any]) -> str:
+    """Return a name for the bundle, in the working directory."""
+    from edgevit.asked import asked_of
+    from edgevit.bundle.naming import free_name
+
+    budget = {key: choices.get(key) for key in ("avg_bits", "max_size_mb")}
+    others = {"recipe", "allocation", "checkpoint", *budget}
+    asked = asked_of(
+        choices.get("recipe"),
+        budget=budget["avg_bits"] is not None,
+        **{key: value for key, value in choices.items() if key not in others},
+    )
+    name = asked.bundle_name(**budget)
+    free = name if overwrite else free_name(Path(), name)
+    if free != name:
+        click.echo(f"{name} is there already and is kept: the new bundle is {free}", err=True)
+    return free
 
 
 def _explicit(choices: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ The command line prints the four parts of an error and exits with its class's st
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 
 class EdgeViTError(Exception):
     """Root of all errors raised on purpose by EdgeViT.
@@ -99,3 +101,36 @@ class BundleError(EdgeViTError):
     """A bundle that is damaged, incomplete, unsafe or newer than this version."""
 
     exit_status = 10
+
+
+def check_together(checks: Iterable[Callable[[], object]]) -> None:
+    """Run every check, and report all that is wrong at once.
+
+    Raises:
+        EdgeViTError: The one error there is; or, with the first one's exit status, EV187, which
+            lists all of them with their ways out.
+    """
+    found: list[EdgeViTError] = []
+    for check in checks:
+        try:
+            check()
+        except EdgeViTError as error:
+            if str(error) not in map(str, found):
+                found.append(error)
+    if found:
+        raise found[0] if len(found) == 1 else _together(found)
+
+
+def _together(errors: list[EdgeViTError]) -> EdgeViTError:
+    """Return one error of the first one's class that says what all of them say."""
+
+    def numbered(texts: list[str]) -> str:
+        return " ".join(f"({number}) {text}" for number, text in enumerate(texts, 1) if text)
+
+    return type(errors[0])(
+        "EV187",
+        f"{len(errors)} things are wrong.",
+        where=numbered([error.where for error in errors]),
+        why=numbered([f"{error.code}: {error.what} {error.why}".strip() for error in errors]),
+        try_next=numbered([error.try_next for error in errors]),
+    )

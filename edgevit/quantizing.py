@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from edgevit.budgets import Limits, check_size, common_bits, placement_of, with_
 from edgevit.bundle.variants import golden_key
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.errors import check_together
 from edgevit.recipe import Recipe, digest_of
 from edgevit.subject import (
     Subject,
@@ -24,6 +25,7 @@ from edgevit.subject import (
     check_widths,
     images_or_own,
     loaded_model,
+    stand_in_note,
     subject_of,
 )
 
@@ -73,7 +75,8 @@ def quantize(
             or a module (then `preprocessing` is needed unless the module carries timm's
             ``pretrained_cfg``). None takes the recipe's.
         images: Folder, archive or ``.npz`` of images like those the model will see; None takes
-            those that come with the model, which embedded models only have.
+            those that come with an embedded model, and for others crops of photographs that come
+            with EdgeViT, with a warning in the report.
         recipe: A TOML file, such as a bundle's ``recipe.toml``, that says what is left out below;
             see `edgevit.recipe.Recipe` for its keys. Weights and images of other hashes than it
             has are noted in the report.
@@ -159,14 +162,11 @@ def _quantized(
     """Check what can be checked at once, then load, calibrate and lower."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
-    from edgevit.zoo.class_names import check_naming, naming_of, with_names
+    from edgevit.zoo.class_names import naming_of, with_names
 
-    limits.check()
-    check_naming(*stated)
-    check_seed(asked.seed)
+    check_together(_checks(asked, images, limits, stated))
     method, target = method_named(asked.method), target_named(asked.target)
-    target.check_deployable()
-    images = images_or_own(images, asked.model)
+    images = images_or_own(images, asked.model, any_photographs=True)
     images = images if isinstance(images, ImageSet) else open_images(images)
     num, notes = _num_calib(asked.num_calib, method, images)
     common = common_bits(limits, asked.bits)
@@ -183,6 +183,7 @@ def _quantized(
     )
     naming = naming_of(loaded, *stated, asked.weights)
     loaded = with_names(loaded, naming)
+    notes = stand_in_note(images, num, loaded) + notes
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
@@ -193,6 +194,42 @@ def _quantized(
         *asked.differences(recipe),
     ]
     return replace(artefact, naming=naming)
+
+
+def _checks(
+    asked: Asked,
+    images: str | Path | ImageSet | None,
+    limits: Limits,
+    stated: tuple[ClassNames | None, str | None],
+) -> list[Callable[[], object]]:
+    """Return what can be checked in seconds: all of it is reported before the long work."""
+    from edgevit.calibration.methods import method_named
+    from edgevit.targets.registry import target_named
+    from edgevit.zoo.class_names import check_naming
+    from edgevit.zoo.loading import check_obtainable
+
+    def check_images() -> None:
+        found = images_or_own(images, asked.model, any_photographs=True)
+        if not isinstance(found, ImageSet):
+            open_images(found)
+
+    def check_model() -> None:
+        if isinstance(asked.model, str):
+            weights = None if asked.weights is None else Path(asked.weights)
+            check_obtainable(asked.model, pretrained=asked.pretrained, weights=weights)
+
+    checks = (
+        limits.check,
+        lambda: check_naming(*stated),
+        lambda: check_seed(asked.seed),
+        lambda: method_named(asked.method),
+        lambda: target_named(asked.target).check_deployable(),
+        check_images,
+        lambda: asked.num_calib is None or check_num_calib(asked.num_calib),
+        lambda: check_widths(common_bits(limits, asked.bits), asked.weight_bits, asked.act_bits),
+        check_model,
+    )
+    return [asked.blamed()(check) for check in checks]
 
 
 def _recipe(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgevit.artefact import Pixels, logits_of
 from edgevit.calibration.progress import Progress, silent
-from edgevit.data import ImageSet, Preprocessing
+from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.recipe import DEFAULT_METHOD
 from edgevit.subject import (
     check_num_calib,
@@ -22,6 +22,7 @@ from edgevit.subject import (
     check_widths,
     images_or_own,
     loaded_model,
+    stand_in_note,
     subject_of,
 )
 
@@ -73,13 +74,16 @@ def simulate(
     num = check_num_calib(chosen.num_images if num_calib is None else num_calib)
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_seed(seed)
-    images = images_or_own(images, model)
+    images = images_or_own(images, model, any_photographs=True)
+    images = images if isinstance(images, ImageSet) else open_images(images)
     loaded = loaded_model(model, pretrained, None, seed, preprocessing, progress)
+    notes = stand_in_note(images, num, loaded)
     subject = subject_of(loaded, images, num, seed, offers, progress)
     placement = offers.place(subject.prepared, weight_bits=w_bits, act_bits=a_bits)
     quantized = calibrate(
         subject.prepared, placement, subject.images, chosen, seed=seed, progress=progress
     )
+    quantized.notes += notes
     return Simulation(
         quantized=quantized, graph=subject.prepared, preprocessing=loaded.preprocessing
     )

@@ -113,6 +113,4 @@ def test_images_that_come_with_a_model_are_taken_if_none_are_given():
     )
     assert own.calibration == named.calibration
     with pytest.raises(UsageError, match="EV205"):
-        api.quantize("deit_s", pretrained=False)
-    with pytest.raises(UsageError, match="EV205"):
         api.sensitivity("deit_s", pretrained=False)

@@ -23,6 +23,7 @@ from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_model, preprocessing_values
 from edgevit.zoo.names import check_spelling, is_path
 from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.weights import read_checkpoint
 
 Loader = Callable[[str, Choices], LoadedModel]
 
@@ -98,6 +99,28 @@ def is_code(name: str) -> bool:
     from edgevit.zoo import factories
 
     return ":" in name and _loader(name)[1] is factories.load
+
+
+def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> None:
+    """Make sure in seconds that the model's weights are here or can be downloaded.
+
+    Models of transformers and functions of the user's own are not asked; loading them says.
+
+    Raises:
+        UsageError: Unknown model (EV151), or nobody published weights (EV159).
+        EnvironmentError_: The weights are not here and the network can't be reached (EV152).
+        DataError: There is no such checkpoint file (EV154).
+    """
+    from edgevit.zoo import timm_models, torchvision_models
+
+    rest, loader = _loader(name)
+    if weights is not None:
+        if found_at(weights).kind != "file":
+            read_checkpoint(weights)
+    elif pretrained and loader in (timm_models.load, timm_models.load_short):
+        timm_models.check_obtainable(rest)
+    elif pretrained and loader is torchvision_models.load:
+        torchvision_models.check_obtainable(rest)
 
 
 def _loader(name: str) -> tuple[str, Loader]:

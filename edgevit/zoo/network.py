@@ -18,7 +18,7 @@ from edgevit.errors import EnvironmentError_
 TIMEOUT_S = 5.0
 OTHER_WEIGHTS = (
     "--weights FILE gives a checkpoint you have; --no-pretrained builds the model with random "
-    "weights; or connect and try again."
+    "weights, for speed and plumbing; or connect and try again."
 )
 # By name, so that neither requests nor httpx (whichever the hub's client uses) is imported.
 _OFFLINE_NAMES = frozenset(
@@ -39,6 +39,24 @@ _OFFLINE_NAMES = frozenset(
 )
 _OFFLINE = (ConnectionError, TimeoutError)
 _OFFLINE_ERRNOS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
+
+
+def ways_out(download: str) -> str:
+    """Return every way to weights without a network here.
+
+    Args:
+        download: What to download where, to follow the word "download".
+    """
+    return f"{OTHER_WEIGHTS} From a machine with a network: download {download}."
+
+
+def hub_way_out(repository: str) -> str:
+    """Return `ways_out` for a repository of the hub (``owner/name@revision``)."""
+    from huggingface_hub import constants
+
+    name, _, revision = repository.partition("@")
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return ways_out(f"with `{command}` and copy its cache to {constants.HF_HUB_CACHE} here")
 
 
 def hub_failure() -> str | None:

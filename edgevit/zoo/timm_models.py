@@ -24,7 +24,7 @@ from edgevit.zoo.hints import distilled
 from edgevit.zoo.imagenet import classes_of_timm
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, hub_failure, no_network
+from edgevit.zoo.network import downloads, hub_failure, hub_way_out, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.shapes import timm_arguments
 from edgevit.zoo.weights import read_checkpoint
@@ -106,17 +106,37 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
     return model
 
 
+def check_obtainable(name: str) -> None:
+    """Make sure that published weights are here or can be downloaded.
+
+    Raises:
+        UsageError: Unknown model (EV151), or nobody published weights (EV159).
+        UnsupportedError: They are those of a model without a classifier (EV159).
+        EnvironmentError_: They are not here and the hub can't be reached (EV152).
+    """
+    name = CHECKPOINTS[name].tag if name in CHECKPOINTS else name
+    if name.partition(":")[0] in FOLDERS_AND_HUB:
+        _choices(name, True, {})
+    else:
+        _weights_file(name, _classifier_config(name))
+
+
 def _choices(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `timm.create_model` has to be told beside the name."""
     prefix, _, rest = name.partition(":")
     if prefix in FOLDERS_AND_HUB:
         if prefix != "local-dir" and _cached(rest, "config.json") is None:
-            _require_hub(name)
+            _require_hub(name, rest)
         return {}
-    config = _config(name)
-    if not config.get("num_classes") and "num_classes" not in arguments:
-        raise _no_classifier(name)
+    config = _config(name) if "num_classes" in arguments else _classifier_config(name)
     return _cached_weights(name, config) if pretrained else {}
+
+
+def _classifier_config(name: str) -> dict[str, Any]:
+    config = _config(name)
+    if not config.get("num_classes"):
+        raise _no_classifier(name)
+    return config
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -155,7 +175,13 @@ def _no_classifier(name: str) -> UnsupportedError:
 
 
 def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Return weights that were downloaded before, so that no network is needed.
+    """Return weights that were downloaded before, so that no network is needed."""
+    path = _weights_file(name, config)
+    return {} if path is None else {"pretrained_cfg_overlay": {"state_dict": read_checkpoint(path)}}
+
+
+def _weights_file(name: str, config: dict[str, Any]) -> Path | None:
+    """Return the file of weights that were downloaded before, None where timm will download them.
 
     Raises:
         UsageError: Nobody published weights (EV159).
@@ -170,19 +196,19 @@ def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
             try_next="--no-pretrained builds it with random weights; --weights FILE gives yours.",
         )
     if not repository or config.get("custom_load"):
-        return {}
+        return None
     for filename in filter(None, (config.get("hf_hub_filename"), *_HUB_FILES)):
         path = _cached(repository, filename)
         if path is not None:
-            return {"pretrained_cfg_overlay": {"state_dict": read_checkpoint(path)}}
-    _require_hub(name)
-    return {}
+            return path
+    _require_hub(name, repository)
+    return None
 
 
-def _require_hub(name: str) -> None:
+def _require_hub(name: str, repository: str) -> None:
     failure = hub_failure()
     if failure:
-        raise no_network(name, failure)
+        raise no_network(name, failure, hub_way_out(repository))
 
 
 def _cached(repository: str, filename: str) -> Path | None:

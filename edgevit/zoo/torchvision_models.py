@@ -17,7 +17,7 @@ from edgevit.zoo.choices import Choices
 from edgevit.zoo.fitting import Fitted, fitted_model
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, loaded_model
-from edgevit.zoo.network import downloads, no_network, url_failure
+from edgevit.zoo.network import downloads, no_network, url_failure, ways_out
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.shapes import torchvision_arguments
 
@@ -50,13 +50,25 @@ def load(name: str, choices: Choices) -> LoadedModel:
 
 def _build(name: str, published: Any, arguments: Mapping[str, Any]) -> nn.Module:
     """Build the model with published or random weights."""
-    if published is not None and not _is_cached(published.url):
-        failure = url_failure(published.url)
-        if failure:
-            raise no_network(f"torchvision:{name}", failure)
+    if published is not None:
+        check_obtainable(name)
     with downloads(f"torchvision:{name}"), built_with(arguments, f"torchvision:{name}"):
         model: nn.Module = torchvision.models.get_model(name, weights=published, **arguments)
     return model
+
+
+def check_obtainable(name: str) -> None:
+    """Make sure that the default weights are here or can be downloaded.
+
+    Raises:
+        UsageError: torchvision has no such model (EV151).
+        EnvironmentError_: They are not here and the network can't be reached (EV152).
+    """
+    url = _published(name).url
+    failure = None if _is_cached(url) else url_failure(url)
+    if failure:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise no_network(f"torchvision:{name}", failure, ways_out(f"{url} to {folder}"))
 
 
 def _published(name: str) -> Any:
