@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ class Subject:
     """A model and the images it is calibrated on, ready to be quantized.
 
     Args:
-        loaded: The model as it was found.
+        loaded: The model as it was found, its multiply-adds counted from the graph.
         graph: Its canonical graph.
         prepared: The same in the form the target prefers.
         pixels: uint8 [N, H, W, 3].
@@ -53,13 +53,14 @@ def subject_of(
 ) -> Subject:
     """Read the images and capture the model's graph."""
     from edgevit.graph.capture import graph_from_module
+    from edgevit.graph.multiply_adds import multiply_adds
 
     pixels, calibration = _calibration_pixels(images, loaded.preprocessing, num, seed)
     progress("capture graph", 0, 1)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
     progress("capture graph", 1, 1)
     return Subject(
-        loaded=loaded,
+        loaded=replace(loaded, flops=multiply_adds(graph)),
         graph=graph,
         prepared=target.prepare(graph),
         pixels=pixels,

@@ -154,6 +154,10 @@ def _check_model(model: dict[str, Any]) -> None:
         raise bad_manifest("model.num_classes is not a positive whole number")
     if not isinstance(model.get("name"), str):
         raise bad_manifest("model.name is not a string")
+    for key in ("parameters", "flops"):
+        count = model.get(key, 0)
+        if count is not None and (type(count) is not int or not 0 <= count < 1 << 63):
+            raise bad_manifest(f"model.{key} is not a whole number")
     names = model.get("classes")
     if names is not None and (not isinstance(names, list) or len(names) != classes):
         raise bad_manifest(f"model.classes is not a list of {classes} names")
