@@ -29,6 +29,29 @@ INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
 
 
+def _eer_options(command: Any) -> Any:
+    """Add the options of the Efficient Error Rate."""
+    for option in (
+        click.option(
+            "--eer-reference",
+            default="vit_b",
+            show_default=True,
+            help="... against fp32 of this run, a model's name, a bundle or a JSON report.",
+        ),
+        click.option("--eer-weights", nargs=2, type=float, help="... its weights; bits and size."),
+        click.option(
+            "--eer-metric",
+            "eer_metrics",
+            multiple=True,
+            metavar="NAME[=WEIGHT]",
+            help="Efficient Error Rate of parameters, flops, bits, size, latency, energy; again "
+            "for each.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 class _Group(click.Group):
     """Shows an EdgeViTError as what, where, why and what to try, and exits with its status."""
 
@@ -208,7 +231,7 @@ def _quantized(
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
 @click.option("--provider", help="ORT provider; the bundle's own if left out.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
-@click.option("--eer-weights", nargs=2, type=float, help="Weights of bits and size in the EER.")
+@_eer_options
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""
@@ -338,6 +361,7 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--keep", is_flag=True, help="Leave bundle, images and runner on the board.")
 @click.option("--python", default="python3", show_default=True, help="The board's Python.")
 @click.option("--folder", metavar="DIR", help="Where on the board; its ~/.cache if left out.")
+@_eer_options
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on a board over SSH and bring the report back."""

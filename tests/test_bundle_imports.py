@@ -27,6 +27,7 @@ MODULES = [
     "edgevit.report.conformance",
     "edgevit.report.doctor",
     "edgevit.report.eer",
+    "edgevit.report.eer_asked",
     "edgevit.report.sensitivity",
     "edgevit.report.sensitivity_plot",
     "edgevit.report.statistics",

@@ -10,7 +10,7 @@ import json
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.limits import check_limits, check_runs
+from edgevit.report.eer_asked import eer_asked
 from edgevit.report.validation import validation_report
 from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
@@ -82,6 +83,9 @@ def deploy(
     keep: bool = False,
     python: str = "python3",
     folder: str | None = None,
+    eer_metrics: Sequence[str] = (),
+    eer_weights: Sequence[float] | None = None,
+    eer_reference: str | Path = "vit_b",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a bundle on a board and return the report of `edgevit validate`, plus ``device``.
@@ -100,6 +104,7 @@ def deploy(
         keep: Leave everything on the board.
         python: The board's Python.
         folder: Folder of the board in which the deployment's own is made; None for the cache.
+        eer_metrics, eer_weights, eer_reference: As in `edgevit.validate`.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -107,6 +112,7 @@ def deploy(
     """
     check_limits(max_drop=max_drop, max_latency_ms=None)
     check_runs(threads=threads, batch=batch, rounds=rounds)
+    eer = eer_asked(eer_metrics, eer_weights, eer_reference)
     limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
     conditions = Conditions(
         engine=engine, threads=threads, batch=batch, rounds=rounds, max_drop=limit
@@ -138,7 +144,7 @@ def deploy(
             raise
         warnings += _tidied(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
-    report = validation_report(opened, measured, max_drop_points=limit)
+    report = validation_report(opened, measured, max_drop_points=limit, eer=eer)
     return {**report, "device": _device(deployment, board, machine)}
 
 
