@@ -306,6 +306,40 @@ def sensitivity(
 
 
 @main.command()
+@click.option("--model", help="Model name; see `edgevit models`. A recipe may say it.")
+@click.option("--recipe", metavar="FILE", help="recipe.toml that says what is not given here.")
+@click.option("--method", "methods", multiple=True, help="Calibration method; again for more.")
+@click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
+@click.option("--weight-bits", type=int, help="Width of weights alone.")
+@click.option("--act-bits", type=int, help="Width of activations alone.")
+@click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
+@click.option("--num-calib", type=int, help="How many of them to use; each method's own number.")
+@click.option("--data", metavar="DIR", help="Images to compare on; labels are not needed.")
+@click.option("--num", type=int, help="Use this many of them, drawn class-balanced.")
+@click.option("--labels/--no-labels", default=True, help="Class folders are labels, or folders.")
+@click.option("--target", default="simulation", show_default=True, help="Whose grids are used.")
+@click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def simulate(calib: str | None, data: str | None, json_path: str | None, **choices: Any) -> None:
+    """Compare methods with fp32 in simulation, also with grids that no device runs."""
+    from edgevit.report.progress import shown_progress
+    from edgevit.report.simulation import simulation_table
+    from edgevit.simulate import compare_methods
+
+    check_writable(json_path)
+    if choices["recipe"] is not None:
+        choices = _explicit(choices)
+    model = choices.pop("model", None)
+    with shown_progress(console()) as progress:
+        report = compare_methods(model, calib, data, progress=progress, **choices)
+    write_json(json_path, report)
+    console().print(simulation_table(report))
+
+
+@main.command()
 @click.option("--model", default="vit_cifar10", show_default=True, help="Embedded model.")
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("-o", "--output", default="demo_bundle", show_default=True, help="Bundle folder.")

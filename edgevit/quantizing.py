@@ -18,18 +18,17 @@ from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.recipe import Recipe, digest_of
 from edgevit.subject import (
     Subject,
-    check_num_calib,
     check_seed,
     check_widths,
     images_or_own,
     loaded_model,
+    num_calib_of,
     subject_of,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgevit.calibration.methods.method import Method
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Target
 
@@ -142,7 +141,7 @@ def _quantized(
     target.check_deployable()
     images = images_or_own(images, asked.model)
     images = images if isinstance(images, ImageSet) else open_images(images)
-    num, notes = _num_calib(asked.num_calib, method, images)
+    num, notes = num_calib_of(asked.num_calib, method, images)
     common = common_bits(limits, asked.bits)
     widths = check_widths(common, asked.weight_bits, asked.act_bits)
     loaded = loaded_model(
@@ -174,16 +173,6 @@ def _recipe(
         weights_sha256=subject.loaded.weights_sha256,
         images_sha256=digest_of(subject.calibration["sha256"]),
     )
-
-
-def _num_calib(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
-    """Return how many images to calibrate on, and a note if there are fewer than the method's."""
-    if asked is not None:
-        return check_num_calib(asked), []
-    if len(images) >= method.num_images:
-        return method.num_images, []
-    note = f"{len(images)} calibration images instead of {method.num_images}: there are no more"
-    return len(images), [note]
 
 
 def _made(

@@ -17,6 +17,7 @@ from edgevit.quantizers.spec import check_bits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from edgevit.calibration.methods.method import Method
     from edgevit.graph.model import Graph
     from edgevit.targets.base import Target
     from edgevit.zoo import LoadedModel
@@ -135,6 +136,16 @@ def check_num_calib(num: int) -> int:
     return num
 
 
+def num_calib_of(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
+    """Return how many images to calibrate on, and a note if there are fewer than the method's."""
+    if asked is not None:
+        return check_num_calib(asked), []
+    if len(images) >= method.num_images:
+        return method.num_images, []
+    note = f"{len(images)} calibration images instead of {method.num_images}: there are no more"
+    return len(images), [note]
+
+
 def _calibration_pixels(
     images: str | Path | ImageSet, preprocessing: Preprocessing, num: int, seed: int
 ) -> tuple[Pixels, dict[str, Any]]:
@@ -176,4 +187,31 @@ def images_or_own(
         where="--calib",
         why="EdgeViT never calibrates on random data; ranges would be meaningless.",
         try_next="--calib DIR with a few dozen images like those the model will see.",
+    )
+
+
+def data_or_own(
+    data: str | Path | ImageSet | None, model: str | nn.Module
+) -> str | Path | ImageSet:
+    """Return the images given, else the test images that come with an embedded model.
+
+    Raises:
+        UsageError: There are none (EV250), or the model has no known name.
+    """
+    if data is not None:
+        return data
+    if isinstance(model, str):
+        from edgevit.zoo import EMBEDDED_MODELS, reference_images
+        from edgevit.zoo.loading import check_name
+
+        if model in EMBEDDED_MODELS:
+            return reference_images("test")
+        check_name(model)  # a mistyped name is the likelier mistake
+    raise UsageError(
+        "EV250",
+        "Images to compare on are needed.",
+        where="--data",
+        why="fp32 and simulation are compared image by image.",
+        try_next="--data DIR: class folders for accuracy, or any folder of images for agreement "
+        "and KL alone.",
     )

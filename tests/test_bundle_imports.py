@@ -30,6 +30,7 @@ MODULES = [
     "edgevit.report.eer_asked",
     "edgevit.report.sensitivity",
     "edgevit.report.sensitivity_plot",
+    "edgevit.report.simulation",
     "edgevit.report.statistics",
     "edgevit.report.table",
     "edgevit.report.telemetry",

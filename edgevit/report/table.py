@@ -80,7 +80,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     model, calibration = manifest["model"], manifest["calibration"]
     lines = [
         f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
-        *_counts(model),
+        *counts_lines(model),
         f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
         f"calibrated on {_shown(calibration.get('num_images'))} images "
         f"with {_shown(calibration.get('method'))}",
@@ -219,7 +219,7 @@ def _run_by(engine: Mapping[str, Any]) -> str:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
-    lines = _counts(report)
+    lines = counts_lines(report)
     lines.append(f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}")
     if agreement["engine_vs_fp32"] is not None:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")
@@ -278,7 +278,7 @@ def _means(bits: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _counts(model: Mapping[str, Any]) -> list[str]:
+def counts_lines(model: Mapping[str, Any]) -> list[str]:
     """Return a line with the size of the network, where it is known."""
     parts = []
     if model.get("parameters"):
