@@ -20,6 +20,7 @@ from edgevit.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgevit.graph.model import Graph
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Lowered
     from edgevit.zoo import LoadedModel
@@ -142,6 +143,23 @@ class Artefact:
         source = self.naming.source if self.model.classes else None
         stated = {"classes_from": source, "class_order": self.naming.order}
         return {key: value for key, value in stated.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """A quantized model that runs in torch only, beside its float32 original."""
+
+    quantized: QuantizedGraph
+    graph: Graph
+    preprocessing: Preprocessing
+
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return the quantized model's logits [B, classes] of pixels uint8 [B, H, W, 3]."""
+        return logits_of(self.quantized.forward, self.preprocessing, pixels)
+
+    def logits_fp32(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return the float32 model's logits [B, classes] of pixels uint8 [B, H, W, 3]."""
+        return logits_of(self.graph.forward, self.preprocessing, pixels)
 
 
 def _stored(lowered: Lowered) -> VariantModel:

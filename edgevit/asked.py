@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from edgevit.quantizers.spec import Placement
 
 DEFAULT_BITS = 6
+SIMULATE = "`edgevit simulate`"
+"""How errors advise simulation where they know neither model nor method."""
 _HASHES = {"weights_sha256": "weights", "images_sha256": "calibration images"}
 
 
@@ -80,7 +83,7 @@ class Asked:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Let errors inside the block name the recipe's file for what was taken from it."""
+        """Let errors inside the block name the recipe's file, and commands in full."""
         try:
             yield
         except EdgeViTError as error:
@@ -88,7 +91,29 @@ class Asked:
             key = option.lstrip("-").replace("-", "_").replace("float_layer", "float_layers")
             if key in self.kept:
                 error.where = f"{self.file}: {error.where}"
+            error.try_next = error.try_next.replace(SIMULATE, self._simulate_command())
             raise
+
+    def _simulate_command(self) -> str:
+        """Return the command that simulates what is asked for, in backquotes."""
+        from edgevit.zoo import EMBEDDED_MODELS
+
+        if not isinstance(self.model, str):
+            return "`edgevit.simulate.compare_methods`"
+        given = {
+            "--recipe": self.file,
+            "--model": self.model,
+            "--weights": self.weights,
+            "--bits": self.bits,
+            "--weight-bits": self.weight_bits,
+            "--act-bits": self.act_bits,
+            "--method": self.method,
+        }
+        words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+        words += [] if self.pretrained else ["--no-pretrained"]
+        words += [word for name in self.float_layers for word in ("--float-layer", name)]
+        own = [] if self.model in EMBEDDED_MODELS else ["--calib", "DIR", "--data", "DIR"]
+        return f"`edgevit simulate {shlex.join([*words, *own])}`"
 
     def check_widths_matter(self, graph: Graph, placement: Placement) -> None:
         """Refuse a width that no layer is left for.

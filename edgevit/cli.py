@@ -38,6 +38,29 @@ _METHODS: Any = {"cls": NamedOption, "names": "edgevit.calibration.naming:method
 _TARGETS: Any = {"cls": NamedOption, "names": "edgevit.targets.naming:target_names"}
 
 
+def _eer_options(command: Any) -> Any:
+    """Add the options of the Efficient Error Rate."""
+    for option in (
+        click.option(
+            "--eer-reference",
+            default="vit_b",
+            show_default=True,
+            help="... against fp32 of this run, a model's name, a bundle or a JSON report.",
+        ),
+        click.option("--eer-weights", nargs=2, type=float, help="... its weights; bits and size."),
+        click.option(
+            "--eer-metric",
+            "eer_metrics",
+            multiple=True,
+            metavar="NAME[=WEIGHT]",
+            help="Efficient Error Rate of parameters, flops, bits, size, latency, energy; again "
+            "for each.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 class _Group(click.Group):
     """Shows every error as what, where, why and what to try, and exits with its status."""
 
@@ -311,7 +334,7 @@ def _quantized(
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
 @click.option("--provider", help="ORT provider; the bundle's own if left out.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
-@click.option("--eer-weights", nargs=2, type=float, help="Weights of bits and size in the EER.")
+@_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
@@ -393,6 +416,49 @@ def sensitivity(
 
 
 @main.command()
+@click.option("--model", help="Model name; see `edgevit models`. A recipe may say it.")
+@click.option("--recipe", metavar="FILE", help="recipe.toml that says what is not given here.")
+@click.option(
+    "--method", "methods", multiple=True, **_METHODS, help="Calibration method; again for more."
+)
+@click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
+@click.option("--weight-bits", type=int, help="Width of weights alone.")
+@click.option("--act-bits", type=int, help="Width of activations alone.")
+@click.option("--calib", metavar="DIR", help="Calibration images: class folders, archive or .npz.")
+@click.option("--num-calib", type=int, help="How many of them to use; each method's own number.")
+@click.option("--data", metavar="DIR", help="Images to compare on; labels are not needed.")
+@click.option("--num", type=int, help="Use this many of them, drawn class-balanced.")
+@click.option("--labels/--no-labels", default=True, help="Class folders are labels, or folders.")
+@click.option(
+    "--target", default="simulation", show_default=True, **_TARGETS, help="Whose grids are used."
+)
+@click.option("--weights", metavar="FILE", help="Checkpoint (.safetensors, .pth) for the model.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option("--float-layer", "float_layers", multiple=True, help="Layer or block kept in float.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
+@_model_options
+@click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
+@click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
+@click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def simulate(calib: str | None, data: str | None, json_path: str | None, **choices: Any) -> None:
+    """Compare methods with fp32 in simulation, also with grids that no device runs."""
+    from edgevit.report.progress import shown_progress
+    from edgevit.report.simulation import simulation_table
+    from edgevit.simulate import compare_methods
+
+    check_writable(json_path)
+    if choices["recipe"] is not None:
+        choices = _explicit(choices)
+    choices = _typed(choices)
+    model = choices.pop("model", None)
+    with shown_progress(console()) as progress:
+        report = compare_methods(model, calib, data, progress=progress, **choices)
+    write_json(json_path, report)
+    console().print(simulation_table(report))
+
+
+@main.command()
 @click.option("--model", default="vit_cifar10", show_default=True, help="Embedded model.")
 @click.option("--bits", default=6, show_default=True, help=_BITS_HELP)
 @click.option("-o", "--output", default="demo_bundle", show_default=True, help="Bundle folder.")
@@ -449,6 +515,7 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--keep", is_flag=True, help="Leave bundle, images and runner on the board.")
 @click.option("--python", default="python3", show_default=True, help="The board's Python.")
 @click.option("--folder", metavar="DIR", help="Where on the board; its ~/.cache if left out.")
+@_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")

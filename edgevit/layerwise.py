@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.artefact import tensor_of
+from edgevit.asked import SIMULATE
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing
-from edgevit.errors import DataError
+from edgevit.errors import DataError, EdgeViTError
 from edgevit.subject import (
     Subject,
     check_num_calib,
@@ -147,11 +149,22 @@ def _quantized(
         )
 
     if method is not None:
-        return calibrate(graph, place({}), images, method, seed=seed, progress=progress)
+        with _advising_here():
+            return calibrate(graph, place({}), images, method, seed=seed, progress=progress)
     run = Run(graph=graph.clone(), placement=place({}), images=images, seed=seed, progress=progress)
     pair = widths["weight_bits"], widths["act_bits"]
     found = candidates(run, place, pair)
     return found.quantized({gemm.name: pair for gemm in found.gemms})
+
+
+@contextmanager
+def _advising_here() -> Iterator[None]:
+    """Let errors inside the block advise what this verb can do by itself: simulate every grid."""
+    try:
+        yield
+    except EdgeViTError as error:
+        error.try_next = error.try_next.replace(SIMULATE, "--target simulation")
+        raise
 
 
 def _rows(

@@ -45,20 +45,6 @@ def check_runs(*, threads: int | None, batch: int, rounds: int) -> None:
         raise _too_many("EV229", f"{rounds} rounds take too long.", "--rounds", MOST_ROUNDS)
 
 
-def check_eer_weights(weights: tuple[float, float] | None) -> None:
-    """Refuse weights of (bits, size) with which the weighted EER is not defined.
-
-    Raises:
-        UsageError: One is negative or no number, or their sum is not 1 (EV802).
-    """
-    from edgevit.report.eer import REFERENCE, efficient_error_rate
-
-    if weights is not None:
-        names = ("bits", "size_megabytes")
-        metrics = {name: REFERENCE[name] for name in names}
-        efficient_error_rate(metrics, dict(zip(names, weights, strict=True)))
-
-
 def _no_limit(name: str, limit: float, why: str) -> UsageError:
     example = f"{name} 1" if name == "--max-drop" else f"{name} 10"
     return UsageError("EV218", f"{limit:g} is not a limit.", where=name, why=why, try_next=example)

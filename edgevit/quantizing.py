@@ -25,6 +25,7 @@ from edgevit.subject import (
     check_widths,
     images_or_own,
     loaded_model,
+    num_calib_of,
     stand_in_note,
     subject_of,
 )
@@ -32,7 +33,6 @@ from edgevit.subject import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgevit.calibration.methods.method import Method
     from edgevit.quantizers.simulation import QuantizedGraph
     from edgevit.targets.base import Target
     from edgevit.zoo.class_names import ClassNames
@@ -168,7 +168,7 @@ def _quantized(
     method, target = method_named(asked.method), target_named(asked.target)
     images = images_or_own(images, asked.model, any_photographs=True)
     images = images if isinstance(images, ImageSet) else open_images(images)
-    num, notes = _num_calib(asked.num_calib, method, images)
+    num, notes = num_calib_of(asked.num_calib, method, images)
     common = common_bits(limits, asked.bits)
     widths = check_widths(common, asked.weight_bits, asked.act_bits)
     loaded = loaded_model(
@@ -254,16 +254,6 @@ def _recipe(
         weights_sha256=subject.loaded.weights_sha256,
         images_sha256=digest_of(subject.calibration["sha256"]),
     )
-
-
-def _num_calib(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
-    """Return how many images to calibrate on, and a note if there are fewer than the method's."""
-    if asked is not None:
-        return check_num_calib(asked), []
-    if len(images) >= method.num_images:
-        return method.num_images, []
-    note = f"{len(images)} calibration images instead of {method.num_images}: there are no more"
-    return len(images), [note]
 
 
 def _made(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from edgevit.quantizers.spec import check_bits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from edgevit.calibration.methods.method import Method
     from edgevit.graph.model import Graph
     from edgevit.targets.base import Target
     from edgevit.zoo import LoadedModel
@@ -37,7 +38,7 @@ class Subject:
     """A model and the images it is calibrated on, ready to be quantized.
 
     Args:
-        loaded: The model as it was found.
+        loaded: The model as it was found, its multiply-adds counted from the graph.
         graph: Its canonical graph.
         prepared: The same in the form the target prefers.
         pixels: uint8 [N, H, W, 3].
@@ -63,13 +64,14 @@ def subject_of(
 ) -> Subject:
     """Read the images and capture the model's graph."""
     from edgevit.graph.capture import graph_from_module
+    from edgevit.graph.multiply_adds import multiply_adds
 
     pixels, calibration = _calibration_pixels(images, loaded.preprocessing, num, seed)
     progress("capture graph", 0, 1)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
     progress("capture graph", 1, 1)
     return Subject(
-        loaded=loaded,
+        loaded=replace(loaded, flops=multiply_adds(graph)),
         graph=graph,
         prepared=target.prepare(graph),
         pixels=pixels,
@@ -155,6 +157,16 @@ def check_num_calib(num: int) -> int:
     return num
 
 
+def num_calib_of(asked: int | None, method: Method, images: ImageSet) -> tuple[int, list[str]]:
+    """Return how many images to calibrate on, and a note if there are fewer than the method's."""
+    if asked is not None:
+        return check_num_calib(asked), []
+    if len(images) >= method.num_images:
+        return method.num_images, []
+    note = f"{len(images)} calibration images instead of {method.num_images}: there are no more"
+    return len(images), [note]
+
+
 def _calibration_pixels(
     images: str | Path | ImageSet, preprocessing: Preprocessing, num: int, seed: int
 ) -> tuple[Pixels, dict[str, Any]]:
@@ -224,4 +236,31 @@ def _no_images(why: str) -> UsageError:
         where="--calib",
         why=why,
         try_next="--calib DIR with a few dozen images like those the model will see.",
+    )
+
+
+def data_or_own(
+    data: str | Path | ImageSet | None, model: str | nn.Module
+) -> str | Path | ImageSet:
+    """Return the images given, else the test images that come with an embedded model.
+
+    Raises:
+        UsageError: There are none (EV250), or the model has no known name.
+    """
+    if data is not None:
+        return data
+    if isinstance(model, str):
+        from edgevit.zoo import EMBEDDED_MODELS, reference_images
+        from edgevit.zoo.loading import check_name
+
+        if model in EMBEDDED_MODELS:
+            return reference_images("test")
+        check_name(model)  # a mistyped name is the likelier mistake
+    raise UsageError(
+        "EV250",
+        "Images to compare on are needed.",
+        where="--data",
+        why="fp32 and simulation are compared image by image.",
+        try_next="--data DIR: class folders for accuracy, or any folder of images for agreement "
+        "and KL alone.",
     )

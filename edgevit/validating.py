@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from edgevit.bundle import Bundle, open_bundle
 from edgevit.calibration.progress import Progress, silent
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
-from edgevit.limits import check_eer_weights, check_limits, check_runs
+from edgevit.limits import check_limits, check_runs
 
 if TYPE_CHECKING:
     from edgevit.zoo.class_names import ClassNames, Naming
@@ -32,7 +33,9 @@ def validate(
     rounds: int = 50,
     provider: str | None = None,
     engine: str = "auto",
-    eer_weights: tuple[float, float] | None = None,
+    eer_metrics: Sequence[str] = (),
+    eer_weights: Sequence[float] | None = None,
+    eer_reference: str | Path = "vit_b",
     classes: ClassNames | None = None,
     class_order: str | None = None,
     progress: Progress = silent,
@@ -51,24 +54,26 @@ def validate(
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         engine: "onnxruntime", "tensorrt", or "auto" for the one the bundle was made for, with
             ONNX Runtime standing in for a TensorRT that is not here.
+        eer_metrics, eer_weights, eer_reference: Metrics, weights and reference of the Efficient
+            Error Rate, see `edgevit.report.eer_asked.eer_asked`; bits and size of ViT-B/16.
         classes: Class names in the order of the model's outputs, or a file of them; in place of
             those in the bundle.
         class_order: "torchvision" or "timm": how the class folders were numbered in training,
             where no names say it; in place of what the bundle says.
-        eer_weights: Weights of (bits, size) in the weighted Efficient Error Rate.
         progress: Called with (stage, done, total).
 
     Raises:
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
     from edgevit.data.labels import label_facts
+    from edgevit.report.eer_asked import eer_asked
     from edgevit.report.validation import validation_report
     from edgevit.runner.engines import check_asked, target_name
     from edgevit.runner.measuring import BATCH, Conditions, measure
 
     check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     check_runs(threads=threads, batch=batch, rounds=rounds)
-    check_eer_weights(eer_weights)
+    eer = eer_asked(eer_metrics, eer_weights, eer_reference)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
     images = labelled_for(opened, data, num, seed, classes, class_order)
@@ -86,14 +91,11 @@ def validate(
         opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress
     )
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
-    weights = None
-    if eer_weights is not None:
-        weights = {"bits": eer_weights[0], "size_megabytes": eer_weights[1]}
     return validation_report(
         opened,
         measured,
         max_drop_points=DEFAULT_MAX_DROP if max_drop is None else max_drop,
-        eer_weights=weights,
+        eer=eer,
         labels=label_facts(images),
     )
 

@@ -136,6 +136,8 @@ def test_a_manifest_that_is_not_a_manifest(path, text):
         lambda m: m["model"].update(input_size=[3, 8, 10**9]),
         lambda m: m["model"].update(num_classes=True),
         lambda m: m["model"].pop("name"),
+        lambda m: m["model"].update(flops="many"),
+        lambda m: m["model"].update(parameters=-1),
         lambda m: m["model"].update(classes=5),
         lambda m: m["model"].update(classes=["cat", "dog"]),
         lambda m: m["model"].update(classes=list(range(7))),

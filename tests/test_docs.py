@@ -43,7 +43,7 @@ def earlier_bundle(tmp_path_factory):
 
 def quicker(words, page):
     """The words with fewer calibration images, where the page is not the README and names none."""
-    calibrates = words[1] in {"quantize", "sensitivity"}
+    calibrates = words[1] in {"quantize", "sensitivity", "simulate"}
     if page == "README.md" or not calibrates or "--num-calib" in words or "--recipe" in words:
         return words
     return [*words, "--num-calib", "8"]

@@ -216,7 +216,7 @@ _TABLES: dict[str, dict[str, Check]] = {
         "input_size": _is_size,
         "num_classes": _is_whole(1, _MAX_CLASSES),
         "parameters": _is_or_none(_is_whole(0, _MAX_COUNT)),
-        "flops": _is_or_none(_is_real(-1, 1e18)),
+        "flops": _is_or_none(_is_whole(0, _MAX_COUNT)),
         "class_order": lambda value: value in (None, "torchvision", "timm"),
         "classes_from": _is_or_none(_is(str)),
     },

@@ -32,6 +32,7 @@ from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.deploy.verifying import Sent, check_measured
 from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.limits import check_limits, check_runs
+from edgevit.report.eer_asked import eer_asked
 from edgevit.report.validation import validation_report
 from edgevit.runner.engines import check_asked, is_for_tensorrt, target_name
 from edgevit.runner.exchange import measurements_from_dict
@@ -87,6 +88,9 @@ def deploy(
     folder: str | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
+    eer_metrics: Sequence[str] = (),
+    eer_weights: Sequence[float] | None = None,
+    eer_reference: str | Path = "vit_b",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a bundle on a board and return the report of `edgevit validate`, plus ``device``.
@@ -105,7 +109,7 @@ def deploy(
         keep: Leave everything on the board.
         python: The board's Python.
         folder: Folder of the board in which the deployment's own is made; None for the cache.
-        classes, class_order: As in `edgevit.validate`.
+        classes, class_order, eer_metrics, eer_weights, eer_reference: As in `edgevit.validate`.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -113,6 +117,7 @@ def deploy(
     """
     check_limits(max_drop=max_drop, max_latency_ms=None)
     check_runs(threads=threads, batch=batch, rounds=rounds)
+    eer = eer_asked(eer_metrics, eer_weights, eer_reference)
     limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
     conditions = Conditions(
         engine=engine, threads=threads, batch=batch, rounds=rounds, max_drop=limit
@@ -145,7 +150,8 @@ def deploy(
             raise
         warnings += _tidied(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
-    report = validation_report(opened, measured, max_drop_points=limit, labels=label_facts(images))
+    facts = label_facts(images)
+    report = validation_report(opened, measured, max_drop_points=limit, eer=eer, labels=facts)
     return {**report, "device": _device(deployment, board, machine)}
 
 

@@ -171,6 +171,6 @@ class Placement:
             f"{what}, which target {self.target!r} does not run.",
             where=site,
             why=f"Grids that run exactly there on {self.target!r}: {listed}.",
-            try_next="--target simulation to compare methods, or another method "
-            "(`edgevit methods` lists them) to deploy.",
+            try_next="`edgevit simulate` measures it without a device; to deploy, take another "
+            "method (`edgevit methods` lists them).",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgevit.report.eer import DEFAULT_METRICS
 from edgevit.report.escaping import escaped
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.targets.profiles import EXACT_VARIANT
@@ -25,7 +26,7 @@ _SHOWN_LABELS = 4
 _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "name": ("model", str),
     "parameters": ("parameters", lambda count: f"{count / 1e6:.1f} M"),
-    "flops": ("GFLOPs", lambda flops: f"{flops / 1e9:.1f}"),
+    "flops": ("GFLOPs", lambda flops: _giga(flops)),
     "input_size": ("input", lambda size: "x".join(map(str, size))),
     "source": ("source", str),
     "note": ("note", str),
@@ -83,6 +84,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     model, calibration = manifest["model"], manifest["calibration"]
     lines = [
         f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
+        *counts_lines(model),
         f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
         f"calibrated on {_shown(calibration.get('num_images'))} images "
         f"with {_shown(calibration.get('method'))}",
@@ -202,7 +204,10 @@ def _latency_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for key in ("p50", "p90", "p99"):
         cells = [f"{one[key]:.2f} ms" if one else _NOTHING for one in _pair(latency)]
         rows.append((f"latency {key}", *cells, change if key == "p50" else ""))
-    return rows
+    speeds = [
+        _NOTHING if one is None else f"{one:.1f}" for one in _pair(report["images_per_second"])
+    ]
+    return [*rows, ("images per second", *speeds, "")]
 
 
 def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -214,7 +219,21 @@ def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if any(energy):
         cells = [_NOTHING if one is None else f"{one:.1f} mJ" for one in energy]
         rows.append(("energy per image", *cells, "above idle"))
-    rows.append(("EER", "", _percent(report["eer"], digits=1), "of ViT-B/16 in fp32"))
+    return rows + _eer_rows(report)
+
+
+def _eer_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    terms = report["eer_terms"]
+    note = f"of {terms['reference']}"
+    if terms["missing"]:
+        note += f": no {', no '.join(terms['missing'])}"
+    elif tuple(terms["metrics"]) != DEFAULT_METRICS:
+        note += f": {', '.join(terms['metrics'])}"
+    rows: list[tuple[str, ...]] = [("EER", "", _percent(report["eer"], digits=1), note)]
+    if report["eer_weighted"] is not None:
+        weights = [f"{name} {term['weight']:g}" for name, term in terms["metrics"].items()]
+        weighted = _percent(report["eer_weighted"], digits=1)
+        rows.append(("EER, weighted", "", weighted, ", ".join(weights)))
     return rows
 
 
@@ -238,8 +257,8 @@ def _label_lines(labels: Mapping[str, Any] | None) -> list[str]:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
-    lines = _label_lines(report["labels"])
-    lines += [f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}"]
+    lines = [*counts_lines(report), *_label_lines(report["labels"])]
+    lines.append(f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}")
     if agreement["engine_vs_fp32"] is not None:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")
     if report["mcnemar_p"] is not None:
@@ -299,6 +318,20 @@ def _means(bits: Mapping[str, Any]) -> list[str]:
     return [
         f"mean width of weights: {quantized:.2f} where quantized, {every:.2f} with float layers"
     ]
+
+
+def counts_lines(model: Mapping[str, Any]) -> list[str]:
+    """Return a line with the size of the network, where it is known."""
+    parts = []
+    if model.get("parameters"):
+        parts.append(f"{model['parameters'] / 1e6:.1f} M parameters")
+    if model.get("flops"):
+        parts.append(f"{_giga(model['flops'])} GFLOPs (multiply-adds) per image")
+    return [", ".join(parts)] if parts else []
+
+
+def _giga(flops: int) -> str:
+    return f"{flops / 1e9:.1f}" if flops >= 1e9 else f"{flops / 1e9:.2g}"
 
 
 def _target(target: Any) -> str:

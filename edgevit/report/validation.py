@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.report.eer import efficient_error_rate, quantized_metrics
+from edgevit.report.eer import EerAsked, rates_of
 from edgevit.report.statistics import (
     decide,
     mcnemar_exact_p,
@@ -38,7 +38,7 @@ def validation_report(
     *,
     max_drop_points: float | None = None,
     confidence: float = 0.95,
-    eer_weights: Mapping[str, float] | None = None,
+    eer: EerAsked | None = None,
     labels: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the validation report.
@@ -50,19 +50,21 @@ def validation_report(
             has no verdict (null). Where fp32 is at chance level, or all images are of one class, a
             drop says nothing and the verdict is UNDECIDED.
         confidence: Of every interval.
-        eer_weights: Weights of "bits" and "size_megabytes" for the weighted EER (null without).
+        eer: Which Efficient Error Rate; that of bits and size if left out.
         labels: What the images' labels were taken from; see `edgevit.data.labels.label_facts`.
 
     Raises:
         UsageError: Predictions that are no pairs (EV801) or EER weights that don't fit (EV802).
     """
-    manifest = bundle.manifest
+    manifest, model = bundle.manifest, bundle.manifest["model"]
     chance = against_chance(measured.fp32 or measured.engine)
     worthless = _worthless(manifest, measured, chance)
     top1, top5 = _accuracies(measured, 1), _accuracies(measured, 5)
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
-        "model": manifest["model"]["name"],
+        "model": model["name"],
+        "parameters": model.get("parameters"),
+        "flops": model.get("flops"),
         "target": manifest["target"],
         "bits": manifest["bits"],
         "engine": dict(measured.engine_used),
@@ -80,6 +82,7 @@ def validation_report(
         "self_check": measured.self_check.to_dict(),
         **_drop(measured, max_drop_points, confidence, worthless),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
+        "images_per_second": {name: _throughput(measured, name) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
         "build": None if measured.build is None else dict(measured.build),
         "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
@@ -87,13 +90,13 @@ def validation_report(
         **_speedup(measured.latency, confidence),
         "size_bytes": _sizes(bundle),
         "peak_memory_bytes": {name: measured.peak_memory_bytes.get(name) for name in _ENGINES},
-        **_eer(bundle, eer_weights),
         "skipped_images": {
             "count": len(measured.skipped_images),
             "names": list(measured.skipped_images)[:_NAMED_SKIPS],
         },
         "warnings": [*_one_warning(worthless), *manifest["warnings"], *measured.warnings],
     }
+    return {**report, **rates_of(report, eer or EerAsked())}
 
 
 def _one_warning(sentences: tuple[str, ...]) -> list[str]:
@@ -208,6 +211,14 @@ def _percentiles(samples: LatencySamples | None) -> dict[str, float] | None:
     return {"p50": samples.p50_ms, "p90": samples.p90_ms, "p99": samples.p99_ms}
 
 
+def _throughput(measured: Measurements, name: str) -> float | None:
+    """Return images per second at the median latency of the batches that were timed."""
+    samples = measured.latency.get(name)
+    if samples is None:
+        return None
+    return 1000 * float(measured.latency_conditions["batch"]) / samples.p50_ms
+
+
 def _energy(telemetry: Mapping[str, Any] | None, name: str) -> float | None:
     """Return millijoules per image above idle; None where it was not measured."""
     row = (telemetry or {}).get("energy", {}).get(name)
@@ -233,11 +244,3 @@ def _sizes(bundle: Bundle) -> dict[str, int | None]:
         "engine": bundle.size_bytes("engine"),
         "bundle": bundle.size_bytes("bundle"),
     }
-
-
-def _eer(bundle: Bundle, weights: Mapping[str, float] | None) -> dict[str, float | None]:
-    bits = bundle.manifest["bits"]
-    size_bytes = bundle.size_bytes("engine")
-    metrics = quantized_metrics(bits["weight_mean"], bits["act_mean"], size_bytes)
-    weighted = efficient_error_rate(metrics, weights) if weights else None
-    return {"eer": efficient_error_rate(metrics), "eer_weighted": weighted}

@@ -115,5 +115,6 @@ def _no_device() -> UnsupportedError:
         "Target 'simulation' can't be deployed.",
         where="--target simulation",
         why="It is for comparing methods in simulation only; some of its grids run nowhere.",
-        try_next="--target cpu, with a method that has no need of other grids.",
+        try_next="`edgevit simulate` measures it; to deploy, --target cpu and a method that has no "
+        "need of other grids.",
     )

@@ -24,7 +24,8 @@ class Checkpoint:
     Args:
         tag: timm model name with its pretrained tag.
         parameters: Number of parameters, buffers not counted.
-        flops: Multiply-adds of one image, as the literature rounds them.
+        flops: Multiply-adds of one image, as the literature rounds them; for lists of models that
+            nobody builds. `edgevit.graph.multiply_adds` counts those of a captured model.
         fp32_top1: ImageNet-1k top-1 in per cent of the 32-bit model as the literature reports it,
             None where this project has no figure to cite.
     """

@@ -20,7 +20,7 @@ class ModelRow:
         source: Library and checkpoint.
         input_size: (3, H, W).
         parameters: Number of parameters.
-        flops: Multiply-adds per image.
+        flops: Multiply-adds per image, as the literature rounds them.
         note: Where its weights come from.
     """
 

@@ -33,7 +33,9 @@ class LoadedModel:
             single logit: what it says below 0, then above.
         num_classes: Number of logits.
         parameters: Number of parameters; buffers are not counted.
-        flops: Multiply-adds per image (what the literature calls FLOPs), None when unknown.
+        flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
+            figure of the literature, None without one; `edgevit.subject.subject_of` replaces it
+            by the number counted from the captured graph, which bundles keep.
         weights_sha256: Over the names and bytes of the state dict, sorted by name.
         pretrained: False when the weights are random.
         arguments: Constructor's arguments, given or read from a checkpoint, that differ from what

@@ -136,7 +136,7 @@ def test_methods_the_target_can_not_run_are_refused_before_any_work(
         calibrate(graph, place(graph, 6, CpuTarget()), images, METHODS[method], progress=work)
     assert method in caught.value.what
     assert caught.value.where in {site.name for site in graph.sites}
-    assert "--target simulation" in caught.value.try_next
+    assert "`edgevit simulate`" in caught.value.try_next
 
 
 def test_fq_fold_is_exact_to_the_last_bit(graph, images):

@@ -32,7 +32,8 @@ def refused(kind, code, *arguments, **options):
 
 
 def test_the_report_is_that_of_this_machine(board, bundle, few):
-    there = deploy(bundle, few, device="board", **QUICK)
+    latency = {"eer_metrics": ["latency"], "eer_reference": "fp32"}
+    there = deploy(bundle, few, device="board", **latency, **QUICK)
     here = validate(bundle, few, **QUICK)
     same = (
         "labels",
@@ -43,10 +44,11 @@ def test_the_report_is_that_of_this_machine(board, bundle, few):
         "agreement",
         "num_images",
         "size_bytes",
-        "eer",
         "engine",
     )
     assert {key: there[key] for key in same} == {key: here[key] for key in same}
+    assert there["flops"] == here["flops"]
+    assert there["eer"] == pytest.approx(100 / there["speedup"])
     assert there["self_check"]["agreement_percent"] == 100
     assert there["latency_ms"]["engine"]["p50"] > 0
     assert there["peak_memory_bytes"]["engine"] > 1e7

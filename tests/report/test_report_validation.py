@@ -10,6 +10,7 @@ from rich.console import Console
 
 from edgevit.bundle import open_bundle
 from edgevit.errors import UsageError
+from edgevit.report.eer import EerAsked
 from edgevit.report.table import inspect_table, layers_table, models_table, validation_table
 from edgevit.report.validation import Measurements, validation_report
 from edgevit.runner.accuracy import predict_all
@@ -84,6 +85,10 @@ def test_the_report_is_json_and_adds_up(bundle, measured):
     expected = 50 * (6 / 32 + bundle.size_bytes("engine") / 330e6)
     assert report["eer"] == pytest.approx(expected)
     assert report["eer_weighted"] is None
+    assert report["eer_terms"]["reference"] == "ViT-B/16 in fp32"
+    assert (report["parameters"], report["flops"]) == (None, None)  # the tiny bundle says nothing
+    speeds, latency = report["images_per_second"], report["latency_ms"]
+    assert speeds == {name: 1000 / latency[name]["p50"] for name in ("fp32", "engine")}
     assert report["skipped_images"]["count"] == 30
     assert len(report["skipped_images"]["names"]) == 20
     assert report["warnings"] == ["one layer has no grid", "measured on battery"]
@@ -150,8 +155,7 @@ def test_predictions_of_other_images_are_refused(bundle, measured):
 
 
 def test_the_weighted_rate_is_reported(bundle, measured):
-    weights = {"bits": 1.0, "size_megabytes": 0.0}
-    report = validation_report(bundle, measured, eer_weights=weights)
+    report = validation_report(bundle, measured, eer=EerAsked(weights={"bits": 1.0, "size": 0.0}))
     assert report["eer_weighted"] == pytest.approx(100 * 6 / 32)
 
 
@@ -179,6 +183,7 @@ def test_the_validation_table_shows_every_number(bundle, measured):
         "200 images",
         "30 damaged images skipped",
         "measured on battery",
+        f"{report['images_per_second']['engine']:.1f}",
         report["verdict"],
     ):
         assert expected in text

@@ -69,4 +69,4 @@ def test_a_grid_that_is_not_offered_is_refused_with_a_way_out(vit):
         placement.require(site, lambda spec: spec.kind == "log2", "fq-vit needs a log2 grid")
     assert caught.value.where == site
     assert "unsigned" in caught.value.why
-    assert "--target simulation" in caught.value.try_next
+    assert "`edgevit simulate`" in caught.value.try_next
