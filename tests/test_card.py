@@ -135,4 +135,5 @@ def test_a_real_deit_tiny_with_its_weights_and_nothing_else(typed, tmp_path):
     result = typed("--model", "deit_t", "--weights", weights, "--bits", "6", *QUICK)
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / "deit_t_w6a6_cpu_minmax" / "manifest.json").read_text())
-    assert manifest["bits"]["weights"] == 6 or manifest["bits"]
+    assert (manifest["bits"]["weights"], manifest["bits"]["activations"]) == (6, 6)
+    assert manifest["model"]["parameters"] == 5_717_416

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from edgevit.report.escaping import escaped
+
 MOST_CHARACTERS = 2000
-_OBEYED = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""What a terminal obeys or what turns the direction of writing, but for tabs and new lines."""
 
 
 def plain(text: str | bytes, most: int = MOST_CHARACTERS) -> str:
@@ -17,7 +14,7 @@ def plain(text: str | bytes, most: int = MOST_CHARACTERS) -> str:
     if isinstance(text, bytes):
         text = text[-4 * most :].decode("utf-8", "replace")
     last = text.strip()[-most:]
-    return _OBEYED.sub(lambda found: f"\\u{ord(found.group()):04x}", last)
+    return escaped(last, keep="\t\n")
 
 
 def all_plain(content: Any) -> Any:

@@ -6,8 +6,10 @@ import shutil
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from edgevit.bundle import leftovers
 from edgevit.doctor.board import board_findings, numpy_finding, onnxruntime_finding
 from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
 from edgevit.doctor.importing import import_problems
@@ -93,12 +95,13 @@ def _telemetry() -> Finding:
 
 
 def _left_over() -> Finding:
-    """Clear what killed runs left in the folder for temporary files, and say what it was."""
+    """Clear what killed runs left among temporary files and here, and say what it was."""
     cleared = clear_left_over()
+    cleared += [path.name for path in leftovers.clear(leftovers.find(Path.cwd()))]
     if cleared:
         found = f"cleared what ended runs had left: {', '.join(cleared)}"
-        return ok("temporary folders", found)
-    return ok("temporary folders", "nothing is left of ended runs")
+        return ok("temporary files", found)
+    return ok("temporary files", "nothing is left of ended runs")
 
 
 def _engine(facts: Mapping[str, Any], target: str | None) -> list[Finding]:

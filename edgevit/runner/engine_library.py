@@ -11,7 +11,7 @@ _USED = ("InferenceSession", "SessionOptions", "get_available_providers", "__ver
 
 
 def onnxruntime_module() -> Any:
-    """Return the module `onnxruntime`.
+    """Return the module `onnxruntime`, its telemetry off.
 
     Raises:
         EnvironmentError_: It is not installed (EV701), or it can't be used: its import fails, or
@@ -34,7 +34,18 @@ def onnxruntime_module() -> Any:
     if missing:
         where = getattr(onnxruntime, "__file__", None) or list(onnxruntime.__path__)
         raise _unusable(f"What is imported from {where} has no {missing[0]}.")
+    _keep_to_itself(onnxruntime)
     return onnxruntime
+
+
+def _keep_to_itself(onnxruntime: Any) -> None:
+    """Let it send nothing and write nothing of its own into the user's home.
+
+    Releases from 1.32 on record their use there; older ones have no such switch, or do nothing.
+    """
+    switch = getattr(onnxruntime, "disable_telemetry_events", None)
+    if callable(switch):
+        switch()
 
 
 def _unusable(why: str) -> EnvironmentError_:

@@ -90,16 +90,25 @@ def test_a_validate_killed_at_any_time_leaves_nothing(place, bundle):
     assert [name for name in names(place) if name.startswith("edgevit")] == []
 
 
-def test_the_doctor_clears_and_says_so(place):
+def test_the_doctor_clears_and_says_so(place, tmp_path, monkeypatch):
     killed(ALONE, folder=place)
     (left,) = names(place)
+    here = tmp_path / "here"
+    unfinished = here / ".mine.edgevit-0123456789abcdef.partial"
+    foreign = here / ".mine.edgevit-0123456789abcdef.txt"
+    unfinished.mkdir(parents=True)
+    foreign.mkdir()
+    os.utime(unfinished, (0, 0))
+    monkeypatch.chdir(here)
     assert left.startswith("edgevit-images-")
     result = CliRunner().invoke(main, ["doctor", "--json", "-"])
     text = result.stdout
     findings = json.loads(text[text.index("{") :])["checks"]
-    (found,) = (one for one in findings if one["name"] == "temporary folders")
+    (found,) = (one for one in findings if one["name"] == "temporary files")
     assert left in found["found"]
+    assert unfinished.name in found["found"]
     assert names(place) == []
+    assert names(here) == [foreign.name]
 
 
 def test_a_folder_in_use_stays(place):
