@@ -11,13 +11,13 @@ from edgevit.bundle import Bundle
 from edgevit.deploy.measured import Answers, Measured
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError
+from edgevit.limits import MOST_ROUNDS
 from edgevit.runner.accuracy import TOP_K
 from edgevit.runner.engines import is_for_tensorrt, target_name
 from edgevit.runner.measuring import Conditions
 from edgevit.runner.shipment import Shipment, files_digest
 
 _ROOM_BYTES, _IMAGE_BYTES, _ROUND_BYTES = 16 << 20, 200, 64
-_MOST_ROUNDS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Sent:
     @property
     def most_bytes(self) -> int:
         """Largest file of measurements that can be of it."""
-        rounds = min(self.conditions.rounds, _MOST_ROUNDS)
+        rounds = min(self.conditions.rounds, MOST_ROUNDS)
         return _ROOM_BYTES + _IMAGE_BYTES * len(self.shipment) + _ROUND_BYTES * rounds
 
 

@@ -15,7 +15,7 @@ from edgevit.deploy.deploying import deploy
 from edgevit.errors import DeviceError, EnvironmentError_
 
 QUICK = {"threads": 1, "rounds": 5}
-ENDLESS = {"threads": 1, "rounds": 10**7}  # five minutes, unless somebody ends it
+ENDLESS = {"threads": 1, "rounds": 100_000, "batch": 1024}  # minutes, unless somebody ends it
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,8 @@ def test_killed_while_measuring(board, bundle, few, temporary):
     """The run on the board goes on, but nobody here stays logged in, and the next one ends it."""
     running = board.home / ".cache" / "edgevit"
     killed_when(
-        lambda: any(running.glob("*/run/followed")), command(bundle, few, "--rounds", "10000000")
+        lambda: any(running.glob("*/run/followed")),
+        command(bundle, few, "--rounds", "100000", "--batch", "1024"),
     )
     wait_until(lambda: clients(board) == [])
     assert all(path.name.startswith(PREFIX) for path in temporary.iterdir())
