@@ -11,17 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.naming import bundle_name, widths_named
 from edgevit.errors import EdgeViTError, UsageError
-from edgevit.recipe import DEFAULT_METHOD, Recipe, read_recipe
+from edgevit.recipe import DEFAULT_METHOD, digest_of, read_recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.graph.model import Graph
     from edgevit.quantizers.spec import Placement
+    from edgevit.zoo import LoadedModel
+    from edgevit.zoo.class_names import ClassNames
 
 DEFAULT_BITS = 6
 SIMULATE = "`edgevit simulate`"
 """How errors advise simulation where they know neither model nor method."""
+_OF_THE_MODEL = {
+    "weights",
+    "weights_key",
+    "weights_sha256",
+    "model_args",
+    "preprocessing",
+    "classes",
+    "class_order",
+}
+"""What a recipe says of its own model and of no other."""
 _HASHES = {"weights_sha256": "weights", "images_sha256": "calibration images"}
 
 
@@ -31,7 +43,8 @@ class Asked:
 
     Args:
         model, target, method, num_calib, seed, float_layers, layer_bits, pretrained, weights,
-            weights_key, model_args, preprocessing: As in `edgevit.quantize`.
+            weights_key, model_args, preprocessing, classes, class_order: As in
+            `edgevit.quantize`.
         bits: Width of what the next two leave open.
         weight_bits, act_bits: Widths, None where `bits` holds.
         file: The recipe file, None without one.
@@ -51,6 +64,8 @@ class Asked:
     weights_key: str = ""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    classes: ClassNames = ()
+    class_order: str = ""
     bits: int = DEFAULT_BITS
     weight_bits: int | None = None
     act_bits: int | None = None
@@ -133,9 +148,18 @@ class Asked:
                 try_next="Take layers out of [layer_bits], or leave out the width.",
             )
 
-    def differences(self, made: Recipe) -> list[str]:
+    @property
+    def stated(self) -> tuple[ClassNames | None, str | None]:
+        """The class names and the order of class folders that somebody stated; None for neither."""
+        return self.classes or None, self.class_order or None
+
+    def differences(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> list[str]:
         """Return a note for each thing that the recipe knows by hash and that is another here."""
-        found = {key: (self.kept.get(key, ""), getattr(made, key)) for key in _HASHES}
+        here = {
+            "weights_sha256": loaded.weights_sha256,
+            "images_sha256": digest_of(calibration["sha256"]),
+        }
+        found = {key: (self.kept.get(key, ""), here[key]) for key in _HASHES}
         return [
             f"the {_HASHES[key]} are not those of the recipe {self.file}: "
             f"SHA-256 {new[:12]} instead of {old[:12]}"
@@ -162,16 +186,35 @@ def asked_of(
     file = None if recipe is None else Path(recipe)
     given = {key: value for key, value in given.items() if value is not None}
     said = {} if file is None else read_recipe(file)
+    if isinstance(given.get("model"), str) and given["model"] != said.get("model"):
+        said = {key: value for key, value in said.items() if key not in _OF_THE_MODEL}
     given |= _together(said, given)
     kept = {key: value for key, value in said.items() if key not in given}
+    if {"classes", "class_order"} & given.keys():  # two ways to state one thing
+        kept = {k: v for k, v in kept.items() if k not in {"classes", "class_order"}}
     if "bits" in given or budget:
         kept = {k: v for k, v in kept.items() if k not in {"weight_bits", "act_bits"}}
+    if "weights" not in given:
+        kept = {key: value for key, value in kept.items() if key != "weights_key"}
+        _check_key(given)
     _check_model(file, kept, given)
     _check_trusted(file, kept, trust_code)
     _check_checkpoint(file, kept, given)
     plain = {k: v for k, v in kept.items() if k not in {"weights", *_HASHES}}
     widths_given = bool(given.keys() & {"bits", "weight_bits", "act_bits"})
     return Asked(**plain, **given, file=file, kept=kept, widths_given=widths_given)
+
+
+def _check_key(given: Mapping[str, Any]) -> None:
+    """Refuse a key of a checkpoint where there is no checkpoint."""
+    if given.get("weights_key"):
+        raise UsageError(
+            "EV178",
+            "There is no checkpoint to take those weights from.",
+            where=f"--weights-key {given['weights_key']}",
+            why="It says which of the weights in a checkpoint file are meant.",
+            try_next="--weights FILE beside it, or leave it out.",
+        )
 
 
 def _check_model(file: Path | None, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:

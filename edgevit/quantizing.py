@@ -136,6 +136,8 @@ def quantize(
         weights_key=weights_key,
         model_args=model_args,
         preprocessing=None if preprocessing is None else preprocessing_values(preprocessing),
+        classes=classes,
+        class_order=class_order,
         trust_code=trust_code,
     )
     limits = Limits(
@@ -147,8 +149,7 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        naming = (classes, class_order)
-        return _quantized(asked, images, limits, checkpoint, naming, progress)
+        return _quantized(asked, images, limits, checkpoint, progress)
 
 
 def _quantized(
@@ -156,7 +157,6 @@ def _quantized(
     images: str | Path | ImageSet | None,
     limits: Limits,
     checkpoint: str | Path | None,
-    stated: tuple[ClassNames | None, str | None],
     progress: Progress,
 ) -> Artefact:
     """Check what can be checked at once, then load, calibrate and lower."""
@@ -164,7 +164,7 @@ def _quantized(
     from edgevit.targets.registry import target_named
     from edgevit.zoo.class_names import naming_of, with_names
 
-    check_together(_checks(asked, images, limits, stated))
+    check_together(_checks(asked, images, limits))
     method, target = method_named(asked.method), target_named(asked.target)
     images = images_or_own(images, asked.model, any_photographs=True)
     images = images if isinstance(images, ImageSet) else open_images(images)
@@ -181,7 +181,7 @@ def _quantized(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
-    naming = naming_of(loaded, *stated, asked.weights)
+    naming = naming_of(loaded, *asked.stated, asked.weights)
     loaded = with_names(loaded, naming)
     notes = stand_in_note(images, num, loaded) + notes
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
@@ -191,7 +191,7 @@ def _quantized(
         *loaded.notes,
         *naming.notes,
         *notes,
-        *asked.differences(recipe),
+        *asked.differences(loaded, subject.calibration),
     ]
     return replace(artefact, naming=naming)
 
@@ -200,7 +200,6 @@ def _checks(
     asked: Asked,
     images: str | Path | ImageSet | None,
     limits: Limits,
-    stated: tuple[ClassNames | None, str | None],
 ) -> list[Callable[[], object]]:
     """Return what can be checked in seconds: all of it is reported before the long work."""
     from edgevit.calibration.methods import method_named
@@ -220,7 +219,7 @@ def _checks(
 
     checks = (
         limits.check,
-        lambda: check_naming(*stated),
+        lambda: check_naming(*asked.stated),
         lambda: check_seed(asked.seed),
         lambda: method_named(asked.method),
         lambda: target_named(asked.target).check_deployable(),
@@ -249,6 +248,8 @@ def _recipe(
         pretrained=asked.pretrained or asked.weights is not None,
         model_args=subject.loaded.arguments,
         preprocessing=subject.loaded.preprocessing_to_keep(),
+        classes=(subject.loaded.classes or ()) if asked.classes else (),
+        class_order=asked.class_order,
         weights=asked.checkpoint_name,
         weights_key=asked.weights_key,
         weights_sha256=subject.loaded.weights_sha256,

@@ -44,6 +44,8 @@ class Recipe:
         pretrained: False for random weights.
         model_args: Constructor's arguments that differ from what the name means.
         preprocessing: Values by name where they are not the model's own.
+        classes: Class names in label order, where the user stated them.
+        class_order: How class folders were numbered in training, where the user stated it.
         weights: Name of the checkpoint file, without its folder; empty without one.
         weights_key: Which state dict of the checkpoint file; empty for the usual one.
         weights_sha256: Of the model's state dict, see `edgevit.zoo.LoadedModel`.
@@ -62,6 +64,8 @@ class Recipe:
     pretrained: bool = True
     model_args: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    class_order: str = ""
     weights: str = ""
     weights_key: str = ""
     weights_sha256: str = ""
@@ -72,6 +76,7 @@ class Recipe:
         pairs = {name: list(pair) for name, pair in self.layer_bits.items()}
         tables = {name: _listed(getattr(self, name)) for name in _TABLES}
         values = {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
+        values["classes"] = list(self.classes)
         return {**values, **tables}
 
     def to_toml(self) -> str:
@@ -79,6 +84,8 @@ class Recipe:
         values = self.to_dict()
         layer_bits = values.pop("layer_bits")
         tables = {name: values.pop(name) for name in _TABLES}
+        if not values["classes"]:
+            del values["classes"]
         lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if value != ""]
         if layer_bits:
             lines += ["", "[layer_bits]  # weights, activations"]
@@ -160,7 +167,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         wanted = {"int": int, "str": str, "bool": bool}.get(types[name])
         if wanted and type(value) is not wanted:
             raise TypeError(f"{name} must be {types[name]}, not {type(value).__name__}")
-    read: dict[str, Callable[[Any], Any]] = {"float_layers": _names, "layer_bits": _pairs}
+    read: dict[str, Callable[[Any], Any]] = {"layer_bits": _pairs}
+    read |= dict.fromkeys(("float_layers", "classes"), _names)
     read |= dict.fromkeys(_TABLES, _plain_table)
     return {name: read[name](value) if name in read else value for name, value in values.items()}
 

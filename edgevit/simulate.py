@@ -88,7 +88,7 @@ def simulate(
         model_args=model_args or {},
         preprocessing=preprocessing_values(preprocessing),
     )
-    case = _case(asked, images, (method,), None, (None, None), progress)
+    case = _case(asked, images, (method,), None, progress)
     return Simulation(
         quantized=case.quantized(method, progress),
         graph=case.subject.prepared,
@@ -162,6 +162,8 @@ def compare_methods(
         weights_key=weights_key,
         model_args=model_args,
         preprocessing=None if preprocessing is None else preprocessing_values(preprocessing),
+        classes=classes,
+        class_order=class_order,
         trust_code=trust_code,
     )
     with asked.blamed():
@@ -170,12 +172,12 @@ def compare_methods(
 
         def shown(loaded: LoadedModel) -> ImageSet:
             if labels:
-                naming = Naming(names=loaded.classes, order=class_order)
+                naming = Naming(names=loaded.classes, order=asked.class_order or None)
                 return labelled(data, naming, loaded.num_classes, num, asked.seed)
             found = data if isinstance(data, ImageSet) else open_images(data)
             return found if num is None else found.subset(num, asked.seed, option="--num")
 
-        case = _case(asked, images, names, shown, (classes, class_order), progress)
+        case = _case(asked, images, names, shown, progress)
         forward = case.subject.graph.forward
         fp32 = [(case.logits(forward, pixels), found) for pixels, found in case.batches()]
         rows = [_simulated(case, name, fp32, progress) for name in names]
@@ -256,7 +258,6 @@ def _case(
     images: Images | None,
     names: Sequence[str],
     shown: Callable[[LoadedModel], ImageSet] | None,
-    stated: tuple[ClassNames | None, str | None],
     progress: Progress,
 ) -> _Case:
     """Check what can be checked at once, then load the model, all images and the grids."""
@@ -264,7 +265,7 @@ def _case(
     from edgevit.targets.registry import target_named
     from edgevit.zoo.class_names import check_naming, naming_of, with_names
 
-    check_naming(*stated)
+    check_naming(*asked.stated)
     methods: list[Method] = [method_named(name) for name in names]
     target = target_named(asked.target)
     check_seed(asked.seed)
@@ -282,7 +283,7 @@ def _case(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
-    loaded = with_names(loaded, naming_of(loaded, *stated, asked.weights))
+    loaded = with_names(loaded, naming_of(loaded, *asked.stated, asked.weights))
     counts = {
         name: (num, [*loaded.notes, *stand_in_note(images, num, loaded), *notes])
         for name, (num, notes) in counts.items()
@@ -290,6 +291,8 @@ def _case(
     judged = None if shown is None else shown(loaded)
     most = max(num for num, _ in counts.values())
     subject = subject_of(loaded, images, most, asked.seed, target, progress)
+    others = asked.differences(loaded, subject.calibration)
+    counts = {name: (num, [*notes, *others]) for name, (num, notes) in counts.items()}
     placement = target.place(
         subject.prepared,
         weight_bits=widths[0],

@@ -85,7 +85,7 @@ def test_other_weights_and_images_than_the_recipes_are_noted(first):
     assert all(str(recipe) in note for note in notes)
     assert (made.recipe.weight_bits, made.recipe.act_bits, made.recipe.seed) == (4, 4, 3)
     assert made.recipe.layer_bits["head"] == (8, 8)
-    assert asked_of(recipe, budget=False).differences(made.recipe) == notes
+    assert asked_of(recipe, budget=False).differences(made.model, made.calibration) == notes
 
 
 def test_a_recipe_names_its_checkpoint_and_wants_it_again(tmp_path):

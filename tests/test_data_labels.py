@@ -253,3 +253,10 @@ def test_missing_label_is_an_error_not_a_guess(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="dog"):
         next(images.batches(preprocessing, 2))
+
+
+def test_numbers_that_are_names_of_other_classes_are_no_indices(tmp_path: Path) -> None:
+    """Folders 0, 1, 2 and classes called 1, 2, 3: folder 1 is the class of that name, not "2"."""
+    images = folders(tmp_path, ["0", "1", "2"])
+    with pytest.raises(DataError, match="EV105"):
+        labels_for(["1", "2", "3"], images)

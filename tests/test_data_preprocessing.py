@@ -140,3 +140,12 @@ def test_extreme_ratio_is_refused_instead_of_filling_memory() -> None:
     with pytest.raises(DataError) as caught:
         preprocessing().pixels(Image.new("RGB", (60_000, 1)))
     assert caught.value.code == "EV104"
+
+
+@pytest.mark.parametrize("values", [{"mean": (1e30,) * 3}, {"std": (1e-30,) * 3}])
+def test_values_that_leave_float32_are_impossible(values):
+    both = {"mean": (0.5,) * 3, "std": (0.5,) * 3, **values}
+    with pytest.raises(DataError, match="EV108"):
+        Preprocessing.from_crop_pct(
+            input_size=(3, 32, 32), crop_pct=1.0, interpolation="bicubic", **both
+        )

@@ -138,7 +138,7 @@ def _numbered(ordered: list[str]) -> Labels:
 
 def _are_numbers(folders: list[str], classes: Sequence[str]) -> bool:
     """Return whether the folders are called 0, 1, ..., one for each class, and the classes not."""
-    return set(folders) == {str(i) for i in range(len(classes))} and folders[0] not in classes
+    return set(folders) == {str(i) for i in range(len(classes))} and not set(folders) & set(classes)
 
 
 def _by_number(folders: list[str], count: int | None, where: str) -> Labels:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+LARGEST = 1e6
+"""Of mean and std, and of one over std; no pictures are normalised with anything near."""
+
+
 def normalized(
     pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> npt.NDArray[np.float32]:
@@ -42,14 +46,17 @@ def normalizer(
         mean, std = ([float(value) for value in preprocessing[key]] for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise _impossible(f"{type(error).__name__}: {error}") from error
-    if (
-        len(mean) not in (1, 3)
-        or len(std) != len(mean)
-        or not np.isfinite([mean, std]).all()
-        or min(std) <= 0
-    ):
+    fits = len(mean) in (1, 3) and len(std) == len(mean)
+    if not fits or not are_possible(mean, std):
         raise _impossible(f"mean={mean} std={std}")
     return lambda pixels: normalized(pixels, mean, std)
+
+
+def are_possible(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Return whether float32 can be normalized with these without leaving its range."""
+    return all(abs(value) <= LARGEST for value in mean) and all(
+        1 / LARGEST <= value <= LARGEST for value in std
+    )
 
 
 def _impossible(why: str) -> DataError:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from edgevit.data.decoding import MAX_PIXELS, damaged, rgb_from_image
-from edgevit.data.normalizing import normalized
+from edgevit.data.normalizing import are_possible, normalized
 from edgevit.errors import DataError
 
 INTERPOLATIONS = {
@@ -135,8 +135,8 @@ def _checks(p: Preprocessing) -> dict[str, bool]:
         "resize_size": _are(resize, 2, int) and min(resize) > 0,
         "interpolation": p.interpolation in INTERPOLATIONS,
         "crop_pct": _are((p.crop_pct,), 1, float) and p.crop_pct > 0,
-        "mean": _are(p.mean, channels, float),
-        "std": _are(p.std, channels, float) and min(p.std) > 0,
+        "mean": _are(p.mean, channels, float) and are_possible(p.mean, ()),
+        "std": _are(p.std, channels, float) and are_possible((), p.std),
     }
 
 

@@ -91,6 +91,9 @@ def costs_of(report: Mapping[str, Any], kind: str = "engine") -> dict[str, float
     Args:
         report: Of `edgevit.report.validation.validation_report`.
         kind: "engine" or "fp32".
+
+    Returns:
+        ``latency`` is the median per image in ms, so that batches of other sizes compare.
     """
     bits, latency = report["bits"], report["latency_ms"][kind]
     mean = FLOAT_BITS if kind == "fp32" else (bits["weight_mean"] + bits["act_mean"]) / 2
@@ -99,7 +102,7 @@ def costs_of(report: Mapping[str, Any], kind: str = "engine") -> dict[str, float
         "flops": report.get("flops"),
         "bits": mean,
         "size": report["size_bytes"][kind],
-        "latency": latency and latency["p50"],
+        "latency": latency and latency["p50"] / report["latency_conditions"]["batch"],
         "energy": report["energy_mj"][kind],
     }
     return {name: value for name, value in found.items() if value is not None and value > 0}

@@ -6,7 +6,6 @@ A reference is a model's name, ``fp32``, a bundle, or a JSON report of an earlie
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from edgevit.report.eer import (
 DEFAULT_REFERENCE = "vit_b"
 SAME_RUN = "fp32"
 _FLOAT_BYTES = 4
+_SMALLEST = 1e-12
 _NO_REPORT = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 Reference = tuple[str, "Mapping[str, float] | None"]
 """The reference in words, and its metrics; None for the fp32 model of the same run."""
@@ -139,12 +139,15 @@ def _of_file(path: Path) -> Mapping[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = costs_of(content) if "latency_ms" in content else _table(content)
+        if any(type(value) not in (int, float) for value in found.values()):
+            raise ValueError("a metric is no number")
         values = {name: float(value) for name, value in found.items()}
     except (*_NO_REPORT, RecursionError) as error:
         why = f"It is no report and no table of metrics: {type(error).__name__}: {error}"
         raise _no_reference(str(path), why) from error
-    if not all(math.isfinite(value) and value > 0 for value in values.values()):
-        raise _no_reference(str(path), f"Every metric is a positive number, not {values}.")
+    if not all(_SMALLEST <= value <= 1 / _SMALLEST for value in values.values()):
+        why = f"Every metric is a number from {_SMALLEST:g} to {1 / _SMALLEST:g}, not {values}."
+        raise _no_reference(str(path), why)
     return values
 
 

@@ -12,6 +12,7 @@ from edgevit.errors import UsageError
 
 Argument = int | float | bool | str | tuple[int | float, ...]
 PREPROCESSING_KEYS = ("input_size", "mean", "std", "crop_pct", "interpolation")
+_LARGEST = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,9 @@ def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Argument]:
             raise _no_argument(repr(name), "A name is that of a constructor's argument.")
         if not _is_plain(value):
             raise _no_argument(f"{name}={value!r}", f"A {type(value).__name__} is no plain value.")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and abs(number) > _LARGEST for number in numbers):
+            raise _no_argument(f"{name}={value!r}", f"No number goes beyond {_LARGEST}.")
     return plain
 
 

@@ -16,6 +16,7 @@ REPORT = {
     "flops": 1_000_000_000,
     "bits": {"weight_mean": 6.0, "act_mean": 10.0},
     "size_bytes": {"fp32": 20_000_000, "engine": 4_000_000},
+    "latency_conditions": {"batch": 1},
     "latency_ms": {"fp32": {"p50": 10.0}, "engine": {"p50": 4.0}},
     "energy_mj": {"fp32": None, "engine": None},
 }
@@ -175,3 +176,16 @@ def test_the_command_shows_metrics_reference_and_weights(tmp_path):
     assert (found["parameters"], found["flops"]) == (811_146, 58_002_176)
     shown = run("validate", bundle, *data, "--eer-reference", report).output
     assert "100.0 %" in shown  # of itself
+
+
+def test_latencies_of_other_batches_compare_image_by_image():
+    batched = {**REPORT, "latency_conditions": {"batch": 4}}
+    assert costs_of(batched)["latency"] == pytest.approx(costs_of(REPORT)["latency"] / 4)
+
+
+@pytest.mark.parametrize("content", ['{"latency": 1e-320}', '{"latency": true}', '{"size": "12"}'])
+def test_metrics_of_a_file_are_plain_numbers(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="EV804"):
+        eer_asked(["latency"], None, path)
