@@ -207,6 +207,10 @@ def _checks(
     from edgevit.zoo.class_names import check_naming
     from edgevit.zoo.loading import check_obtainable
 
+    def check_bits_asked() -> None:
+        limits.check()
+        check_widths(common_bits(limits, asked.bits), asked.weight_bits, asked.act_bits)
+
     def check_images() -> None:
         found = images_or_own(images, asked.model, any_photographs=True)
         if not isinstance(found, ImageSet):
@@ -218,14 +222,13 @@ def _checks(
             check_obtainable(asked.model, pretrained=asked.pretrained, weights=weights)
 
     checks = (
-        limits.check,
         lambda: check_naming(*asked.stated),
         lambda: check_seed(asked.seed),
         lambda: method_named(asked.method),
         lambda: target_named(asked.target).check_deployable(),
         check_images,
         lambda: asked.num_calib is None or check_num_calib(asked.num_calib),
-        lambda: check_widths(common_bits(limits, asked.bits), asked.weight_bits, asked.act_bits),
+        check_bits_asked,
         check_model,
     )
     return [asked.blamed()(check) for check in checks]

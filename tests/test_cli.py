@@ -129,7 +129,6 @@ BAD_ARGUMENTS = {
     "bits too many": (["--model", "vit_cifar10", "--act-bits", "9"], 2, "EV201"),
     "unknown method": (["--model", "vit_cifar10", "--method", "ptq4vi"], 2, "ptq4vit"),
     "unknown target": (["--model", "vit_cifar10", "--target", "gpu"], 2, "EV203"),
-    "no images": (["--model", "deit_s", "--no-pretrained"], 2, "--calib"),
     "missing folder": (["--model", "vit_cifar10", "--calib", "/no/such/folder"], 9, "no/such"),
     "no image asked": (["--model", "vit_cifar10", "--num-calib", "0"], 2, "--num-calib"),
     "too many images asked": (["--model", "vit_cifar10", "--num-calib", "9999"], 9, "256"),

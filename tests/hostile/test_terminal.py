@@ -142,6 +142,26 @@ def sensitivity(_bundle, place):
     said("sensitivity", *QUICK, "-o", "s.csv", "--plot", FILE)
 
 
+def simulate(_bundle, place):
+    (place / FILE).write_text(f"model = {json.dumps(NASTY)}\n")
+    few = ["--model", "vit_cifar10", "--num-calib", 2, "--num", 2]
+    for option in (
+        ["--model", NASTY],
+        ["--recipe", FILE],
+        ["--method", NASTY],
+        ["--target", NASTY],
+        ["--data", NASTY],
+        ["--classes", FILE],
+        ["--weights", FILE],
+        ["--bits", NASTY],
+    ):
+        said("simulate", *few, *option)
+    images = ["--data", class_folders(place), "--no-labels"]
+    assert SHOWN in said(
+        "simulate", *few, *images, "--method", "minmax", "--json", place / FILE / "x"
+    )
+
+
 def demo(_bundle, place):
     said("demo", "--model", NASTY)
     (place / FILE).touch()
@@ -197,7 +217,7 @@ def doctor(_bundle, place):
 
 
 CASES = [models, methods, targets, quantize, validate, inspect, sensitivity, demo, check, deploy]
-CASES = {case.__name__: case for case in (*CASES, doctor)}
+CASES = {case.__name__: case for case in (*CASES, doctor, simulate)}
 
 
 @pytest.mark.parametrize("verb", sorted(main.commands))
