@@ -5,7 +5,6 @@ exit status, output and seconds, and the largest memory of the process.
 """
 
 import json
-import resource
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 
 from edgevit.cli import main
 from edgevit.deploy import connection, deploying, messages
+from edgevit.runner.memory import own_peak_memory_bytes
 
 SILENT_SECONDS, STALLED_SECONDS, HANG_SECONDS = 0.8, 1.6, 45
 
@@ -58,8 +58,7 @@ def drive(folder, bundle, images, names):
     hurry()
     signal.signal(signal.SIGALRM, hung)
     found = {name: run(Path(folder), bundle, images, CASES[name]) for name in names}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"cases": found, "peak_bytes": peak}
+    return {"cases": found, "peak_bytes": own_peak_memory_bytes()}
 
 
 if __name__ == "__main__":

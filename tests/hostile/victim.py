@@ -13,7 +13,6 @@ import resource
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 ADDRESS_SPACE_BYTES = 8 << 30
 _ATTEMPTS = {
@@ -84,6 +83,7 @@ def everything(folder: str) -> None:
 def outcome(folder: str) -> dict:
     """Return what came of one bundle."""
     from edgevit.errors import EdgeViTError
+    from edgevit.runner.memory import own_peak_memory_bytes
 
     attempts.clear()
     found = {"code": None, "status": 0, "traceback": None, "text": ""}
@@ -93,9 +93,7 @@ def outcome(folder: str) -> dict:
         found.update(code=error.code, status=error.exit_status, text=str(error))
     except BaseException:
         found.update(status=1, traceback=traceback.format_exc()[-2000:])
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in status if line.startswith("VmHWM:"))
-    return {**found, "peak_bytes": int(peak.split()[1]) * 1024, "attempts": list(attempts)}
+    return {**found, "peak_bytes": own_peak_memory_bytes(), "attempts": list(attempts)}
 
 
 def main() -> None:
