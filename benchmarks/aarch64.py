@@ -5,9 +5,9 @@
 The shell script prepares an Arm userland and calls this. A model is quantized here; the rooms of
 EdgeViT that a board gets then run it in the emulator, in each form that the bundle has. For each
 layer the simulation starts from the input the Arm engine itself had there, so that codes, int32
-sums and float32 outputs are compared bit for bit (see `edgevit.targets.parity`). Exit status 1 if,
-in the form that the board's runner takes, codes, sums or classes differ, or outputs by more than
-Arm's rounding once (fused multiply-add) where x86 rounds twice.
+sums and float32 outputs are compared bit for bit (see `edgevit.targets.cpu.parity`). Exit status 1
+if, in the form that the board's runner takes, codes, sums or classes differ, or outputs by more
+than Arm's rounding once (fused multiply-add) where x86 rounds twice.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from edgevit.bundle import open_bundle
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.data import open_images
 from edgevit.deploy.thin_runner import thin_runner_files
-from edgevit.runner.selfcheck import self_check
-from edgevit.runner.session import session_from_bundle
-from edgevit.targets.kernels import kernels_in
-from edgevit.targets.parity import Engine, Tensors, engine_here, layer_parity
+from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+from edgevit.runner.measure.selfcheck import self_check
+from edgevit.targets.cpu.kernels import kernels_in
+from edgevit.targets.cpu.parity import Engine, Tensors, engine_here, layer_parity
 from edgevit.zoo import reference_images
 
 # Without an Arm /proc/cpuinfo ONNX Runtime's reader of it ends in a segmentation fault. What the

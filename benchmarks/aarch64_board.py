@@ -20,8 +20,8 @@ def golden(path: str) -> dict[str, Any]:
     """Open the bundle, which verifies every byte, and compare its golden logits."""
     from edgevit.bundle import open_bundle
     from edgevit.data.normalizing import normalizer
-    from edgevit.runner.selfcheck import self_check
-    from edgevit.runner.session import session_from_bundle, variant_here
+    from edgevit.runner.engines.onnxruntime.session import session_from_bundle, variant_here
+    from edgevit.runner.measure.selfcheck import self_check
 
     bundle = open_bundle(path)
     session = session_from_bundle(bundle, threads=1)
@@ -45,7 +45,7 @@ def tensors(folder: Path) -> dict[str, Any]:
     """Run FOLDER/model.onnx on images.npy exactly; write outputs and optimised graph."""
     import onnxruntime
 
-    from edgevit.targets.engine_probe import exact_config
+    from edgevit.runner.engines.onnxruntime.probe import exact_config
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -27,9 +27,9 @@ from subjects import TWINS
 
 from edgevit import api
 from edgevit.data import Preprocessing, labels_for, open_images
-from edgevit.report.statistics import drop_points
-from edgevit.runner.accuracy import Predictions, predict_all
-from edgevit.runner.session import session_from_bundle
+from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+from edgevit.runner.measure.accuracy import Predictions, predict_all
+from edgevit.runner.measure.statistics import drop_points
 from edgevit.zoo import reference_images
 
 

@@ -17,13 +17,13 @@ import onnx
 import torch
 from subjects import CACHE, save
 
-from edgevit.artefact import Pixels, tensor_of
 from edgevit.data import Preprocessing
 from edgevit.graph.interpret import run_graph, run_part
 from edgevit.graph.model import Gemm
-from edgevit.quantizers.simulation import QuantizedGraph
-from edgevit.runner.session import EngineSession
+from edgevit.quantizers.quantized_graph import QuantizedGraph
+from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.targets.tensorrt.parity import AsWritten
+from edgevit.verbs.artefact import Pixels, tensor_of
 
 BATCH = 2  # every fence keeps its tensor: at 4 the engine of Swin-B took 7 GB
 DRAWS = 50

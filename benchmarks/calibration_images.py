@@ -23,14 +23,14 @@ from rows import add_row, read_rows
 from subjects import CACHE, save
 from synthesised import psaq_images
 
-from edgevit.artefact import tensor_of
 from edgevit.calibration.methods import method_named
 from edgevit.calibration.run import calibrate
 from edgevit.data import labels_for, open_images
 from edgevit.data.photographs import photographs
 from edgevit.graph.capture import graph_from_module
-from edgevit.runner.paired import drop_points
-from edgevit.targets.cpu import CpuTarget
+from edgevit.runner.measure.paired import drop_points
+from edgevit.targets.cpu.target import CpuTarget
+from edgevit.verbs.artefact import tensor_of
 from edgevit.zoo import LoadedModel, load_model
 
 NAME = "calibration_images"

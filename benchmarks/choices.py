@@ -28,10 +28,10 @@ from edgevit.calibration.methods import METHODS, apq_vit
 from edgevit.calibration.methods.noisyquant import noisy
 from edgevit.calibration.run import Calibrator, Run, calibrate
 from edgevit.data import open_images
-from edgevit.quantizers.simulation import IntegerMatmul, QuantizedGraph
-from edgevit.report.statistics import drop_points
-from edgevit.runner.session import EngineSession
-from edgevit.targets.onnx_builder import whole_model
+from edgevit.quantizers.quantized_graph import IntegerMatmul, QuantizedGraph
+from edgevit.runner.engines.onnxruntime.session import EngineSession
+from edgevit.runner.measure.statistics import drop_points
+from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import target_named
 from edgevit.zoo import reference_images
 

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.calibration.observe import observe_ranges
-from edgevit.calibration.progress import silent
+from edgevit.calibration.statistics.ranges import observe_ranges
 from edgevit.data import open_images
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.channels import head_channels, input_head_channels
+from edgevit.graph.layernorm import ln_of
 from edgevit.graph.model import Gemm, Graph, Role
-from edgevit.graph.sites import ln_of
 from edgevit.graph.verify import relative_error
+from edgevit.progress import silent
 from edgevit.zoo import load_model, reference_images
 
 TOLERANCE, EXACT = 1e-4, 1e-10

@@ -13,9 +13,9 @@ import numpy as np
 from rows import add_row
 
 from edgevit import api
-from edgevit.report.statistics import ratio_of_medians
-from edgevit.runner.latency import measure_alternating
-from edgevit.runner.session import session_from_bundle
+from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+from edgevit.runner.measure.latency import measure_alternating
+from edgevit.runner.measure.statistics import ratio_of_medians
 
 
 def main() -> None:

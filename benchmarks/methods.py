@@ -28,10 +28,10 @@ from edgevit.calibration.methods import method_named
 from edgevit.calibration.run import calibrate
 from edgevit.data import open_images
 from edgevit.errors import EdgeViTError, UnsupportedError
-from edgevit.quantizers.simulation import QuantizedGraph
-from edgevit.report.statistics import drop_points
-from edgevit.runner.session import EngineSession
-from edgevit.targets.onnx_builder import whole_model
+from edgevit.quantizers.quantized_graph import QuantizedGraph
+from edgevit.runner.engines.onnxruntime.session import EngineSession
+from edgevit.runner.measure.statistics import drop_points
+from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import target_named
 
 SIMULATED_IMAGES = 1000

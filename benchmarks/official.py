@@ -33,7 +33,7 @@ from edgevit.data import open_images
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
-from edgevit.quantizers.simulation import QuantizedGraph, float_product
+from edgevit.quantizers.quantized_graph import QuantizedGraph, float_product
 from edgevit.targets.registry import target_named
 from edgevit.zoo import LoadedModel, load_model, reference_images
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.report.statistics import Interval, wilson_percent
+from edgevit.runner.measure.statistics import Interval, wilson_percent
 
 Values = npt.NDArray[np.floating[Any]]
 Found = dict[str, npt.NDArray[Any]]

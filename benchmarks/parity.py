@@ -13,7 +13,7 @@ from rows import add_row
 
 from edgevit import api
 from edgevit.data import open_images
-from edgevit.targets.parity import layer_parity
+from edgevit.targets.cpu.parity import layer_parity
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
 

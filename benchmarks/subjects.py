@@ -21,9 +21,9 @@ from edgevit.data import Preprocessing, labels_for, open_images
 from edgevit.errors import UsageError
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.model import Graph
-from edgevit.runner.session import EngineSession
-from edgevit.targets.cpu import CpuTarget
-from edgevit.targets.onnx_builder import whole_model
+from edgevit.runner.engines.onnxruntime.session import EngineSession
+from edgevit.targets.cpu.target import CpuTarget
+from edgevit.targets.onnx.builder import whole_model
 from edgevit.zoo import LoadedModel, load_model
 from edgevit.zoo.loaded import weights_sha256
 

@@ -12,13 +12,13 @@ import argparse
 from rows import add_row
 
 from edgevit import api
-from edgevit.artefact import Artefact
 from edgevit.data import labels_for, open_images
-from edgevit.report.statistics import drop_points
-from edgevit.runner.accuracy import Predictions, predict_all
-from edgevit.runner.session import EngineSession
+from edgevit.runner.engines.onnxruntime.session import EngineSession
+from edgevit.runner.measure.accuracy import Predictions, predict_all
+from edgevit.runner.measure.statistics import drop_points
 from edgevit.targets.base import Lowered
-from edgevit.targets.onnx_builder import whole_model
+from edgevit.targets.onnx.builder import whole_model
+from edgevit.verbs.artefact import Artefact
 from edgevit.zoo import load_model, reference_images
 
 

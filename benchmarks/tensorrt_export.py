@@ -25,14 +25,14 @@ from rows import add_row, read_rows
 from subjects import fitted_head
 
 from edgevit import api
-from edgevit.artefact import Artefact, Pixels
 from edgevit.data import labels_for, open_images
-from edgevit.quantizers.half import to_half
-from edgevit.quantizers.simulation import QuantizedGraph
-from edgevit.targets.conformance import Facts, Level, check_onnx
-from edgevit.targets.onnx_builder import whole_model
-from edgevit.targets.profiles import PROFILES
+from edgevit.quantizers.fp16 import to_half
+from edgevit.quantizers.quantized_graph import QuantizedGraph
+from edgevit.targets.onnx.builder import whole_model
+from edgevit.targets.tensorrt.conformance import Facts, Level, check_onnx
+from edgevit.targets.tensorrt.profiles import PROFILES
 from edgevit.targets.tensorrt.target import TENSORRT_TARGETS, TensorRTTarget, precision_of
+from edgevit.verbs.artefact import Artefact, Pixels
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
 EVERYTHING = "jetson-thor"

@@ -9,16 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgevit.version import __version__
+
 if TYPE_CHECKING:
     from edgevit.api import Artefact, check, inspect, load, quantize, sensitivity, validate
     from edgevit.errors import EdgeViTError
     from edgevit.recipe import Recipe
 
-__version__ = "0.1.0"
 __all__ = [
     "Artefact",
     "EdgeViTError",
     "Recipe",
+    "__version__",
     "check",
     "inspect",
     "load",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgevit.artefact import Artefact
 from edgevit.bundle import Bundle, open_bundle
-from edgevit.checking import check, refuse_errors
-from edgevit.deploy.deploying import deploy
-from edgevit.layerwise import sensitivity
-from edgevit.quantizing import quantize
-from edgevit.validating import check_gates, validate
+from edgevit.verbs.artefact import Artefact
+from edgevit.verbs.check import check, refuse_errors
+from edgevit.verbs.deploy import deploy
+from edgevit.verbs.quantize import quantize
+from edgevit.verbs.sensitivity import sensitivity
+from edgevit.verbs.validate import check_gates, validate
 
 __all__ = [
     "Artefact",

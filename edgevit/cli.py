@@ -13,11 +13,7 @@ from typing import Any
 
 import click
 
-from edgevit import __version__
-from edgevit.errors import UsageError
-from edgevit.report.named_option import NamedOption
-from edgevit.report.unforeseen import foreseen
-from edgevit.terminal import (
+from edgevit.console import (
     check_named,
     check_new_folder,
     check_writable,
@@ -31,6 +27,10 @@ from edgevit.terminal import (
     shown_warnings,
     write_json,
 )
+from edgevit.errors import UsageError
+from edgevit.report.named_option import NamedOption
+from edgevit.report.unforeseen import foreseen
+from edgevit.version import __version__
 
 INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
@@ -272,8 +272,8 @@ def refuse_existing(output: str, overwrite: bool) -> None:
 
 def _name_of_output(overwrite: bool, choices: dict[str, Any]) -> str:
     """Return a name for the bundle, in the working directory."""
-    from edgevit.asked import asked_of
     from edgevit.bundle.naming import free_name
+    from edgevit.verbs.options import asked_of
 
     budget = {key: choices.get(key) for key in ("avg_bits", "max_size_mb")}
     others = {"recipe", "allocation", "checkpoint", *budget}
@@ -445,7 +445,7 @@ def simulate(calib: str | None, data: str | None, json_path: str | None, **choic
     """Compare methods with fp32 in simulation, also with grids that no device runs."""
     from edgevit.report.progress import shown_progress
     from edgevit.report.simulation import simulation_table
-    from edgevit.simulate import compare_methods
+    from edgevit.verbs.simulate import compare_methods
 
     check_writable(json_path)
     if choices["recipe"] is not None:
@@ -521,10 +521,10 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on a board over SSH and bring the report back."""
-    from edgevit.deploy.deploying import deploy as deployed
     from edgevit.report.progress import shown_progress
     from edgevit.report.table import device_lines, validation_table
-    from edgevit.validating import check_gates
+    from edgevit.verbs.deploy import deploy as deployed
+    from edgevit.verbs.validate import check_gates
 
     check_writable(json_path)
     max_drop, max_latency = choices["max_drop"], choices.pop("max_latency_ms")
@@ -544,8 +544,8 @@ def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--json", "json_path", metavar="FILE", help="Write facts and findings as JSON.")
 def doctor(device: str | None, target: str | None, python: str, json_path: str | None) -> None:
     """Say what is missing here or on a board, and the command that mends it."""
-    from edgevit.doctor.examine import check_nothing_missing, examine
     from edgevit.report.doctor import doctor_list
+    from edgevit.verbs.doctor import check_nothing_missing, examine
 
     check_writable(json_path)
     found = examine(device, target, python=python)

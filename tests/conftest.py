@@ -199,7 +199,7 @@ def swin():
 @pytest.fixture(scope="session")
 def split_vit(vit):
     """The tiny ViT as the cpu target prefers it: q, k and v are linears of their own."""
-    from edgevit.targets.cpu import CpuTarget
+    from edgevit.targets.cpu.target import CpuTarget
 
     return CpuTarget().prepare(vit)
 

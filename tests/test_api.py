@@ -4,10 +4,10 @@ import pytest
 
 import edgevit
 from edgevit import api
-from edgevit.artefact import engine_bytes
 from edgevit.calibration.methods import METHODS
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.recipe import Recipe
+from edgevit.verbs.artefact import engine_bytes
 from edgevit.zoo import reference_images
 
 IMAGES = reference_images("calibration")

@@ -321,7 +321,7 @@ def test_bad_options_are_refused_before_any_work(options, code, status, tmp_path
 
 def test_a_limit_that_is_not_a_number_is_refused(tmp_path):
     from edgevit.errors import UsageError
-    from edgevit.validating import check_limits
+    from edgevit.verbs.validate import check_limits
 
     with pytest.raises(UsageError, match="EV218"):
         check_limits(max_drop=None, max_latency_ms=float("nan"))

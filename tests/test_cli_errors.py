@@ -38,7 +38,7 @@ def test_a_width_is_refused_under_the_name_it_was_given(verb, option, tmp_path):
 
 
 def test_bits_are_not_looked_at_when_both_widths_are_given():
-    from edgevit.subject import check_widths
+    from edgevit.verbs.inputs import check_widths
 
     assert check_widths(9, 4, 5) == (4, 5)
 
@@ -70,7 +70,7 @@ def test_validate_refuses_what_can_not_be_measured_before_it_opens_anything(opti
 
 
 def test_a_limit_of_no_drop_is_one(bundle_path):
-    from edgevit.limits import check_limits
+    from edgevit.runner.measure.limits import check_limits
 
     check_limits(max_drop=0.0, max_latency_ms=None)
 
@@ -198,13 +198,14 @@ def test_sigterm_while_the_bundle_is_written_leaves_nothing(tmp_path):
 
 STOPPED_WHILE_CLEARING = """
 import os, shutil, signal
-from edgevit import scratch, terminal
+from edgevit import console
+from edgevit import scratch
 rmtree, stops = shutil.rmtree, [signal.{signal}, 0, 0, 0]
 def interrupted(*arguments, **keywords):
     os.kill(os.getpid(), stops.pop(0))
     rmtree(*arguments, **keywords)
 shutil.rmtree = interrupted
-with terminal.ended_in_order(), scratch.scratch_folder() as folder:
+with console.ended_in_order(), scratch.scratch_folder() as folder:
     (folder / "file").touch()
 raise AssertionError("it went on")
 """
@@ -281,7 +282,7 @@ def test_a_program_that_uses_the_command_line_keeps_its_own_handling_of_sigterm(
 
 def test_a_pipe_is_written_into_and_stays_one(tmp_path):
     """Replaced by a file, /dev/null would be gone for the whole machine."""
-    from edgevit.terminal import check_writable, write_json
+    from edgevit.console import check_writable, write_json
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -295,7 +296,7 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path):
 
 
 def test_a_file_whose_writing_is_interrupted_is_not_left_behind(tmp_path):
-    from edgevit.terminal import replace_file
+    from edgevit.console import replace_file
 
     def write(path: Path) -> None:
         path.write_text("half")

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from edgevit import api
-from edgevit.asked import asked_of
 from edgevit.errors import UsageError
 from edgevit.recipe import read_recipe
+from edgevit.verbs.options import asked_of
 from edgevit.zoo import reference_images
 
 IMAGES = reference_images("calibration")

@@ -1,4 +1,4 @@
-"""What a bundle may ask of an engine: the closed lists of settings, providers, engines and targets.
+"""What a bundle may ask of an engine: the closed lists of settings, providers and engines.
 
 They hold what EdgeViT's own targets write. ONNX Runtime has settings that write files, load
 libraries or take the place of its allocator; a bundle is data and has no say in those.
@@ -6,11 +6,11 @@ libraries or take the place of its allocator; a bundle is data and has no say in
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.errors import BundleError
-from edgevit.targets.profiles import PROFILES
 
 EXACT_SUMS = {"session.x64quantprecision": "1"}
 """What makes sums of codes exact on x86-64 processors without VNNI instructions."""
@@ -18,7 +18,7 @@ SESSION_CONFIG = {key: (value,) for key, value in EXACT_SUMS.items()}
 """Session configuration entries -> values a bundle may give them."""
 PROVIDERS = ("CPUExecutionProvider",)
 ENGINES = ("onnxruntime", "tensorrt")
-TARGETS = ("cpu", *PROFILES)
+_TARGET = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
 _KEYS = {"session_config", "provider", "name", "optimize"}
 
 
@@ -44,22 +44,29 @@ def check_engine(engine: Any) -> None:
 
 
 def check_target(target: Any) -> None:
-    """Refuse a target that no bundle is made for.
+    """Refuse a target whose name is not of the form that targets' names have.
+
+    Which targets there are is known where bundles are made; here it is a word, no more.
 
     Raises:
         BundleError: EV417.
     """
     named = target.get("name") if isinstance(target, dict) and len(target) == 1 else target
-    _check(named, TARGETS, "target")
+    if not isinstance(named, str) or not _TARGET.match(named):
+        raise _refused("target", named, "no name of a target")
 
 
 def _check(value: Any, known: tuple[str, ...], where: str) -> None:
     if isinstance(value, str) and value in known:
         return
-    raise BundleError(
+    raise _refused(where, value, f"not one of {', '.join(known) or 'its settings'}")
+
+
+def _refused(where: str, value: Any, why: str) -> BundleError:
+    return BundleError(
         "EV417",
         "The bundle asks the engine for something that no bundle asks for.",
         where=f"manifest.json, {where}",
-        why=f"{ascii(value)[:80]} is not one of {', '.join(known) or 'its settings'}.",
+        why=f"{ascii(value)[:80]} is {why}.",
         try_next="Don't use this bundle; get it again from a source you trust.",
     )

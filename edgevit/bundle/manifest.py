@@ -22,7 +22,6 @@ from edgevit.bundle.manifest_schema import (
     whole_number,
 )
 from edgevit.errors import BundleError, UsageError
-from edgevit.targets.profiles import EXACT_VARIANT
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 8 << 20
@@ -33,6 +32,8 @@ REQUIRED_FILES = {GRAPH, WEIGHTS, GOLDEN, RECIPE}
 REFERENCE_FILES = {REFERENCE_GRAPH, REFERENCE_WEIGHTS}
 MAIN_VARIANT = "int8"
 VARIANT_WEIGHTS = "variants.bin"
+EXACT_VARIANT = "u8_attention"
+"""Form of a `cpu` bundle for processors whose sums saturate in 16 bits."""
 _VARIANTS = ("fp16", "int8_attention", "fp8", EXACT_VARIANT)
 VARIANT_GRAPHS = {name: f"{name}.onnx" for name in _VARIANTS}
 VARIANT_FILES = {VARIANT_WEIGHTS, *VARIANT_GRAPHS.values()}

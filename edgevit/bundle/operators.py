@@ -1,6 +1,6 @@
 """The operators that a bundle's graph may have: the closed list of what EdgeViT's lowering writes.
 
-`edgevit.targets.onnx_builder` writes nothing else, `edgevit.bundle.graph` reads nothing else. Each
+`edgevit.targets.onnx.builder` writes nothing else, `edgevit.bundle.graph` reads nothing else. Each
 has the attributes it may have and the rule for its shape and cost. Source: ONNX operator set 20
 and ONNX Runtime's own operators.
 """

@@ -1,6 +1,6 @@
 """The entry table of a tensor file and the three encodings its tensors have on disk.
 
-``packed`` is k bits per code (see quantizers/packing.py), ``raw`` little-endian C order, ``zlib``
+``packed`` is k bits per code (see bundle/packing.py), ``raw`` little-endian C order, ``zlib``
 the same compressed. Entries lie back to back in the order of the table, without gaps.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from edgevit.bundle.graph import is_plain
 from edgevit.bundle.limits import check_expansion
+from edgevit.bundle.packing import pack, packed_size_bytes, unpack
 from edgevit.bundle.protobuf import ONNX_DATA_TYPES
 from edgevit.errors import BundleError, UsageError
-from edgevit.quantizers.packing import pack, packed_size_bytes, unpack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgevit.quantizers.packing import Buffer
+    from edgevit.bundle.packing import Buffer
 
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
 _ENCODINGS = ("packed", "raw", "zlib")

@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit import __version__
 from edgevit.bundle.golden import golden_bytes
 from edgevit.bundle.leftovers import clear, find, fresh_folder
 from edgevit.bundle.manifest import (
@@ -36,6 +35,7 @@ from edgevit.bundle.placing import put_in_place
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
 from edgevit.bundle.variants import TensorStore, VariantModel, golden_key
 from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
+from edgevit.version import __version__
 
 if TYPE_CHECKING:
     import numpy.typing as npt

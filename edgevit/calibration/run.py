@@ -6,20 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from edgevit.calibration.fisher import Statistics, collect
-from edgevit.calibration.half_body import with_half_body
-from edgevit.calibration.observe import Ranges, images_per_batch, observe_ranges
-from edgevit.calibration.progress import Progress, silent
+from edgevit.calibration.rewrites.fp16 import with_half_body
+from edgevit.calibration.statistics.fisher import Statistics, collect
+from edgevit.calibration.statistics.ranges import Ranges, images_per_batch, observe_ranges
 from edgevit.graph.model import Graph
-from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.progress import Progress, silent
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import Placement
-
-if TYPE_CHECKING:
-    from edgevit.calibration.methods.method import Method
 
 MEMORY_BYTES = 1_500_000_000
 """What one streamed batch's activations may take; peak memory is about twice that."""
@@ -91,6 +87,29 @@ class Run:
 
 
 Calibrator = Callable[[Run], QuantizedGraph]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One calibration method.
+
+    Args:
+        name: As given to ``--method``.
+        summary: One line for tables.
+        source: Paper, or what it is.
+        calibrate: From a `Run` to the quantized graph.
+        num_images: Calibration images unless the user says otherwise.
+        cost: What it costs, in words: passes over the images.
+        needs: What a target must offer beyond uniform grids, in words; empty for nothing.
+    """
+
+    name: str
+    summary: str
+    source: str
+    calibrate: Calibrator
+    num_images: int = 32
+    cost: str = "2 forward passes"
+    needs: str = ""
 
 
 def calibrate(

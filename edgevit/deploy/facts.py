@@ -1,4 +1,4 @@
-"""What a board says of itself: the facts that runner/board_facts.py prints there."""
+"""What a board says of itself: the facts that runner/board/facts.py prints there."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PowerMode(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
-    """What `edgevit.runner.board_facts.board_facts` returns."""
+    """What `edgevit.runner.board.facts.board_facts` returns."""
 
     kind: Name
     model: Name | None
@@ -107,7 +107,7 @@ def facts_through(connection: Connection, *arguments: str) -> dict[str, Any]:
     Raises:
         DeviceError: Its Python does not run the script (EV816), or its answer is no facts (EV782).
     """
-    script = (resources.files("edgevit.runner") / "board_facts.py").read_text(encoding="utf-8")
+    script = (resources.files("edgevit.runner.board") / "facts.py").read_text(encoding="utf-8")
     return facts_from_output(connection.run_script(script, *arguments), connection.device)
 
 

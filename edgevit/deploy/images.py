@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.errors import DataError, EnvironmentError_
-from edgevit.runner.shipment import INDEX, Shipment, file_name, index_text
+from edgevit.runner.board.shipment import INDEX, Shipment, file_name, index_text
 
 _FILE_BYTES = 32 << 20
 _BATCH = 16

@@ -1,4 +1,4 @@
-"""The schema of what a board measured: `edgevit.runner.exchange` and what report/ shows of it."""
+"""The schema of what a board measured, as `edgevit.runner.board.exchange` writes it."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def measured_from_json(data: bytes) -> Measured:
 
 
 def content_of(measured: Measured) -> dict[str, Any]:
-    """Return it as the dictionary that `edgevit.runner.exchange` reads, its texts fit to show."""
+    """Return it as a dictionary such as a board's measurements are read from, its texts shown."""
     content = msgspec.to_builtins(measured)
     names = content.pop("skipped_images")  # the user's own, compared as they are
     shown = {**all_plain(content), "skipped_images": names, "schema_version": 1}

@@ -15,8 +15,8 @@ from edgevit.deploy.connection import Connection, no_python
 from edgevit.deploy.facts import facts_through
 from edgevit.deploy.messages import Board as Answer
 from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.runner.engines import is_for_tensorrt
-from edgevit.targets.profiles import OLDEST_TENSORRT, version_key
+from edgevit.runner.engines.choice import is_for_tensorrt
+from edgevit.targets.tensorrt.profiles import OLDEST_TENSORRT, version_key
 
 _OLDEST_PYTHON = (3, 8)
 _MODULES = ("numpy", "onnxruntime", "tensorrt")
@@ -35,7 +35,7 @@ class Board:
         root: The deployment's folder on the board.
         free_bytes: Room on that disk.
         present_bytes: What an earlier deployment left in that folder.
-        facts: What runner/board_facts.py printed.
+        facts: What runner/board/facts.py printed.
     """
 
     python: str

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgevit.bundle.limits import given_limits
-from edgevit.calibration.progress import Progress
 from edgevit.deploy.channel import silent
 from edgevit.deploy.connection import Connection
 from edgevit.deploy.messages import (
@@ -25,6 +24,7 @@ from edgevit.deploy.messages import (
 )
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError
+from edgevit.progress import Progress
 
 _KILLED = -9
 _MOST_SECONDS = 24 * 3600.0

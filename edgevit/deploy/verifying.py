@@ -11,11 +11,11 @@ from edgevit.bundle import Bundle
 from edgevit.deploy.measured import Answers, Measured
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError
-from edgevit.limits import MOST_ROUNDS
-from edgevit.runner.accuracy import TOP_K
-from edgevit.runner.engines import is_for_tensorrt, target_name
-from edgevit.runner.measuring import Conditions
-from edgevit.runner.shipment import Shipment, files_digest
+from edgevit.runner.board.shipment import Shipment, files_digest
+from edgevit.runner.engines.choice import is_for_tensorrt, target_name
+from edgevit.runner.measure.accuracy import TOP_K
+from edgevit.runner.measure.conditions import Conditions
+from edgevit.runner.measure.limits import MOST_ROUNDS
 
 _ROOM_BYTES, _IMAGE_BYTES, _ROUND_BYTES = 16 << 20, 200, 64
 

@@ -1,4 +1,4 @@
-"""Judges the facts of a board or of a computer with an NVIDIA GPU (see runner/board_facts.py).
+"""Judges the facts of a board or of a computer with an NVIDIA GPU (see runner/board/facts.py).
 
 Pure functions from facts to findings: the same for this machine, for one at the other end of SSH
 and for a recorded one. What JetPack brings is NVIDIA's packaging (Debian packages nvidia-jetpack,
@@ -14,7 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from edgevit.doctor.finding import OK, Finding, missing, ok, warning
-from edgevit.targets.profiles import OLDEST_TENSORRT, DeviceProfile, profile_named, version_key
+from edgevit.targets.tensorrt.profiles import (
+    OLDEST_TENSORRT,
+    DeviceProfile,
+    profile_named,
+    version_key,
+)
 
 _OLDEST_PYTHON = (3, 8)
 _GIB = 1 << 30
@@ -39,7 +44,7 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     """Return what the facts mean for running bundles there: TensorRT's, or a processor's.
 
     Args:
-        facts: As `edgevit.runner.board_facts.board_facts` returns them.
+        facts: As `edgevit.runner.board.facts.board_facts` returns them.
         target: The target the bundle is for; None for the one the device is: "cpu" where there is
             no NVIDIA GPU.
 

@@ -26,7 +26,7 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     """Return what is here and what is missing.
 
     Args:
-        facts: This machine's, from `edgevit.runner.board_facts.board_facts`.
+        facts: This machine's, from `edgevit.runner.board.facts.board_facts`.
         target: The target to quantize for; None for any.
 
     Raises:

@@ -41,11 +41,6 @@ def permute(node: Node, dims: list[int]) -> Node:
     return call(node, aten.permute.default, node, dims)
 
 
-def constant_of(module: GraphModule, node: Node) -> Tensor:
-    """Return the constant a get_attr node stands for."""
-    return module.get_buffer(str(node.target))
-
-
 def constant_name(hint: str, taken: Collection[str]) -> str:
     """Return a new attribute name made from a dotted path."""
     stem = re.sub(r"[^0-9A-Za-z_]", "_", hint).lstrip("_") or "constant"

@@ -11,13 +11,12 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.attention import find_attention
-from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.operators import aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.shapes import args_of
 from edgevit.graph.tracing import MOVING, sources_of
 
-__all__ = ["Gemm", "LayerNormFeed", "Role", "Site", "find_gemms", "ln_of"]
+__all__ = ["Gemm", "Role", "Site", "find_gemms"]
 
 _OPERANDS: dict[Kind, tuple[str, str]] = {
     "linear": ("input", "weight"),

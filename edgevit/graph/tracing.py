@@ -15,7 +15,6 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.operators import LAYOUT, aten
-from edgevit.graph.rewrite import constant_of
 from edgevit.graph.shapes import args_of, at_batch, shape_of, target_of
 
 PADDING = -1
@@ -111,3 +110,8 @@ def trace_channels(module: GraphModule, node: Node) -> tuple[Node, Tensor] | Non
         return None
     channels = run_layout(module, node, {linear: channel_numbers(linear)})
     return None if channels is None else (linear, channels)
+
+
+def constant_of(module: GraphModule, node: Node) -> Tensor:
+    """Return the constant a get_attr node stands for."""
+    return module.get_buffer(str(node.target))

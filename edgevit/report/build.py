@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.table import new_table, plain_text
+from edgevit.report.cells import new_table, plain_text
 from edgevit.report.telemetry import telemetry_notes
 
 if TYPE_CHECKING:

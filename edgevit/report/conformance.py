@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.table import new_table, plain_text
+from edgevit.report.cells import new_table, plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,7 +15,7 @@ _WORDS = {"E": ("error", "errors"), "W": ("warning", "warnings"), "P": ("advice"
 
 
 def conformance_table(report: Mapping[str, Any]) -> RenderableType:
-    """Return a table of a report made by `edgevit.checking.check`."""
+    """Return a table of a report made by `edgevit.verbs.check.check`."""
     from rich.console import Group
 
     return Group(*(part for graph in report["graphs"] for part in _parts(graph, report)))

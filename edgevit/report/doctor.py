@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.table import plain_text
+from edgevit.report.cells import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,7 +15,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
 
 
 def doctor_list(found: Mapping[str, Any]) -> RenderableType:
-    """Return the list of a report made by `edgevit.doctor.examine.examine`.
+    """Return the list of a report made by `edgevit.verbs.doctor.examine`.
 
     Commands stand on a line of their own and are never broken, so that they can be copied; one that
     mends several things is shown with the first of them.

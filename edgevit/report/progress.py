@@ -11,7 +11,7 @@ from edgevit.report.escaping import escaped
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgevit.calibration.progress import Progress
+    from edgevit.progress import Progress
 
 
 @contextmanager

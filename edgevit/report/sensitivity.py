@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.table import new_table, plain_text
+from edgevit.report.cells import new_table, plain_text
 
 if TYPE_CHECKING:
     from rich.table import Table

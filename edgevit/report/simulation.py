@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.report.statistics import drop_points, mcnemar_exact_p, wilson_percent
-from edgevit.report.table import counts_lines, new_table, plain_text
-from edgevit.runner.scores import class_scores
+from edgevit.report.cells import new_table, plain_text
+from edgevit.report.table import counts_lines
+from edgevit.runner.measure.scores import class_scores
+from edgevit.runner.measure.statistics import drop_points, mcnemar_exact_p, wilson_percent
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.eer import DEFAULT_METRICS
-from edgevit.report.escaping import escaped
+from edgevit.bundle.manifest import EXACT_VARIANT
+from edgevit.report.build import build_table
+from edgevit.report.cells import new_table, plain_text
 from edgevit.report.telemetry import telemetry_notes
-from edgevit.targets.profiles import EXACT_VARIANT
+from edgevit.runner.measure.eer import DEFAULT_METRICS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
-    from rich.text import Text
 
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNDECIDED": "bold yellow"}
 _NOTHING = "-"
@@ -34,7 +33,7 @@ _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def validation_table(report: Mapping[str, Any]) -> RenderableType:
-    """Return a table of a report made by `edgevit.report.validation.validation_report`."""
+    """Return a table of a report made by `edgevit.runner.measure.validation.validation_report`."""
     from rich.console import Group
 
     bits = report["bits"]
@@ -44,8 +43,6 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
         table.add_row(*(plain_text(cell) for cell in row))
     lines: list[RenderableType] = [plain_text(line) for line in _notes(report)]
     if report["build"] is not None:
-        from edgevit.report.build import build_table
-
         lines.append(build_table(report["build"]))
     if report["verdict"]:
         verdict = plain_text(report["verdict"], _VERDICT_STYLES[report["verdict"]])
@@ -274,36 +271,6 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         names = ", ".join(skipped["names"][:_NAMED_SKIPS])
         lines.append(f"{skipped['count']} damaged images skipped: {names}")
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
-
-
-def new_table(title: str, *headings: str, numbers: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; `numbers` are the headings of columns aligned to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=plain_text(title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in headings:
-        justify: Any = "right" if heading in numbers else "left"
-        table.add_column(heading, justify=justify, overflow="fold")
-    return table
-
-
-def plain_text(content: str, style: str = "", keep: str = "") -> Text:
-    """Return text that is never read as markup, and never broken by what comes from outside.
-
-    Args:
-        keep: Control characters of our own, a newline, that are no foreign ones.
-    """
-    from rich.text import Text
-
-    return Text(escaped(content, keep), style=style)
 
 
 def _widths(bits: Mapping[str, Any]) -> str:

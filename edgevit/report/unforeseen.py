@@ -10,10 +10,9 @@ import errno
 import traceback
 from pathlib import Path
 
-import edgevit
 from edgevit.errors import EdgeViTError, EnvironmentError_
 
-_HOME = Path(edgevit.__file__).resolve().parent
+_HOME = Path(__file__).resolve().parents[1]
 _MOST_CHARACTERS = 500
 _MORE = "The same command after `edgevit --debug` shows where it came up"
 _OWN_WORDS = {
@@ -89,7 +88,7 @@ def _said(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """Return the last place of ours that the error passed, such as ``runner/session.py:85``."""
+    """Return the last place of ours that the error passed, as ``edgevit/data/opening.py:85``."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_HOME)]
     if not own:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgevit.graph.model import Graph
-from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import Placement
-from edgevit.targets.onnx_builder import Array
+from edgevit.targets.onnx.builder import Array
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevit.targets.profiles import PROFILES
+from edgevit.targets.tensorrt.profiles import PROFILES
 
 
 def target_names() -> tuple[str, ...]:

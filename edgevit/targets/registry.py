@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from edgevit.errors import UsageError
 from edgevit.targets.base import Target
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.simulation import SimulationTarget
 from edgevit.targets.tensorrt.target import TENSORRT_TARGETS
 

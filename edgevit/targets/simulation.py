@@ -12,10 +12,10 @@ from dataclasses import replace
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
 from edgevit.graph.sites import Role
-from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import GridSpec, Kind, Placement
 from edgevit.targets.base import Lowered
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.twins import TWINS, wide_twin
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 

@@ -34,8 +34,8 @@ class LoadedModel:
         num_classes: Number of logits.
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
-            figure of the literature, None without one; `edgevit.subject.subject_of` replaces it
-            by the number counted from the captured graph, which bundles keep.
+            figure of the literature, None without one; `edgevit.verbs.inputs.subject_of` replaces
+            it by the number counted from the captured graph, which bundles keep.
         weights_sha256: Over the names and bytes of the state dict, sorted by name.
         pretrained: False when the weights are random.
         arguments: Constructor's arguments, given or read from a checkpoint, that differ from what

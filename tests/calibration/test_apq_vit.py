@@ -19,10 +19,10 @@ from edgevit.calibration.run import Run, calibrate
 from edgevit.graph.blocks import block_nodes, blocks_of, run_nodes
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
-from edgevit.quantizers.simulation import IntegerLinear, float_product
+from edgevit.quantizers.quantized_graph import IntegerLinear, float_product
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 
 
 def place(graph, bits):

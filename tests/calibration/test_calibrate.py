@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from edgevit.calibration.bias import correct_biases
-from edgevit.calibration.fisher import collect, sampled_loss
-from edgevit.calibration.heads import equalize_heads
-from edgevit.calibration.layernorm import fold_layernorms
 from edgevit.calibration.methods import METHODS, method_named
-from edgevit.calibration.observe import images_per_batch, observe_ranges
-from edgevit.calibration.progress import silent
+from edgevit.calibration.rewrites.bias import correct_biases
+from edgevit.calibration.rewrites.heads import equalize_heads
+from edgevit.calibration.rewrites.layernorm import fold_layernorms
 from edgevit.calibration.run import calibrate
+from edgevit.calibration.statistics.fisher import collect, sampled_loss
+from edgevit.calibration.statistics.ranges import images_per_batch, observe_ranges
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph
-from edgevit.quantizers.simulation import IntegerLinear
-from edgevit.targets.cpu import CpuTarget
+from edgevit.progress import silent
+from edgevit.quantizers.quantized_graph import IntegerLinear
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
 
 

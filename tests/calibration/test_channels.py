@@ -3,8 +3,8 @@
 import torch
 from test_calibrate import logits, place, relative_error
 
-from edgevit.calibration.channels import equalize_channels, output_tops
-from edgevit.calibration.heads import scale_rows
+from edgevit.calibration.rewrites.channels import equalize_channels, output_tops
+from edgevit.calibration.rewrites.heads import scale_rows
 from edgevit.calibration.run import Run
 from edgevit.graph.channels import head_channels
 

@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from edgevit.calibration import activation_search
-from edgevit.calibration.codebook_search import best_levels, codebook_grid
-from edgevit.calibration.histogram import Histogram
+from edgevit.calibration.search import activation_grids
+from edgevit.calibration.search.codebook_levels import best_levels, codebook_grid
+from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.quantizers.codebook import CodebookGrid
 from edgevit.quantizers.spec import GridSpec
 
@@ -72,9 +72,9 @@ def test_softmax_and_gelu_lose_less_than_on_uniform_and_twin_grids(bits):
     for kind, values in (("twin-softmax", soft), ("twin-gelu", torch.nn.functional.gelu(2 * x))):
         grid, histogram = searched(values, bits)
         others = [GridSpec(bits=bits), GridSpec(kind=kind, bits=bits, max_ratio_log2=3)]
-        found = [activation_search.searched_grid(spec, histogram) for spec in others]
-        errors = [activation_search.error(other, histogram) for other in found]
-        assert activation_search.error(grid, histogram) < 0.8 * min(errors)
+        found = [activation_grids.searched_grid(spec, histogram) for spec in others]
+        errors = [activation_grids.error(other, histogram) for other in found]
+        assert activation_grids.error(grid, histogram) < 0.8 * min(errors)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0])

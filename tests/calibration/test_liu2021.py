@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration.fisher import Statistics
-from edgevit.calibration.heads import equalize_heads
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.methods.liu2021 import (
     CHOICES,
@@ -18,15 +16,17 @@ from edgevit.calibration.methods.liu2021 import (
     ranking_loss,
     score_unit,
 )
-from edgevit.calibration.observe import observe_ranges
-from edgevit.calibration.parallel import activation_grid, rewritten
-from edgevit.calibration.progress import silent
+from edgevit.calibration.rewrites.heads import equalize_heads
 from edgevit.calibration.run import Run, calibrate
-from edgevit.calibration.sequential import Operands, walk
+from edgevit.calibration.search.parallel import activation_grid, rewritten
+from edgevit.calibration.search.sequential import Operands, walk
+from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.ranges import observe_ranges
 from edgevit.graph.interpret import run_graph
-from edgevit.quantizers.simulation import IntegerLinear, IntegerMatmul, integer_linear
+from edgevit.progress import silent
+from edgevit.quantizers.quantized_graph import IntegerLinear, IntegerMatmul, integer_linear
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 
 
 def place(graph, bits):

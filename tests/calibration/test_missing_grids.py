@@ -3,8 +3,8 @@
 import pytest
 
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.parallel import left_grid
 from edgevit.calibration.run import calibrate
+from edgevit.calibration.search.parallel import left_grid
 from edgevit.graph.model import Role
 from edgevit.targets.registry import target_named
 

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration.additivity import Additivity
-from edgevit.calibration.allocation import allocate
-from edgevit.calibration.candidates import candidates
-from edgevit.calibration.criteria import fisher_losses, nuclear_losses, nuclear_norm
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.mixed import Budget, mixed_widths
+from edgevit.calibration.mixed.additivity import Additivity
+from edgevit.calibration.mixed.allocation import allocate
+from edgevit.calibration.mixed.candidates import candidates
+from edgevit.calibration.mixed.criteria import fisher_losses, nuclear_losses, nuclear_norm
+from edgevit.calibration.mixed.units import activation_units, modules, single_layers, weight_units
+from edgevit.calibration.mixed.widths import Budget, mixed_widths
 from edgevit.calibration.run import Run, calibrate
-from edgevit.calibration.units import activation_units, modules, single_layers, weight_units
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.shapes import at_batch, shape_of
 from edgevit.graph.sharing import leaders
-from edgevit.quantizers.simulation import float_product
-from edgevit.targets.cpu import CpuTarget
+from edgevit.quantizers.quantized_graph import float_product
+from edgevit.targets.cpu.target import CpuTarget
 
 TARGET = CpuTarget()
 WIDTHS = (2, 3, 4, 8)
@@ -142,7 +142,7 @@ def test_fisher_losses_equal_a_literal_computation(vit, images):
     run = run_of(vit, images)
     found = candidates(run, place_of(vit), (3, 6))
     gemm = next(g for g in found.graph.gemms if g.module == "blocks.1.mlp.fc1")
-    from edgevit.calibration import fisher
+    from edgevit.calibration.statistics import fisher
 
     products = fisher.forward_backward(  # the same labels as in the run
         found.graph, images, found.ranges, torch.Generator().manual_seed(0), True
@@ -246,8 +246,8 @@ def test_correlation():
 
 def test_means_with_and_without_what_stays_in_float():
     """A budget is about what is quantized: its mean stands apart from that of all products."""
-    from edgevit.artefact import bits_of
     from edgevit.recipe import Recipe
+    from edgevit.verbs.artefact import bits_of
 
     recipe = Recipe(model="m", weight_bits=4, act_bits=4, method="minmax", target="cpu")
     rows = [

@@ -17,16 +17,16 @@ from edgevit.calibration.methods.noisyquant import (
     must_save,
     noisy,
 )
-from edgevit.calibration.noise_places import add_noise, places
-from edgevit.calibration.parallel import OPERATORS_MUST_SAVE
+from edgevit.calibration.rewrites.noise_places import add_noise, places
 from edgevit.calibration.run import Run, calibrate
+from edgevit.calibration.search.parallel import OPERATORS_MUST_SAVE
 from edgevit.graph.layernorm import ln_of
 from edgevit.graph.model import Role
-from edgevit.quantizers.simulation import integer_linear
+from edgevit.quantizers.quantized_graph import integer_linear
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu import CpuTarget
-from edgevit.targets.parity import layer_parity
+from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
 from edgevit.targets.tensorrt.parity import layer_parity as tensorrt_parity
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration.activation_search import PERCENTILES
-from edgevit.calibration.percentile_search import (
+from edgevit.calibration.search.activation_grids import PERCENTILES
+from edgevit.calibration.search.percentiles import (
     channel_grid,
     row_ranges,
     tail_quantiles,

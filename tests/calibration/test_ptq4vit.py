@@ -6,14 +6,14 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, parallel
 from edgevit.calibration.run import calibrate
+from edgevit.calibration.search.parallel import OPERATORS_MUST_SAVE, Choices, parallel
+from edgevit.calibration.statistics.fisher import sampled_loss
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.sites import Role
-from edgevit.quantizers.simulation import IntegerLinear, float_product
+from edgevit.quantizers.quantized_graph import IntegerLinear, float_product
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.registry import target_named

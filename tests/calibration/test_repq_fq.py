@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from edgevit.calibration.layernorm import foldable, reparameterize
 from edgevit.calibration.methods import METHODS, fq_vit, repq_vit
-from edgevit.calibration.percentile_search import channel_grid
+from edgevit.calibration.rewrites.layernorm import foldable, reparameterize
 from edgevit.calibration.run import calibrate
+from edgevit.calibration.search.percentiles import channel_grid
 from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.sites import Role
 from edgevit.quantizers.log import LogGrid
-from edgevit.quantizers.simulation import IntegerLinear, SimulatedMatmul, float_product
+from edgevit.quantizers.quantized_graph import IntegerLinear, SimulatedMatmul, float_product
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu import CpuTarget
-from edgevit.targets.parity import layer_parity
+from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
 
 SIMULATION = target_named("simulation")
@@ -131,7 +131,7 @@ def test_methods_the_target_can_not_run_are_refused_before_any_work(
 
     for module in (repq_vit, fq_vit):
         monkeypatch.setattr(module, "run_graph", work)
-    monkeypatch.setattr("edgevit.calibration.observe.run_graph", work)
+    monkeypatch.setattr("edgevit.calibration.statistics.ranges.run_graph", work)
     with pytest.raises(UnsupportedError, match="EV306") as caught:
         calibrate(graph, place(graph, 6, CpuTarget()), images, METHODS[method], progress=work)
     assert method in caught.value.what

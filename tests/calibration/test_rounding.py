@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration.regression import Moments, moments, refitted
-from edgevit.calibration.rounding import DAMPING, gptq_codes, rounding_loss
-from edgevit.calibration.weight_search import searched_scale
+from edgevit.calibration.rewrites.regression import Moments, moments, refitted
+from edgevit.calibration.rewrites.rounding import DAMPING, gptq_codes, rounding_loss
+from edgevit.calibration.search.weight_scales import searched_scale
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 

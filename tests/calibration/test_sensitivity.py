@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration import fisher
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.observe import observe_ranges
-from edgevit.calibration.progress import silent
 from edgevit.calibration.run import calibrate
-from edgevit.calibration.sensitivity import layer_noise, whole_effects
+from edgevit.calibration.statistics import fisher
+from edgevit.calibration.statistics.ranges import observe_ranges
+from edgevit.calibration.statistics.sensitivity import layer_noise, whole_effects
+from edgevit.progress import silent
 from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
-from edgevit.quantizers.simulation import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph
 from edgevit.quantizers.spec import GridSpec
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_effects_of_one_layer_and_of_all_but_one(quantized, images):
 
 
 def test_an_operand_that_loses_nothing_has_no_sqnr():
-    from edgevit.calibration.sensitivity import Noise
+    from edgevit.calibration.statistics.sensitivity import Noise
 
     assert Noise(signal=[1.0, 0.0], noise=[0.0, 0.0]).sqnr_db(0) is None
     assert Noise(signal=[100.0, 0.0], noise=[1.0, 0.0]).sqnr_db(0) == pytest.approx(20)

@@ -8,8 +8,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from edgevit.calibration.checkpoint import Checkpoint, fingerprint
-from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, planned
 from edgevit.calibration.methods.edgevit_train import (
@@ -22,13 +20,15 @@ from edgevit.calibration.methods.edgevit_train import (
     train_part,
 )
 from edgevit.calibration.run import Run, calibrate
-from edgevit.calibration.sequential import walk
-from edgevit.calibration.trainable import trainable_part
+from edgevit.calibration.search.sequential import walk
+from edgevit.calibration.statistics.fisher import sampled_loss
+from edgevit.calibration.training.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.training.trainable import trainable_part
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.graph.interpret import run_graph, run_part
 from edgevit.graph.parts import feeds_in, parts_of
-from edgevit.quantizers.simulation import IntegerLinear
-from edgevit.targets.cpu import CpuTarget
+from edgevit.quantizers.quantized_graph import IntegerLinear
+from edgevit.targets.cpu.target import CpuTarget
 
 SHORT = Training(iterations=25, batch_size=4)
 
@@ -118,7 +118,7 @@ def test_gradients_reach_codes_biases_and_steps(vit, images, choices):
 
 def test_step_gradient_is_that_of_lsq(vit):
     """Esser et al., eq. 3: round(x/s) - x/s inside the range, the end codes outside."""
-    from edgevit.calibration.trainable import TrainableGrid
+    from edgevit.calibration.training.trainable import TrainableGrid
     from edgevit.quantizers.spec import GridSpec
     from edgevit.quantizers.uniform import UniformGrid
 
@@ -138,7 +138,7 @@ def test_step_gradient_is_that_of_lsq(vit):
 @pytest.mark.parametrize(("kind", "ends"), [("twin-softmax", (0, 12)), ("twin-gelu", (-4, 12))])
 def test_twin_step_gradient_is_that_of_lsq(kind, ends):
     """Whole steps less x/s between the ends, the end beyond; x itself has a gradient between."""
-    from edgevit.calibration.straight_through import quantize_through
+    from edgevit.calibration.training.straight_through import quantize_through
     from edgevit.quantizers.spec import GridSpec
     from edgevit.quantizers.twin import TwinGrid
 
@@ -346,7 +346,7 @@ def test_a_part_whose_writing_is_interrupted_is_not_left_behind(vit, images, tmp
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgevit.calibration.checkpoint.save_file", stop)
+    monkeypatch.setattr("edgevit.calibration.training.checkpoint.save_file", stop)
     keep = Checkpoint(folder=tmp_path, digest="0" * 64)
     with pytest.raises(KeyboardInterrupt):
         keep.save("blocks.0", new_run(vit, images).quantized(), ())
@@ -389,7 +389,7 @@ def test_the_suffix_weighs_features_of_the_float32_rest(graph, images):
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_codebook_step_gradient_is_that_of_lsq(signed):
-    from edgevit.calibration.straight_through import quantize_through
+    from edgevit.calibration.training.straight_through import quantize_through
     from edgevit.quantizers.codebook import CodebookGrid
     from edgevit.quantizers.spec import GridSpec
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edgevit.calibration import devices
-from edgevit.calibration.devices import Workbench, moved
 from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
 from edgevit.calibration.methods.edgevit_train import Training, train
 from edgevit.calibration.run import Run
-from edgevit.calibration.sequential import walk
-from edgevit.calibration.trainable import trainable_part
+from edgevit.calibration.search.sequential import walk
+from edgevit.calibration.training import devices
+from edgevit.calibration.training.devices import Workbench, moved
+from edgevit.calibration.training.trainable import trainable_part
 from edgevit.graph.interpret import run_part
 from edgevit.graph.parts import feeds_in, parts_of
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 
 SHORT = Training(iterations=25, batch_size=4)
 
@@ -97,7 +97,7 @@ def test_no_operator_of_a_part_mixes_devices(graph, images):
 
 
 def test_moving_keeps_what_is_shared_and_what_is_there():
-    from edgevit.quantizers.simulation import IntegerMatmul
+    from edgevit.quantizers.quantized_graph import IntegerMatmul
     from edgevit.quantizers.spec import GridSpec
     from edgevit.quantizers.uniform import UniformGrid
 

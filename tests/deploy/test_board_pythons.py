@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from edgevit.data.normalizing import normalizer
-from edgevit.deploy.deploying import deploy
 from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.errors import DataError, DeviceError
-from edgevit.validating import validate
+from edgevit.verbs.deploy import deploy
+from edgevit.verbs.validate import validate
 
 AGENT = Path(__file__).parents[2] / "edgevit" / "deploy" / "agent"
 SHIPPED = {**thin_runner_files(), **{f"agent/{p.name}": p for p in sorted(AGENT.glob("*.py"))}}
@@ -91,8 +91,8 @@ def test_a_deployment(old_python, make_board, bundle, few, tmp_path):
     code = (
         "import json, sys\n"
         "from edgevit.bundle import open_bundle\n"
-        "from edgevit.report.validation import validation_report\n"
-        "from edgevit.runner.exchange import measurements_from_dict\n"
+        "from edgevit.runner.measure.validation import validation_report\n"
+        "from edgevit.runner.board.exchange import measurements_from_dict\n"
         "measured = measurements_from_dict(json.load(open('measurements.json')))\n"
         "report = validation_report(open_bundle('bundle'), measured, max_drop_points=1.0)\n"
         "print(json.dumps(report))\n"

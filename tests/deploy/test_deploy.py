@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from thin_python import bare_python
 
-from edgevit.deploy.deploying import deploy
 from edgevit.errors import (
     BundleError,
     DataError,
@@ -19,7 +18,8 @@ from edgevit.errors import (
     UnsupportedError,
     UsageError,
 )
-from edgevit.validating import validate
+from edgevit.verbs.deploy import deploy
+from edgevit.verbs.validate import validate
 
 QUICK = {"threads": 1, "rounds": 5}
 

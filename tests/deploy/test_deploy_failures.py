@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.deploy import deploying
-from edgevit.deploy.deploying import deploy
 from edgevit.errors import DeviceError, EnvironmentError_
+from edgevit.verbs import deploy as deploying
+from edgevit.verbs.deploy import deploy
 
 QUICK = {"threads": 1, "rounds": 5}
 ENDLESS = {"threads": 1, "rounds": 100_000, "batch": 1024}  # minutes, unless somebody ends it

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from sshd import SSHD, Board
 
 from edgevit.cli import main
-from edgevit.deploy.deploying import deploy
 from edgevit.errors import EnvironmentError_
+from edgevit.verbs.deploy import deploy
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs an OpenSSH server: apt install it")
 

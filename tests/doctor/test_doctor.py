@@ -14,12 +14,12 @@ from recorded_trees import ORIN_NANO, THOR, write_tree
 from edgevit.cli import main
 from edgevit.deploy.facts import facts_from_output
 from edgevit.doctor.board import board_findings, onnxruntime_finding
-from edgevit.doctor.examine import check_nothing_missing, examine
 from edgevit.doctor.finding import missing, ok, report, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
-from edgevit.runner.board_facts import board_facts
+from edgevit.runner.board.facts import board_facts
+from edgevit.verbs.doctor import check_nothing_missing, examine
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,7 +225,7 @@ def with_packages(tmp_path, *command):
 def test_a_broken_onnxruntime_here(tmp_path, broken):
     source, words = BROKEN[broken]
     package(tmp_path, "onnxruntime", source)
-    done = with_packages(tmp_path, "-m", "edgevit.runner.board_facts")
+    done = with_packages(tmp_path, "-m", "edgevit.runner.board.facts")
     finding = onnxruntime_finding(json.loads(done.stdout))
     assert finding.status == "missing"
     assert words in finding.found
@@ -291,7 +291,7 @@ def test_wrong_targets_are_refused_before_anything_is_asked():
 
 def test_something_missing_is_exit_status_3_after_the_list(tmp_path, monkeypatch):
     facts = facts_of(tmp_path, **NO_TENSORRT)
-    monkeypatch.setattr("edgevit.runner.board_facts.board_facts", lambda: facts)
+    monkeypatch.setattr("edgevit.runner.board.facts.board_facts", lambda: facts)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 3
     assert "EV783" in result.output
@@ -345,7 +345,7 @@ def test_a_target_that_does_not_exist(tmp_path):
 def test_the_doctor_is_quick_and_needs_no_torch():
     code = (
         "import sys\n"
-        "from edgevit.doctor.examine import examine\n"
+        "from edgevit.verbs.doctor import examine\n"
         "examine()\n"
         "print(sorted({'torch', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules)))\n"
     )

@@ -11,7 +11,7 @@ from edgevit.graph.blocks import block_nodes, blocks_of, run_block, run_nodes
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 
 BETWEEN = ("embed", "conv_proj", "features.0", "reduction", "head", "classifier")
 NAMES = {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.graph.capture import graph_from_module
+from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.model import Graph, Role
-from edgevit.graph.sites import LayerNormFeed, ln_of
 
 
 def _feeds(graph: Graph) -> dict[str, LayerNormFeed]:

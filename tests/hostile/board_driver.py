@@ -15,8 +15,9 @@ from board_replies import CASES
 from click.testing import CliRunner
 
 from edgevit.cli import main
-from edgevit.deploy import connection, deploying, messages
-from edgevit.runner.memory import own_peak_memory_bytes
+from edgevit.deploy import connection, messages
+from edgevit.runner.measure.memory import own_peak_memory_bytes
+from edgevit.verbs import deploy as deploying
 
 SILENT_SECONDS, STALLED_SECONDS, HANG_SECONDS = 0.8, 1.6, 45
 

@@ -25,11 +25,11 @@ from edgevit.doctor.finding import report
 from edgevit.errors import EdgeViTError
 from edgevit.report.doctor import doctor_list
 from edgevit.report.table import device_lines, validation_table
-from edgevit.report.validation import validation_report
-from edgevit.runner.board_facts import board_facts
-from edgevit.runner.exchange import measurements_from_dict
-from edgevit.runner.measuring import Conditions
-from edgevit.runner.shipment import Shipment, files_digest
+from edgevit.runner.board.exchange import measurements_from_dict
+from edgevit.runner.board.facts import board_facts
+from edgevit.runner.board.shipment import Shipment, files_digest
+from edgevit.runner.measure.conditions import Conditions
+from edgevit.runner.measure.validation import validation_report
 
 ROUNDS = int(os.environ.get("EDGEVIT_FUZZ", "400"))
 ODD = (

@@ -15,8 +15,8 @@ import pytest
 from board_replies import CASES, ESC
 from deploy.sshd import SSHD, Board
 
-from edgevit.deploy.deploying import deploy
-from edgevit.runner.board_facts import board_facts
+from edgevit.runner.board.facts import board_facts
+from edgevit.verbs.deploy import deploy
 
 HERE = Path(__file__).parent
 STATUSES = {"EV782": 7, "EV815": 7, "EV816": 7, "EV817": 3, "EV818": 3, "EV703": 7, "EV783": 3}

@@ -152,7 +152,7 @@ def test_a_board_refuses_it_too(folder, tmp_path):
     (images / "index.json").write_text(json.dumps(index))
     blocked = "import sys\nfor name in ('torch', 'onnx', 'rich', 'PIL'): sys.modules[name] = None\n"
     code = blocked + (
-        "from edgevit.runner.board import main\n"
+        "from edgevit.runner.board.__main__ import main\n"
         f"main([{str(folder)!r}, {str(images)!r}, {str(tmp_path / 'out.json')!r}])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -286,8 +286,8 @@ def test_an_onnxruntime_that_is_missing_or_broken(kind, verb, bundle, tmp_path):
 def test_threads_that_would_crash_the_engine_are_refused_in_python_too(number, bundle_path):
     from edgevit import load
     from edgevit.errors import UsageError
-    from edgevit.runner.session import session_from_bundle
-    from edgevit.runner.threads import most_threads
+    from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+    from edgevit.runner.engines.threads import most_threads
 
     with pytest.raises(UsageError, match="EV227"):
         session_from_bundle(load(bundle_path), threads=max(number, most_threads() + 1))

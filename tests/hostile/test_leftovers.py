@@ -161,7 +161,7 @@ def test_a_killed_training_leaves_whole_parts_only(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from edgevit.calibration import checkpoint
+from edgevit.calibration.training import checkpoint
 def stop(tensors, path, metadata):
     Path(path).write_bytes(b"half")
     print("stopped", file=sys.stderr, flush=True)
@@ -178,7 +178,7 @@ kept.save("blocks.0", Quantized(), (), ("a",))
     killed(code, tmp_path / "kept", folder=tmp_path)
     (left,) = names(tmp_path / "kept")
     assert left.startswith(".part-")
-    from edgevit.calibration.checkpoint import Checkpoint
+    from edgevit.calibration.training.checkpoint import Checkpoint
 
     Checkpoint(folder=Path(tmp_path / "kept"), digest="0" * 64).prepare()
     assert names(tmp_path / "kept") == []

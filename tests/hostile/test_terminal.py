@@ -263,7 +263,7 @@ def test_the_console_escapes_whatever_it_is_given(form):
 
 
 def test_json_stays_json(place):
-    from edgevit.terminal import write_json
+    from edgevit.console import write_json
 
     content = {NASTY: [NASTY, "\udcff", "é漢🙂"]}
     write_json("out.json", content)
@@ -276,7 +276,7 @@ def test_json_stays_json(place):
 def test_a_warning_of_a_library_is_escaped():
     import warnings
 
-    from edgevit.terminal import shown_warnings
+    from edgevit.console import shown_warnings
 
     with shown_warnings():
         shown = warnings.formatwarning(NASTY, UserWarning, NASTY, 1, NASTY)

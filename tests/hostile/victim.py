@@ -53,9 +53,10 @@ def everything(folder: str) -> None:
 
     from edgevit.bundle import open_bundle
     from edgevit.report.table import inspect_table, validation_table
-    from edgevit.report.validation import validation_report
-    from edgevit.runner import measuring
-    from edgevit.runner.session import session_from_bundle
+    from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+    from edgevit.runner.measure import measurements
+    from edgevit.runner.measure.conditions import Conditions
+    from edgevit.runner.measure.validation import validation_report
 
     bundle = open_bundle(folder)
     sizes = {kind: bundle.size_bytes(kind) for kind in ("bundle", "engine", "reference", "total")}
@@ -63,13 +64,15 @@ def everything(folder: str) -> None:
     screen.print(inspect_table({**bundle.manifest, "size_bytes": sizes}))
     bundle.recipe_toml()
     golden = bundle.golden()
-    measuring._memory = lambda *_: {}  # it would start processes, which is watched for here
-    measuring._WARMUP_ROUNDS = 1
+    measurements._memory = lambda *_: {}  # it would start processes, which is watched for here
+    measurements._WARMUP_ROUNDS = 1
     images = golden["images"]
-    pixels = images[np.arange(measuring.BATCH) % len(images)]  # [16, H, W, 3]
+    pixels = images[np.arange(measurements.BATCH) % len(images)]  # [16, H, W, 3]
     batch = (pixels, np.zeros(len(pixels), np.int64), [str(n) for n in range(len(pixels))])
-    conditions = measuring.Conditions(rounds=2, threads=1)
-    measured = measuring.measure(bundle, lambda: [batch], len(pixels), conditions, lambda *_: None)
+    conditions = Conditions(rounds=2, threads=1)
+    measured = measurements.measure(
+        bundle, lambda: [batch], len(pixels), conditions, lambda *_: None
+    )
     report = validation_report(bundle, measured, max_drop_points=1.0)
     screen.print(validation_table(report))
     json.dumps([report, bundle.manifest], allow_nan=False)  # as --json writes it
@@ -83,7 +86,7 @@ def everything(folder: str) -> None:
 def outcome(folder: str) -> dict:
     """Return what came of one bundle."""
     from edgevit.errors import EdgeViTError
-    from edgevit.runner.memory import own_peak_memory_bytes
+    from edgevit.runner.measure.memory import own_peak_memory_bytes
 
     attempts.clear()
     found = {"code": None, "status": 0, "traceback": None, "text": ""}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgevit.errors import UnsupportedError
-from edgevit.quantizers.simulation import QuantizedGraph, integer_linear
+from edgevit.quantizers.quantized_graph import QuantizedGraph, integer_linear
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevit.quantizers.log import LogGrid
-from edgevit.quantizers.simulation import IntegerMatmul, SimulatedMatmul, matmul_layer
+from edgevit.quantizers.quantized_graph import IntegerMatmul, SimulatedMatmul, matmul_layer
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 

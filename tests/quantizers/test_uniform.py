@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgevit.bundle.packing import pack, unpack
 from edgevit.errors import UsageError
-from edgevit.quantizers.packing import pack, unpack
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 

@@ -6,7 +6,7 @@ from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
 from edgevit.errors import UnsupportedError
 from edgevit.graph.sites import Role
-from edgevit.targets.cpu import CpuTarget
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
 
 SIMULATION = target_named("simulation")

@@ -7,9 +7,9 @@ from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
 from edgevit.errors import UsageError
 from edgevit.graph.sharing import leaders
-from edgevit.quantizers.simulation import IntegerLinear
-from edgevit.targets.cpu import CpuTarget
-from edgevit.targets.parity import layer_parity
+from edgevit.quantizers.quantized_graph import IntegerLinear
+from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.widths import is_asked_in_float, widths_of
 
 TARGET = CpuTarget()
@@ -116,8 +116,8 @@ def test_a_layer_that_is_not_there_is_refused_with_close_names(split_vit):
 
 
 def test_targets_are_found_in_any_case():
-    from edgevit.targets.profiles import profile_named
     from edgevit.targets.registry import target_named
+    from edgevit.targets.tensorrt.profiles import profile_named
 
     assert target_named("CPU").name == "cpu"
     assert target_named("Jetson-Orin-Nano").name == "jetson-orin-nano"

@@ -10,11 +10,11 @@ from edgevit.calibration.methods.edgevit_train import EDGEVIT_TRAIN
 from edgevit.calibration.methods.fq_vit import FQ_VIT
 from edgevit.calibration.methods.gptq import GPTQ
 from edgevit.calibration.methods.liu2021 import LIU2021
-from edgevit.calibration.methods.method import Method
 from edgevit.calibration.methods.noisyquant import NOISYQUANT, NOISYQUANT_PTQ4VIT
 from edgevit.calibration.methods.plain import MINMAX, MSE, PERCENTILE
 from edgevit.calibration.methods.ptq4vit import PTQ4VIT
 from edgevit.calibration.methods.repq_vit import REPQ_VIT, REPQ_VIT_INT
+from edgevit.calibration.run import Method
 from edgevit.errors import UsageError
 
 _ALL = (

@@ -30,17 +30,21 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from edgevit.calibration.fisher import Statistics, sampled_loss
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.missing_grids import missing_notes
-from edgevit.calibration.observe import Ranges, batches, leaders
-from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, activation_grid, rewritten
-from edgevit.calibration.run import Run
-from edgevit.calibration.weight_search import searched_scale
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.missing_grids import missing_notes
+from edgevit.calibration.search.parallel import (
+    OPERATORS_MUST_SAVE,
+    Choices,
+    activation_grid,
+    rewritten,
+)
+from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.statistics.fisher import Statistics, sampled_loss
+from edgevit.calibration.statistics.ranges import Ranges, batches, leaders
 from edgevit.graph.blocks import Block, block_nodes, blocks_of, run_nodes
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Role, Site
-from edgevit.quantizers.simulation import (
+from edgevit.quantizers.quantized_graph import (
     Grid,
     IntegerMatmul,
     QuantizedGraph,

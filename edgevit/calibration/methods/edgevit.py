@@ -16,18 +16,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgevit.calibration.fisher import Statistics
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.missing_grids import missing_notes
-from edgevit.calibration.observe import leaders
-from edgevit.calibration.parallel import OPERATORS_MUST_SAVE, Choices, activation_grid, rewritten
-from edgevit.calibration.regression import moments, refitted
-from edgevit.calibration.rounding import gptq_codes, rounding_loss
-from edgevit.calibration.run import Run
-from edgevit.calibration.sequential import Decide, Layer, Operands, walk
-from edgevit.calibration.weight_search import searched_scale
+from edgevit.calibration.rewrites.regression import moments, refitted
+from edgevit.calibration.rewrites.rounding import gptq_codes, rounding_loss
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.missing_grids import missing_notes
+from edgevit.calibration.search.parallel import (
+    OPERATORS_MUST_SAVE,
+    Choices,
+    activation_grid,
+    rewritten,
+)
+from edgevit.calibration.search.sequential import Decide, Layer, Operands, walk
+from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.model import Gemm, Site
-from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -65,7 +69,7 @@ class Plan:
 
     Args:
         quantized: The quantized graph, no layer quantized yet.
-        decide: As for `edgevit.calibration.sequential.walk`.
+        decide: As for `edgevit.calibration.search.sequential.walk`.
         targets: Filled while layers are decided: gemm name -> the refitted weight [out, in].
     """
 

@@ -18,22 +18,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgevit.calibration.checkpoint import Checkpoint, fingerprint
-from edgevit.calibration.devices import Workbench, default_device, device_of
-from edgevit.calibration.fisher import sampled_loss
 from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.observe import batches
-from edgevit.calibration.parallel import Choices
-from edgevit.calibration.run import Run
-from edgevit.calibration.scores import class_scores
-from edgevit.calibration.sequential import walk_part
-from edgevit.calibration.trainable import TrainablePart, trainable_part
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.parallel import Choices
+from edgevit.calibration.search.sequential import walk_part
+from edgevit.calibration.statistics.fisher import sampled_loss
+from edgevit.calibration.statistics.ranges import batches
+from edgevit.calibration.statistics.scores import class_scores
+from edgevit.calibration.training.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.training.devices import Workbench, default_device, device_of
+from edgevit.calibration.training.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
 from edgevit.graph.layernorm import LayerNormFeed
 from edgevit.graph.model import Graph, Role
 from edgevit.graph.parts import Part, feeds_in, parts_of
-from edgevit.quantizers.simulation import QuantizedGraph
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 
 FAST_IMAGES = 64
 HELD_OUT = 8  # one image in so many judges a part and is not trained on

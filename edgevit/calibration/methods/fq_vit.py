@@ -20,16 +20,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgevit.calibration.layernorm import foldable, reparameterize
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.observe import Ranges, batches, leaders
-from edgevit.calibration.run import Run
-from edgevit.calibration.weight_search import minmax_scale
+from edgevit.calibration.rewrites.layernorm import foldable, reparameterize
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.weight_scales import minmax_scale
+from edgevit.calibration.statistics.ranges import Ranges, batches, leaders
 from edgevit.graph.interpret import run_graph
+from edgevit.graph.layernorm import LayerNormFeed
 from edgevit.graph.model import Gemm, Site
-from edgevit.graph.sites import LayerNormFeed, Role
+from edgevit.graph.sites import Role
 from edgevit.quantizers.log import LogGrid
-from edgevit.quantizers.simulation import (
+from edgevit.quantizers.quantized_graph import (
     QuantizedGraph,
     float_product,
     integer_linear,

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.methods.edgevit import rounded_weight
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.observe import leaders
-from edgevit.calibration.parallel import Choices, activation_grid, rewritten
-from edgevit.calibration.run import Run
-from edgevit.calibration.sequential import Layer, Operands, walk
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.sequential import Layer, Operands, walk
+from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.model import Gemm, Site
-from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 
 CHOICES = Choices(activations="mse", weights="mse")
 

@@ -20,16 +20,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgevit.calibration.fisher import Statistics
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.observe import leaders
-from edgevit.calibration.parallel import Choices, activation_grid, rewritten
-from edgevit.calibration.run import Run
-from edgevit.calibration.sequential import Layer, Operands, walk
+from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.sequential import Layer, Operands, walk
+from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.model import Gemm, Graph, Site
 from edgevit.graph.operators import aten
 from edgevit.graph.shapes import args_of
-from edgevit.quantizers.simulation import (
+from edgevit.quantizers.quantized_graph import (
     Grid,
     IntegerLinear,
     IntegerMatmul,

@@ -21,15 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgevit.calibration.methods.method import Method
 from edgevit.calibration.methods.plain import MSE
 from edgevit.calibration.methods.ptq4vit import PTQ4VIT
-from edgevit.calibration.noise_places import Place, add_noise, linear_in_integers, places
-from edgevit.calibration.parallel import OPERATORS_MUST_SAVE
-from edgevit.calibration.run import Calibrator, Run
+from edgevit.calibration.rewrites.noise_places import Place, add_noise, linear_in_integers, places
+from edgevit.calibration.run import Calibrator, Method, Run
+from edgevit.calibration.search.parallel import OPERATORS_MUST_SAVE
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
-from edgevit.quantizers.simulation import Grid, IntegerLinear, QuantizedGraph, float_product
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, QuantizedGraph, float_product
 
 DRAWS = 4
 AMPLITUDES = tuple(at / 8 for at in range(1, 17))  # n in steps of the grid

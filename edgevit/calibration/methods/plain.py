@@ -6,8 +6,8 @@ Source: Nagel et al., "A white paper on neural network quantization" (arXiv 2106
 
 from __future__ import annotations
 
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.parallel import Choices, parallel
+from edgevit.calibration.run import Method
+from edgevit.calibration.search.parallel import Choices, parallel
 
 MINMAX = Method(
     name="minmax",

@@ -8,8 +8,8 @@ ratio of the twin steps is 2^m as in the paper's eq. 9.
 
 from __future__ import annotations
 
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.parallel import Choices, parallel
+from edgevit.calibration.run import Method
+from edgevit.calibration.search.parallel import Choices, parallel
 
 PTQ4VIT = Method(
     name="ptq4vit",

@@ -22,21 +22,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from edgevit.calibration.layernorm import foldable, reparameterize
-from edgevit.calibration.methods.method import Method
-from edgevit.calibration.observe import leaders
-from edgevit.calibration.percentile_search import (
+from edgevit.calibration.rewrites.layernorm import foldable, reparameterize
+from edgevit.calibration.run import Calibrator, Method, Run
+from edgevit.calibration.search.percentiles import (
     ChannelGrid,
     channel_grid,
     tensor_grid,
     weight_grid,
 )
-from edgevit.calibration.run import Calibrator, Run
+from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
 from edgevit.quantizers.log import LogGrid
-from edgevit.quantizers.simulation import (
+from edgevit.quantizers.quantized_graph import (
     QuantizedGraph,
     float_product,
     integer_linear,

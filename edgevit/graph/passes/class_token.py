@@ -15,8 +15,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, constant_of, replace
+from edgevit.graph.rewrite import add_constant, call, replace
 from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.tracing import constant_of
 
 
 def class_token(module: GraphModule) -> int:

@@ -16,8 +16,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import constant_of, replace
+from edgevit.graph.rewrite import replace
 from edgevit.graph.shapes import args_of
+from edgevit.graph.tracing import constant_of
 
 _ALWAYS = {
     aten.clone.default,

@@ -19,8 +19,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, constant_of, replace
+from edgevit.graph.rewrite import add_constant, replace
 from edgevit.graph.shapes import args_of, at_batch, batch_error, target_of
+from edgevit.graph.tracing import constant_of
 
 _BATCHES = (1, 2)
 _SHAPE_ONLY = {

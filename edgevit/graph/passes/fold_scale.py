@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, constant_of, replace
+from edgevit.graph.rewrite import add_constant, replace
 from edgevit.graph.shapes import args_of, shape_of
-from edgevit.graph.tracing import readers_of, trace_channels
+from edgevit.graph.tracing import constant_of, readers_of, trace_channels
 
 
 def fold_scale(module: GraphModule) -> int:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, constant_of, replace
+from edgevit.graph.rewrite import add_constant, call, replace
 from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.tracing import constant_of
 
 _MATMULS = {aten.matmul.default, aten.mm.default, aten.bmm.default}
 

@@ -20,8 +20,9 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import ELEMENTWISE, aten
 from edgevit.graph.passes.fold_constants import constant_nodes
-from edgevit.graph.rewrite import add_constant, call, constant_of, replace, reshape
+from edgevit.graph.rewrite import add_constant, call, replace, reshape
 from edgevit.graph.shapes import Shape, args_of, at_batch, shape_of, target_of
+from edgevit.graph.tracing import constant_of
 
 
 def split_masks(module: GraphModule) -> int:

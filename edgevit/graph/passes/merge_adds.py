@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, constant_of, replace
+from edgevit.graph.rewrite import add_constant, call, replace
 from edgevit.graph.shapes import args_of, shape_of, target_of
+from edgevit.graph.tracing import constant_of
 
 
 def merge_adds(module: GraphModule) -> int:

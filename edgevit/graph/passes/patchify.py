@@ -14,8 +14,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, constant_of, permute, replace, reshape
+from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
 from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.tracing import constant_of
 
 _CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 

@@ -15,8 +15,9 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.attention import find_attention
 from edgevit.graph.operators import LAYOUT, aten
-from edgevit.graph.rewrite import call, constant_of, replace
+from edgevit.graph.rewrite import call, replace
 from edgevit.graph.shapes import args_of
+from edgevit.graph.tracing import constant_of
 
 _LAYOUT_OF_ONE = LAYOUT - {aten.cat.default, aten.constant_pad_nd.default}
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, constant_of, replace
+from edgevit.graph.rewrite import add_constant, replace
+from edgevit.graph.tracing import constant_of
 
 _OWNERS = {
     aten.linear.default,

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgevit.graph.rewrite import constant_name, constant_of
+from edgevit.graph.rewrite import constant_name
 from edgevit.graph.shapes import operator_name
+from edgevit.graph.tracing import constant_of
 
 _KEPT = ("module", "shape", "size", "fqn", "dtype")
 

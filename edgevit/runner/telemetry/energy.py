@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgevit.runner.accuracy import Runnable
+    from edgevit.runner.measure.accuracy import Runnable
 
 IDLE = "idle"
 """The phase that power under load is compared with."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.runner.board_facts import power_mode
+from edgevit.runner.board.facts import power_mode
 from edgevit.runner.telemetry.energy import Energy, measure_energy
 from edgevit.runner.telemetry.recorder import Recorder, Recording
 from edgevit.runner.telemetry.sources import has_sensors
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgevit.runner.accuracy import Runnable
-    from edgevit.runner.latency import LatencySamples
+    from edgevit.runner.measure.accuracy import Runnable
+    from edgevit.runner.measure.latency import LatencySamples
 
 _LEAST_SECONDS = 2.0  # a sensor that answers ten times a second has something to say by then
 
@@ -54,7 +54,7 @@ def measure_watched(
     Raises:
         EdgeViTError: As `measure_alternating`.
     """
-    from edgevit.runner.latency import measure_alternating
+    from edgevit.runner.measure.latency import measure_alternating
 
     timing: dict[str, Any] = {"warmup": warmup, "rounds": rounds, "max_seconds": max_seconds}
     if not has_sensors(root):

@@ -20,14 +20,14 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgevit import __version__
 from edgevit.quantizers.float8 import Float8Grid, Float8Linear
-from edgevit.quantizers.half import to_half
-from edgevit.quantizers.simulation import IntegerLinear, Layer, QuantizedGraph
-from edgevit.runner.engine_library import onnxruntime_module
-from edgevit.targets.onnx_builder import whole_model
+from edgevit.quantizers.fp16 import to_half
+from edgevit.quantizers.quantized_graph import IntegerLinear, Layer, QuantizedGraph
+from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.tensorrt.products import Taps
 from edgevit.targets.tensorrt.target import written
+from edgevit.version import __version__
 
 onnxruntime = onnxruntime_module()
 Values = dict[str, npt.NDArray[Any]]

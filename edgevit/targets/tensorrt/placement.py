@@ -19,7 +19,7 @@ from edgevit.graph.operators import LAYOUT
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
-from edgevit.targets.profiles import AttentionLimits, DeviceProfile
+from edgevit.targets.tensorrt.profiles import AttentionLimits, DeviceProfile
 from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
 

@@ -18,9 +18,9 @@ from torch import fx
 
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
-from edgevit.quantizers.simulation import Grid, IntegerLinear, IntegerMatmul, Layer
-from edgevit.targets.lowering import Lowering, array_of
-from edgevit.targets.onnx_builder import OnnxBuilder
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, Layer
+from edgevit.targets.onnx.builder import OnnxBuilder
+from edgevit.targets.onnx.lowering import Lowering, array_of
 
 OUTPUT_AXIS = 1  # of a weight [in, out]
 

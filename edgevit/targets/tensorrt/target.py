@@ -1,4 +1,4 @@
-"""The TensorRT targets: one class, one capability table each (see `edgevit.targets.profiles`).
+"""The TensorRT targets: one class, one capability table each (see profiles.py beside it).
 
 One file serves TensorRT 10.3 to 11.4: opset 20, strongly typed, explicit Q/DQ. What such a graph
 computes can be checked with ONNX Runtime on the CPU; which kernels TensorRT picks is known only
@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgevit import __version__
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
-from edgevit.quantizers.simulation import IntegerLinear, Layer, QuantizedGraph
+from edgevit.quantizers.quantized_graph import IntegerLinear, Layer, QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
 from edgevit.targets.base import Lowered
-from edgevit.targets.conformance import Conformance, Facts, check_onnx
-from edgevit.targets.lowering import lower_graph
-from edgevit.targets.onnx_builder import OnnxBuilder, whole_model
-from edgevit.targets.products import FloatWriter
-from edgevit.targets.profiles import PROFILES, DeviceProfile
-from edgevit.targets.tensorrt.half_body import to_half_body
+from edgevit.targets.cpu.products import FloatWriter
+from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
+from edgevit.targets.onnx.lowering import lower_graph
+from edgevit.targets.tensorrt.conformance import Conformance, Facts, check_onnx
+from edgevit.targets.tensorrt.fp16 import to_half_body
 from edgevit.targets.tensorrt.placement import main_placement, variant_placements
 from edgevit.targets.tensorrt.products import QdqWriter
+from edgevit.targets.tensorrt.profiles import PROFILES, DeviceProfile
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
+from edgevit.version import __version__
 
 
 class TensorRTTarget:

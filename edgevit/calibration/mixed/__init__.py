@@ -1,0 +1,1 @@
+"""Mixed precision: one width per layer, within a budget."""

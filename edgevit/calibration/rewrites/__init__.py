@@ -1,0 +1,1 @@
+"""Rewrites: weights and graphs changed so that they lose less when they are rounded."""

@@ -1,0 +1,127 @@
+"""Further variants of a calibrated graph: other grids for the same layers, chosen one by one.
+
+A device may run a model in several forms (all float16, attention in integers as well, 8-bit
+floating point) and only measuring there tells which is fastest. They share the graph and its
+rewrites with the calibrated main form; what a variant has in addition is calibrated here with plain
+means: integer grids of least squared error, floating point grids that cover everything seen
+(max calibration, as in Micikevicius et al., arXiv 2209.05433, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from edgevit.calibration.run import Run
+from edgevit.calibration.search.activation_grids import searched_grid
+from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.ranges import Ranges, leaders
+from edgevit.graph.model import Gemm, Site
+from edgevit.quantizers.float8 import LARGEST, Float8Grid, Float8Linear, Float8Matmul
+from edgevit.quantizers.fp16 import half_grid, half_scale
+from edgevit.quantizers.quantized_graph import IntegerMatmul, Layer, QuantizedGraph
+from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.quantizers.uniform import UniformGrid
+
+
+def variant_of(quantized: QuantizedGraph, placement: Placement, run: Run) -> QuantizedGraph:
+    """Return the main form with the grids of another placement.
+
+    Args:
+        quantized: The main form, its body already in the target's float type.
+        placement: What the target offers for the variant. Where it is what the main form has, the
+            calibrated layer is kept.
+        run: The images; its graph is the main form's.
+    """
+    made = QuantizedGraph(
+        graph=quantized.graph,
+        placement=placement,
+        notes=list(quantized.notes),
+        float32_nodes=quantized.float32_nodes,
+        float32_norms=quantized.float32_norms,
+    )
+    open_gemms = []
+    for gemm in quantized.graph.gemms:
+        if _same(placement, quantized.placement, gemm) and gemm.name in quantized.layers:
+            made.layers[gemm.name] = quantized.layers[gemm.name]
+        elif gemm.left.name in placement.options:
+            open_gemms.append(gemm)
+    if open_gemms:
+        _calibrate(made, open_gemms, run)
+    return made
+
+
+def _same(placement: Placement, main: Placement, gemm: Gemm) -> bool:
+    names = (gemm.left.name, gemm.right.name)
+    return all(
+        name in main.options and placement.options.get(name) == main.options[name] for name in names
+    )
+
+
+@torch.no_grad()
+def _calibrate(made: QuantizedGraph, gemms: list[Gemm], run: Run) -> None:
+    """Fill in the layers of these gemms from one more look at the images."""
+    wanted = {site.name for gemm in gemms for site in (gemm.left, gemm.right)}
+    ranges = {name: value for name, value in run.observe().items() if name in wanted}
+    statistics = Statistics()
+    if any(made.placement.options[name][0].kind != "e4m3" for name in wanted):
+        statistics = run.statistics(ranges, weighted=False)
+    chooser = _Chooser(made=made, ranges=ranges, statistics=statistics)
+    for gemm in gemms:
+        made.layers[gemm.name] = chooser.layer(gemm)
+
+
+@dataclass(kw_only=True)
+class _Chooser:
+    """Chooses the grids of a variant, one per tensor."""
+
+    made: QuantizedGraph
+    ranges: Ranges
+    statistics: Statistics
+    chosen: dict[str, UniformGrid | Float8Grid] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.leader = leaders(self.made.graph)
+
+    def layer(self, gemm: Gemm) -> Layer:
+        """Return a product on the grids offered.
+
+        Raises:
+            ValueError: The two operands are offered grids that no product joins.
+        """
+        left = self._grid(gemm.left)
+        if gemm.weight is not None and isinstance(left, Float8Grid):
+            weight = self.made.graph.constant(gemm.weight)
+            bias = torch.zeros(len(weight))
+            bias = bias if gemm.bias is None else self.made.graph.constant(gemm.bias)
+            spec = self.made.placement.options[gemm.right.name][0]
+            grid = float8_grid(spec, float(weight.abs().amax()))
+            return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
+        right = self._grid(gemm.right)
+        if isinstance(left, Float8Grid) and isinstance(right, Float8Grid):
+            return Float8Matmul(left=left, right=right)
+        if isinstance(left, UniformGrid) and isinstance(right, UniformGrid):
+            return IntegerMatmul(left=left, right=right)
+        raise ValueError(f"{gemm.module}: no product of {left} and {right}")
+
+    def _grid(self, site: Site) -> UniformGrid | Float8Grid:
+        name = self.leader[site.name]
+        if name not in self.chosen:
+            self.chosen[name] = self._made(self.made.placement.options[site.name][0], site.name)
+        return self.chosen[name]
+
+    def _made(self, spec: GridSpec, name: str) -> UniformGrid | Float8Grid:
+        seen = self.ranges[name]
+        top = float(torch.maximum(seen.high.max(), -seen.low.min()))
+        if spec.kind == "e4m3":
+            return float8_grid(spec, top)
+        if spec.fixed_top is not None:
+            return half_grid(UniformGrid.from_range(spec, 0.0, spec.fixed_top))
+        return half_grid(searched_grid(spec, self.statistics.histograms[name]))
+
+
+def float8_grid(spec: GridSpec, top: float) -> Float8Grid:
+    """Return the E4M3 grid whose largest number stands for `top`, or for the top it is fixed to."""
+    top = top if spec.fixed_top is None else spec.fixed_top
+    return Float8Grid(spec=spec, scale=half_scale(torch.tensor(top / LARGEST)))

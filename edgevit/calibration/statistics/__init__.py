@@ -1,0 +1,1 @@
+"""Statistics of the calibration images: ranges, histograms, Fisher weights, sensitivities."""

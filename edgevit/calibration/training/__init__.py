@@ -1,0 +1,1 @@
+"""Training of codes and steps on the calibration images."""

@@ -1,0 +1,1 @@
+"""One folder an engine: how a bundle is opened and run on it."""

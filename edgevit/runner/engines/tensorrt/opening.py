@@ -1,0 +1,269 @@
+"""From a bundle to a running engine: from the cache if it is there, else built on this device.
+
+The Python module is used where it loads; where it is missing, trtexec builds and runs the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.bundle import Bundle
+from edgevit.errors import DeviceError, EnvironmentError_, UsageError
+from edgevit.runner.engines.tensorrt.bindings import (
+    MessageLog,
+    dotted,
+    load_tensorrt,
+    version_from_text,
+)
+from edgevit.runner.engines.tensorrt.building import BuildSettings, plan_from_onnx
+from edgevit.runner.engines.tensorrt.caching import (
+    EngineCache,
+    Identity,
+    engine_key,
+    identity,
+    timing_key,
+)
+from edgevit.runner.engines.tensorrt.cuda import open_device
+from edgevit.runner.engines.tensorrt.cuda_device import CudaDevice
+from edgevit.runner.engines.tensorrt.session import TensorRTSession
+from edgevit.runner.engines.tensorrt.trtexec import Trtexec, build_arguments, find_trtexec
+from edgevit.runner.engines.tensorrt.trtexec_session import EngineFile, TrtexecSession
+
+if TYPE_CHECKING:
+    from edgevit.runner.engines.tensorrt.building import BuildProgress
+
+    AnySession = TensorRTSession | TrtexecSession
+
+TOOLS = ("auto", "python", "trtexec")
+REFERENCE = "fp32"
+"""Name under which the float32 reference of a bundle is opened; it is built without TF32."""
+INPUT_NAME = "image"
+"""Name of the input in every graph that EdgeViT writes."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How engines are built and run.
+
+    Args:
+        settings: Batch sizes, workspace, effort.
+        tool: "python", "trtexec", or "auto" for the first of them that is here.
+        cuda: CUDA adapter; see `edgevit.runner.engines.tensorrt.cuda`.
+        cache_folder: Where engines and timings are kept; None for the user's own cache.
+        rebuild: Build even if the cache has the engine.
+        graph: Launch CUDA graphs.
+    """
+
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    tool: str = "auto"
+    cuda: str | None = None
+    cache_folder: Path | None = None
+    rebuild: bool = False
+    graph: bool = True
+
+
+DEFAULTS = EngineOptions()
+"""How engines are built and run if nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A running engine and where it comes from.
+
+    Args:
+        session: Has the surface of `edgevit.runner.engines.onnxruntime.session.EngineSession`.
+        variant: Such as "int8".
+        build_seconds: How long the build took; None from the cache.
+        where: The machine it belongs to.
+        warnings: What TensorRT warned of while building.
+    """
+
+    session: AnySession
+    variant: str
+    build_seconds: float | None
+    where: Identity
+    warnings: tuple[str, ...] = ()
+
+
+def available_tool() -> str | None:
+    """Return "python" or "trtexec", whichever is here, or None."""
+    try:
+        load_tensorrt()
+        return "python"
+    except EnvironmentError_:
+        pass
+    try:
+        find_trtexec()
+        return "trtexec"
+    except EnvironmentError_:
+        return None
+
+
+def engine_for(
+    bundle: Bundle,
+    variant: str | None = None,
+    *,
+    options: EngineOptions = DEFAULTS,
+    log: MessageLog | None = None,
+    progress: BuildProgress | None = None,
+) -> AnySession:
+    """Return a session for a variant of a bundle; `built_engine` also says where it comes from.
+
+    Args:
+        bundle: A bundle made for a TensorRT target.
+        variant: Such as "fp16"; None for the main graph, "fp32" for the bundle's reference.
+        options: How it is built and run.
+        log: Collects TensorRT's messages.
+        progress: Called while building with (phase, done, total); False stops.
+
+    Raises:
+        EdgeViTError: As `built_engine`.
+    """
+    return built_engine(bundle, variant, options=options, log=log, progress=progress).session
+
+
+def built_engine(
+    bundle: Bundle,
+    variant: str | None = None,
+    *,
+    options: EngineOptions = DEFAULTS,
+    log: MessageLog | None = None,
+    progress: BuildProgress | None = None,
+) -> BuiltEngine:
+    """Return a running engine of a variant; arguments as `engine_for`.
+
+    Raises:
+        BundleError: The bundle is damaged, or has no reference (EV404).
+        UsageError: There is no such variant (EV416), or settings, tool or adapter can't be (EV754,
+            EV756, EV766).
+        EnvironmentError_: TensorRT, trtexec or CUDA is missing (EV750, EV751, EV757, EV770), or
+            the cache can't be written (EV755).
+        DeviceError: The build or the engine fails (EV752 to EV764, EV771, EV772).
+    """
+    onnx, name = _graph(bundle, variant), variant or bundle.variants[0]
+    if variant == REFERENCE:
+        options = replace(options, settings=replace(options.settings, tf32=False))
+    tool = _tool(options.tool)
+    cache = EngineCache(options.cache_folder)
+    log = MessageLog() if log is None else log
+    if tool == "trtexec":
+        return _through_trtexec(bundle, onnx, name, options, cache)
+    return _through_python(onnx, name, options, cache, log, progress)
+
+
+def _graph(bundle: Bundle, variant: str | None) -> bytes:
+    """Return the graph of a variant or of the reference."""
+    if variant == REFERENCE:
+        return bundle.required_reference_onnx()
+    return bundle.engine_onnx(variant)
+
+
+def _tool(asked: str) -> str:
+    """Return the tool that is used."""
+    if asked not in TOOLS:
+        raise UsageError("EV766", f"{asked!r} does not run engines.", try_next=", ".join(TOOLS))
+    if asked != "auto":
+        return asked
+    found = available_tool()
+    if found is None:
+        load_tensorrt()  # raises, and says what to install
+    return found or "python"
+
+
+def _through_python(
+    onnx: bytes,
+    variant: str,
+    options: EngineOptions,
+    cache: EngineCache,
+    log: MessageLog,
+    progress: BuildProgress | None,
+) -> BuiltEngine:
+    trt = load_tensorrt()
+    device = open_device(options.cuda)
+    facts = device.facts()
+    version = dotted(version_from_text(trt.__version__))
+    where = identity(facts.name, facts.compute_capability, version)
+    key = engine_key(onnx, options.settings, where)
+    session = None if options.rebuild else _cached(trt, device, cache, key, options)
+    if session is not None:
+        return BuiltEngine(session, variant, None, where)
+    timings = cache.timings(timing_key(where))
+    plan = plan_from_onnx(
+        trt, onnx, options.settings, timing_cache=timings, log=log, progress=progress
+    )
+    cache.store_timings(timing_key(where), plan.timing_cache)
+    cache.store_engine(key, plan.data, _record(variant, options, where, plan.build_seconds))
+    session = TensorRTSession(plan.data, trt=trt, device=device, graph=options.graph, log=log)
+    return BuiltEngine(session, variant, plan.build_seconds, where, plan.warnings)
+
+
+def _cached(
+    trt: Any, device: CudaDevice, cache: EngineCache, key: str, options: EngineOptions
+) -> TensorRTSession | None:
+    """Return a session for an engine of the cache; one that no longer loads is removed."""
+    data = cache.engine(key)
+    if data is None:
+        return None
+    try:
+        return TensorRTSession(data, trt=trt, device=device, graph=options.graph)
+    except DeviceError as error:
+        if error.code != "EV760":
+            raise
+        cache.forget_engine(key)
+        return None
+
+
+def _through_trtexec(
+    bundle: Bundle, onnx: bytes, variant: str, options: EngineOptions, cache: EngineCache
+) -> BuiltEngine:
+    tool = Trtexec()
+    where = identity("", "", dotted(tool.version))
+    key = engine_key(onnx, options.settings, where)
+    seconds = None
+    if options.rebuild or cache.engine(key) is None:
+        plan, seconds = _build_with_trtexec(tool, bundle, onnx, options, cache, where)
+        cache.store_engine(key, plan, _record(variant, options, where, seconds))
+    engine_file = EngineFile(
+        cache.folder / f"{key}.plan", INPUT_NAME, bundle.input_size, options.settings.max_batch
+    )
+    return BuiltEngine(TrtexecSession(tool, engine_file), variant, seconds, where)
+
+
+def _build_with_trtexec(
+    tool: Trtexec,
+    bundle: Bundle,
+    onnx: bytes,
+    options: EngineOptions,
+    cache: EngineCache,
+    where: Identity,
+) -> tuple[bytes, float]:
+    """Return the engine and the seconds it took; only kernel timings stay on disk."""
+    with cache.scratch() as folder:
+        graph, plan = folder / "graph.onnx", folder / "engine.plan"
+        graph.write_bytes(onnx)
+        arguments = build_arguments(
+            tool.version,
+            graph,
+            plan,
+            options.settings,
+            input_name=INPUT_NAME,
+            image_shape=bundle.input_size,
+            timing_cache=cache.timings_path(timing_key(where)),
+        )
+        start = time.perf_counter()
+        tool.call(arguments)
+        return plan.read_bytes(), time.perf_counter() - start
+
+
+def _record(
+    variant: str, options: EngineOptions, where: Identity, seconds: float | None
+) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "settings": options.settings.to_dict(),
+        "identity": where.to_dict(),
+        "build_seconds": seconds,
+    }

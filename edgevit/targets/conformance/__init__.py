@@ -1,9 +1,0 @@
-"""The conformance checker: looks at an ONNX graph with the rules TensorRT has for it.
-
-It works on anybody's ONNX file. Rules have stable numbers; each is one function in `rules_*.py`.
-"""
-
-from edgevit.targets.conformance.checking import Conformance, Finding, check_onnx
-from edgevit.targets.conformance.rule import RULES, Facts, Level, Parity
-
-__all__ = ["RULES", "Conformance", "Facts", "Finding", "Level", "Parity", "check_onnx"]

@@ -1,0 +1,252 @@
+"""How the products of a graph are written for ONNX Runtime: in float32, or in integers.
+
+A quantized product is ``QuantizeLinear -> (Clip) -> MatMulIntegerToFloat`` (ONNX Runtime's own
+operator): ``float32(acc) * float32(s_x * s_w) + bias``. Written this way no optimiser has to
+recognise a Q/DQ pattern, so that what was calibrated can't turn into another kernel. Codes of
+fewer than 8 bits are clipped after the Q, in u8, which costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from torch import fx
+
+from edgevit.bundle.operators import MICROSOFT
+from edgevit.graph.model import Gemm
+from edgevit.quantizers.codebook import FINE_LEVELS, CodebookGrid
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul
+from edgevit.quantizers.twin import TwinGrid
+from edgevit.quantizers.uniform import UniformGrid
+from edgevit.targets.onnx.builder import OnnxBuilder
+from edgevit.targets.onnx.lowering import Lowering, args, array_of
+
+aten = torch.ops.aten
+_TABLE_ROWS = 16  # what threads share among them
+INTEGER_PRODUCT = "MatMulIntegerToFloat"
+LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
+
+
+@dataclass(kw_only=True)
+class FloatWriter:
+    """Writes every product in float32; linears on a 2-D view, as one Gemm each."""
+
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
+        """Emit one float32 product."""
+        if gemm.weight is None:
+            context.builder.add("MatMul", [context.operand(x) for x in operands], output)
+            return
+        weight = array_of(context.graph.constant(gemm.weight))
+        inputs = [context.flat(operands[0])]
+        inputs.append(context.builder.constant(f"{gemm.weight}_t", weight.T))  # [in, out]
+        if gemm.bias is not None:
+            bias = array_of(context.graph.constant(gemm.bias))
+            inputs.append(context.builder.constant(gemm.bias, bias))
+        context.builder.add("Gemm", inputs, context.flat_output(output))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taps:
+    """ONNX tensors around one quantized product.
+
+    Args:
+        inputs: Float operands before rounding (one for a linear, two for a matmul).
+        layouts: For each the layout nodes between it and the product.
+        codes: The same operands as 8-bit integers, behind those nodes.
+        output: What the integer kernel writes.
+        bias: The constant float bias of a linear.
+    """
+
+    inputs: tuple[str, ...]
+    layouts: tuple[tuple[fx.Node, ...], ...]
+    codes: tuple[str, ...]
+    output: str
+    bias: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """An operand rounded to its grid: ONNX names of its float source, codes, scale, zero point."""
+
+    source: str
+    layout: tuple[fx.Node, ...]
+    codes: str
+    scale: str
+    zero: str
+
+
+@dataclass(kw_only=True)
+class QuantizedWriter:
+    """Writes the products calibration has put into integers, the rest in float32.
+
+    Args:
+        layers: Gemm name -> the layer in integers.
+        taps: Filled while writing: gemm name -> the ONNX tensors around its kernel.
+    """
+
+    layers: dict[str, IntegerLinear | IntegerMatmul]
+    taps: dict[str, Taps] = field(default_factory=dict)
+    _written: dict[tuple[str, str], Rounded] = field(default_factory=dict)
+
+    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
+        """Emit one product in the form calibration simulated."""
+        layer = self.layers.get(gemm.name)
+        if layer is None:
+            FloatWriter().write(context, gemm, operands, output)
+        elif isinstance(layer, IntegerLinear):
+            self._linear(context, layer, operands[0], output)
+        else:
+            a = self._operand(context, operands[0], layer.left)
+            b = self._operand(context, operands[1], layer.right)
+            inputs = [a.codes, b.codes, a.scale, b.scale, a.zero, b.zero]
+            context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
+            self.taps[output] = _taps([a, b], output)
+
+    def _linear(self, context: Lowering, layer: IntegerLinear, x: fx.Node, output: str) -> None:
+        constant = context.builder.constant
+        rounded = self._operand(context, x, layer.grid)
+        codes = array_of(layer.weight_codes.T)  # [in, out]
+        bits = layer.weight_grid.spec.bits
+        weight = constant(f"{output}_weight_codes", codes, bits=bits)
+        steps = constant(f"{output}_weight_scale", array_of(layer.weight_grid.scale))
+        bias = constant(f"{output}_bias", array_of(layer.bias))
+        inputs = [rounded.codes, weight, rounded.scale, steps, rounded.zero, "", bias]
+        context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
+        self.taps[output] = _taps([rounded], output, bias=bias)
+
+    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> Rounded:
+        """Round an operand where its layout begins, and move its 8-bit codes; written once."""
+        key = (operand.name, repr(grid.to_dict()))
+        if key not in self._written:
+            stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
+            node, layout = layout_source(operand)
+            source = context.operand(node)
+            shape = context.shapes[node.name]
+            codes, scale, zero = write_codes(context.builder, source, grid, stem, shape)
+            codes = move_codes(context, codes, layout, stem)
+            self._written[key] = Rounded(
+                source=source, layout=tuple(layout), codes=codes, scale=scale, zero=zero
+            )
+        return self._written[key]
+
+
+def _taps(rounded: list[Rounded], output: str, *, bias: str | None = None) -> Taps:
+    return Taps(
+        inputs=tuple(one.source for one in rounded),
+        layouts=tuple(one.layout for one in rounded),
+        codes=tuple(one.codes for one in rounded),
+        output=output,
+        bias=bias,
+    )
+
+
+def layout_source(operand: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """Return the tensor whose elements the operand only rearranges, and the steps in order."""
+    steps: list[fx.Node] = []
+    source = operand
+    while source.target in LAYOUT and args(source)[0].op != "placeholder":
+        steps.insert(0, source)
+        source = args(source)[0]
+    return source, steps
+
+
+def move_codes(context: Lowering, codes: str, layout: list[fx.Node], stem: str) -> str:
+    """Repeat the layout steps on 8-bit codes."""
+    builder = context.builder
+    for step, node in enumerate(layout):
+        name = f"{stem}_moved{step}"
+        if node.target is aten.reshape.default:
+            shape = context.integers("shape", list(context.shapes[node.name]))
+            codes = builder.add("Reshape", [codes, shape], name)
+        elif node.target is aten.permute.default:
+            order = [axis % context.rank(node) for axis in args(node)[1]]
+            codes = builder.add("Transpose", [codes], name, perm=order)
+        else:
+            index = context.operand(args(node)[2])
+            codes = builder.add("Gather", [codes, index], name, axis=args(node)[1])
+    return codes
+
+
+def write_codes(
+    builder: OnnxBuilder, x: str, grid: Grid, stem: str, shape: tuple[int, ...]
+) -> tuple[str, str, str]:
+    """Emit what rounds x to 8-bit integers; return the names of codes, scale and zero point.
+
+    Args:
+        shape: Of x, -1 for the dimension that follows the batch.
+    """
+    if isinstance(grid, TwinGrid):
+        return write_twin(builder, x, grid, stem)
+    if isinstance(grid, CodebookGrid):
+        return write_codebook(builder, x, grid, stem, shape)
+    return write_uniform(builder, x, grid, stem)
+
+
+def write_uniform(
+    builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str
+) -> tuple[str, str, str]:
+    """Q -> Clip to the k-bit codes (below 8 bits); return the names of codes, scale, zero point."""
+    carrier = np.dtype(np.int8 if grid.spec.signed else np.uint8)
+    scale = builder.constant(f"{stem}_scale", np.float32(grid.scale.item()))
+    zero = builder.constant(f"{stem}_zero", carrier.type(int(grid.zero_point)))
+    codes = builder.add("QuantizeLinear", [x, scale, zero], f"{stem}_codes")
+    if grid.spec.bits < 8:
+        low = builder.constant(f"low_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmin))
+        high = builder.constant(f"high_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmax))
+        codes = builder.add("Clip", [codes, low, high], f"{stem}_clipped")
+    return codes, scale, zero
+
+
+def write_codebook(
+    builder: OnnxBuilder, x: str, grid: CodebookGrid, stem: str, shape: tuple[int, ...]
+) -> tuple[str, str, str]:
+    """Q to 8 bits, then a table of 256 bytes; return the names of codes, scale and zero point.
+
+    GatherElements looks up six times as fast as Gather does, row by row of a matrix; every row
+    has a copy of the table. Indices of signed codes count from the table's end if negative.
+    """
+    codes, scale, zero = write_uniform(builder, x, grid.fine, stem)
+    elements = math.prod(size for size in shape if size > 0)  # of one image, or of a window
+    rows = max(n for n in range(1, _TABLE_ROWS + 1) if elements % n == 0)
+    table = array_of(grid.table).astype(np.int8 if grid.spec.signed else np.uint8)
+    if grid.spec.signed:
+        table = np.roll(table, FINE_LEVELS // 2)  # codes 0 .. 127 first, then -128 .. -1
+    tables = builder.constant(f"{stem}_table", np.tile(table, (rows, 1)))
+    index = builder.add("Cast", [codes], f"{stem}_index", to=TensorProto.INT32)
+    in_rows = builder.constant(f"shape_{rows}_-1", np.array([rows, -1], np.int64))
+    index = builder.add("Reshape", [index, in_rows], f"{stem}_index_rows")
+    found = builder.add("GatherElements", [tables, index], f"{stem}_level_rows", axis=1)
+    as_before = builder.constant(f"shape_{'_'.join(map(str, shape))}", np.array(shape, np.int64))
+    return builder.add("Reshape", [found, as_before], f"{stem}_levels"), scale, zero
+
+
+def write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str, str]:
+    """Round large values to the coarse step first; then one Q with the fine step holds both.
+
+    A coarse value is a whole number of fine steps, so the second rounding does not change it. Small
+    values end at the largest fine level, which only matters where the next level is far.
+    """
+    half, fine = grid.half, np.float32(grid.scale.item())
+    coarse = builder.constant(f"{stem}_coarse", np.float32(grid.coarse.item()))
+    nothing = builder.constant("zero_u8", np.uint8(0))
+    top = builder.constant(f"top_u8_{half - 1}", np.uint8(half - 1))
+    large = builder.add("QuantizeLinear", [x, coarse, nothing], f"{stem}_large_codes")
+    large = builder.add("Clip", [large, nothing, top], f"{stem}_large_clipped")
+    large = builder.add("DequantizeLinear", [large, coarse, nothing], f"{stem}_large")
+    threshold = np.float32((grid.scale * grid.threshold).item())
+    limit = builder.constant(f"{stem}_threshold", threshold)
+    is_small = builder.add("Less", [x, limit], f"{stem}_is_small")
+    small = x
+    if grid.has_gap:
+        first = builder.constant("zero_float32", np.float32(0))
+        last = builder.constant(f"{stem}_last", np.float32((grid.scale * (half - 1)).item()))
+        small = builder.add("Clip", [x, first, last], f"{stem}_small")
+    value = builder.add("Where", [is_small, small, large], f"{stem}_value")
+    scale = builder.constant(f"{stem}_scale", fine)
+    zero = builder.constant(f"{stem}_zero", np.uint8(grid.operand_offset))
+    codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
+    return codes, scale, zero

@@ -1,0 +1,206 @@
+"""The `cpu` target: ONNX Runtime on x86-64 or Arm, 8-bit integer kernels.
+
+What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
+(symmetric, per output channel), attention products with a u8 left and an s8 right operand. Codes
+of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
+stay in float32, where the engine is fastest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgevit.bundle.manifest import EXACT_VARIANT
+from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.sites import Role
+from edgevit.quantizers.codebook import FINE_BITS, CodebookGrid
+from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
+from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
+from edgevit.targets.base import Lowered
+from edgevit.targets.cpu.kernels import check_kernels, kernels_of
+from edgevit.targets.cpu.products import FloatWriter, QuantizedWriter
+from edgevit.targets.cpu.saturation import without_saturation
+from edgevit.targets.cpu.split_linear import with_split_linears
+from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
+from edgevit.targets.onnx.lowering import lower_graph
+from edgevit.targets.twins import TWINS, missing_twin
+from edgevit.targets.widths import (
+    NO_LAYER_BITS,
+    LayerBits,
+    is_asked_in_float,
+    refuse_unmatched,
+    widths_of,
+)
+from edgevit.version import __version__
+
+IMAGE_BITS = 8  # the picture itself has 8 bits a channel
+EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
+
+
+class CpuTarget:
+    """ONNX Runtime's CPU provider."""
+
+    name = "cpu"
+    widths = tuple(range(MIN_BITS, MAX_BITS + 1))
+    engine = "onnxruntime"
+    grids: tuple[str, ...] = ("uniform", "twin-softmax", "twin-gelu", "codebook")
+    seen_to_run = "ran on x86-64 in every test, on Arm in emulation"
+    description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Split fused q, k, v projections: three products are faster than cutting one apart."""
+        return with_split_linears(graph)
+
+    def place(
+        self,
+        graph: Graph,
+        *,
+        weight_bits: int,
+        act_bits: int,
+        float_layers: tuple[str, ...] = (),
+        layer_bits: LayerBits = NO_LAYER_BITS,
+    ) -> Placement:
+        """Offer grids for every product that is not asked to stay in float."""
+        widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
+        refuse_unmatched(graph, float_layers)
+        placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        for gemm in graph.gemms:
+            reason = _left_in_float(gemm, float_layers)
+            for site in (gemm.left, gemm.right):
+                if reason:
+                    placement.skipped[site.name] = reason
+                else:
+                    placement.options[site.name] = _options(gemm, site.role, *widths[gemm.name])
+            if not reason:
+                bits, offered = widths[gemm.name][1], placement.options[gemm.left.name]
+                why = f"they need more than 8 bits at {bits}-bit codes"
+                placement.missing |= missing_twin(gemm.left, bits, offered, why)
+        return placement
+
+    def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
+        """Return none: there is one form."""
+        return {}
+
+    def same_integers(self, quantized: QuantizedGraph) -> dict[str, QuantizedGraph]:
+        """Return the form for processors on which the main one is not exact."""
+        unsigned = without_saturation(quantized)
+        return {} if unsigned is None else {EXACT_VARIANT: unsigned}
+
+    def check_deployable(self) -> None:
+        """Do nothing: this machine is such a device."""
+
+    def lower(self, quantized: QuantizedGraph) -> Lowered:
+        """Write the model and make sure that every quantized product gets an integer kernel."""
+        writer = QuantizedWriter(layers=quantized.integer_layers)
+        builder = lower_graph(quantized.graph, writer)
+        skeleton = _model(quantized.graph, builder)
+        kernels = kernels_of(whole_model(skeleton, builder.tensors))
+        outputs = {name: taps.output for name, taps in writer.taps.items()}
+        found = check_kernels(outputs, kernels)
+        return Lowered(
+            onnx=skeleton,
+            tensors=builder.tensors,
+            packed_bits=builder.packed_bits,
+            layers=[_row(quantized, gemm, writer, found) for gemm in quantized.graph.gemms],
+        )
+
+    def reference(self, graph: Graph) -> Lowered:
+        """Write the float32 model."""
+        builder = lower_graph(graph, FloatWriter())
+        return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+
+
+def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+    if is_asked_in_float(gemm.module, float_layers):
+        return "asked for in the recipe"
+    if gemm.kind == "matmul":
+        return "a product of two activations outside attention"
+    return ""
+
+
+def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[GridSpec, ...]:
+    """Return the grids this target runs exactly at a site of this role, preferred first."""
+    if role is Role.WEIGHT:
+        return (_weight(weight_bits),)
+    bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
+    uniform: tuple[GridSpec, ...] = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
+    if role in {Role.KEY, Role.VALUE}:
+        uniform = (GridSpec(bits=bits, signed=True, symmetric=True),)
+    elif role is Role.QUERY:
+        uniform = (GridSpec(bits=bits, symmetric=True),)
+    elif role is Role.SOFTMAX_OUT:
+        uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
+    twin = _twin(TWINS[role], bits) if role in TWINS else None
+    return uniform + _offered(twin) + _offered(_codebook(uniform[0]))
+
+
+def _weight(bits: int) -> GridSpec:
+    """Return the weights' grid; -128 is left out: Arm's sums without dot products can't take it."""
+    widest = bits == MAX_BITS
+    return GridSpec(bits=bits, signed=True, symmetric=True, granularity="channel", narrow=widest)
+
+
+def _codebook(uniform: GridSpec) -> GridSpec | None:
+    """Return a codebook of the same width, None at 8 bits, where the grid is as fine."""
+    if uniform.bits == FINE_BITS:
+        return None
+    level_bits = EXACT_IN_S8 if uniform.signed else FINE_BITS
+    return replace(uniform, kind="codebook", level_bits=level_bits)
+
+
+def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:
+    return () if spec is None else (spec,)
+
+
+def _twin(kind: Kind, bits: int) -> GridSpec | None:
+    """Return the twin grid if its operands fit u8 with a ratio worth having, else None.
+
+    GELU: the positive range in units of the negative one is at most (1 - 2^(1-k)) 2^m, which
+    covers real activations only up to 4 bits. Softmax at 8 bits: 2^1, no better than uniform.
+    """
+    ratio = largest_ratio_log2(kind, bits)
+    enough = bits <= 4 if kind == "twin-gelu" else bits < 8
+    return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio) if enough and ratio > 0 else None
+
+
+def _model(graph: Graph, builder: OnnxBuilder) -> bytes:
+    with_batch: list[int | str] = ["batch", *graph.input_size]
+    logits: list[int | str] = ["batch", "classes"]
+    return builder.model(
+        image_shape=with_batch, logits_shape=logits, producer=f"edgevit {__version__}"
+    )
+
+
+def _row(
+    quantized: QuantizedGraph, gemm: Gemm, writer: QuantizedWriter, kernels: dict[str, str]
+) -> dict[str, object]:
+    """Return what the report says of one product: bits asked, grid, carrier, kernel."""
+    count = 0 if gemm.weight is None else quantized.graph.constant(gemm.weight).numel()
+    row: dict[str, object] = {
+        "name": gemm.name,
+        "module": gemm.module,
+        "kind": gemm.kind,
+        "parameters": count,
+    }
+    layer = quantized.integer_layers.get(gemm.name)
+    if layer is None:
+        reason = quantized.placement.skipped.get(gemm.left.name, "")
+        return {**row, "kernel": "float32", "reason": reason}
+    left = layer.grid if isinstance(layer, IntegerLinear) else layer.left
+    right = layer.weight_grid if isinstance(layer, IntegerLinear) else layer.right
+    label = left.spec.label()
+    if isinstance(left, TwinGrid):
+        label = f"{left.spec.kind} 2^{left.ratio_log2}"
+    elif isinstance(left, CodebookGrid):
+        label = f"codebook {len(left.levels)}"
+    return {
+        **row,
+        "left_bits": left.spec.bits,
+        "right_bits": right.spec.bits,
+        "weight_bits": right.spec.bits if isinstance(layer, IntegerLinear) else None,
+        "grid": label,
+        "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
+        "kernel": kernels[gemm.name],
+        "tensor": writer.taps[gemm.name].output,
+    }

@@ -1,0 +1,1 @@
+"""Canonical graph to ONNX, shared by all targets whose engines read it."""

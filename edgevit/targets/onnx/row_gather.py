@@ -1,0 +1,94 @@
+"""Turns cyclic shift and window partition into one gather of token rows.
+
+Swin moves whole token rows in three steps (roll along two axes, then a transpose into windows),
+and back. Each step copies the tensor; together they are one fixed permutation of rows, which
+one Gather does in one copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgevit.graph.model import Graph
+from edgevit.graph.rewrite import add_constant
+from edgevit.graph.shapes import shape_of
+from edgevit.targets.onnx.shapes import Shapes, shapes_of
+
+aten = torch.ops.aten
+_MOVES = {aten.reshape.default, aten.permute.default, aten.roll.default}
+
+
+def with_gathered_rows(graph: Graph) -> Graph:
+    """Return the graph, or a copy in which every chain that holds a roll became one gather."""
+    chains = list(_chains(graph))
+    if not chains:
+        return graph
+    graph = graph.clone()
+    shapes = shapes_of(graph)
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    for names in chains:
+        _replace(graph, shapes, [nodes[name] for name in names])
+    graph.module.graph.eliminate_dead_code()
+    graph.refresh()
+    return graph
+
+
+def _chains(graph: Graph) -> list[list[str]]:
+    """Return maximal chains of single-use layout nodes that hold at least one roll."""
+    found: list[list[str]] = []
+    seen: set[str] = set()
+    for node in graph.module.graph.nodes:
+        if node.target not in _MOVES or node.name in seen:
+            continue
+        chain = [node]
+        while len(chain[-1].users) == 1 and next(iter(chain[-1].users)).target in _MOVES:
+            chain.append(next(iter(chain[-1].users)))
+        seen.update(member.name for member in chain)
+        if any(member.target is aten.roll.default for member in chain):
+            found.append([member.name for member in chain])
+    return found
+
+
+def _replace(graph: Graph, shapes: Shapes, chain: list[fx.Node]) -> None:
+    source: Any = chain[0].args[0]
+    before, after = shapes[source.name], shapes[chain[-1].name]
+    rows = _row_order(shape_of(source), chain)
+    if rows is None or before[-1] != after[-1]:
+        return
+    index = add_constant(graph.module, f"{chain[-1].name}_rows", rows)
+    nodes = graph.module.graph
+    with nodes.inserting_before(chain[-1]):
+        flat = nodes.call_function(aten.reshape.default, (source, [-1, len(rows), before[-1]]))
+        moved = nodes.call_function(aten.index_select.default, (flat, 1, index))
+        result = nodes.call_function(aten.reshape.default, (moved, list(after)))
+    for node in (flat, moved, result):
+        node.meta = dict(chain[-1].meta)
+    chain[-1].replace_all_uses_with(result)
+
+
+def _row_order(before: tuple[int, ...], chain: list[fx.Node]) -> Tensor | None:
+    """Return int64 [T]: which row of an image each row of the result is, or None.
+
+    None when the chain takes rows apart or mixes images.
+
+    Args:
+        before: Shape of the chain's source; -k stands for k times the batch.
+        chain: The layout nodes in order.
+    """
+    channels, orders = before[-1], []
+    for batch in (1, 2):
+        shape = [-size * batch if size < 0 else size for size in before]
+        moved = torch.arange(torch.Size(shape).numel()).reshape(shape)
+        for node in chain:
+            target: Any = node.target
+            moved = target(moved, *node.args[1:], **node.kwargs)
+        rows = moved.reshape(-1, channels)  # [batch * T, C]
+        if not torch.equal(rows, rows[:, :1] + torch.arange(channels)):
+            return None
+        orders.append(rows[:, 0] // channels)
+    one, two = orders
+    both = torch.cat([one, one + len(one)])
+    return one if torch.equal(two, both) else None

@@ -1,0 +1,9 @@
+"""The conformance checker: looks at an ONNX graph with the rules TensorRT has for it.
+
+It works on anybody's ONNX file. Rules have stable numbers; each is one function in `rules_*.py`.
+"""
+
+from edgevit.targets.tensorrt.conformance.checking import Conformance, Finding, check_onnx
+from edgevit.targets.tensorrt.conformance.rule import RULES, Facts, Level, Parity
+
+__all__ = ["RULES", "Conformance", "Facts", "Finding", "Level", "Parity", "check_onnx"]

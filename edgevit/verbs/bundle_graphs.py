@@ -1,0 +1,116 @@
+"""The graphs of a bundle, as `edgevit check` looks at them.
+
+In a bundle's folder a graph stands without its weights, which are packed in another file: taken by
+itself it is half a model. Here they are put together, and with them what only the bundle knows:
+which precision each graph is meant to have, and what its logits should be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.bundle.manifest import (
+    EXACT_VARIANT,
+    GRAPH,
+    MAIN_VARIANT,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    REFERENCE_GRAPH,
+    VARIANT_GRAPHS,
+)
+from edgevit.bundle.variants import golden_key
+from edgevit.data.paths import found_at
+from edgevit.errors import DeviceError
+
+if TYPE_CHECKING:
+    from edgevit.bundle import Bundle
+    from edgevit.targets.tensorrt.conformance import Conformance, Facts, Parity
+    from edgevit.targets.tensorrt.profiles import DeviceProfile
+
+_REFERENCE = "fp32"
+_FILES = {MAIN_VARIANT: GRAPH, **VARIANT_GRAPHS, _REFERENCE: REFERENCE_GRAPH}
+
+
+def graph_of_a_bundle(path: Path) -> str | None:
+    """Return which graph of a bundle a file is, such as "int8"; None if it is none."""
+    named = [name for name, file in _FILES.items() if file == path.name]
+    manifest = path.parent / MANIFEST
+    if (
+        not named
+        or found_at(manifest).kind != "file"
+        or manifest.stat().st_size > MAX_MANIFEST_BYTES
+    ):
+        return None
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    files = content.get("files") if isinstance(content, dict) else None
+    is_bundle = isinstance(files, dict) and "edgevit_version" in content and path.name in files
+    return named[0] if is_bundle else None
+
+
+def checked_graphs(
+    bundle: Bundle, profile: DeviceProfile, served: tuple[str, str], only: str | None = None
+) -> Iterator[tuple[str, Conformance]]:
+    """Yield (name, findings) of every graph a bundle runs on its target, or of one.
+
+    Args:
+        bundle: An opened bundle.
+        profile: The device.
+        served: Oldest and newest TensorRT.
+        only: A variant, or "fp32" for the reference.
+    """
+    from edgevit.targets.tensorrt.conformance import check_onnx
+
+    measured = [name for name in bundle.variants if name != EXACT_VARIANT]  # no GPU runs it
+    for name in measured if only is None else (only,):
+        is_reference = name == _REFERENCE
+        onnx = bundle.required_reference_onnx() if is_reference else bundle.engine_onnx(name)
+        asked = MAIN_VARIANT if name == EXACT_VARIANT else name.split("_")[0]
+        facts = _facts(bundle, onnx, _wanted(bundle, name), asked)
+        yield name, check_onnx(onnx, profile, tensorrt=served, facts=facts)
+
+
+def _wanted(bundle: Bundle, name: str) -> Any:
+    """Return the golden logits of a graph, float32 [n, classes], or None."""
+    return bundle.golden().get("logits_fp32" if name == _REFERENCE else golden_key(name))
+
+
+def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> Facts:
+    from edgevit.targets.tensorrt.conformance import Facts
+
+    if wanted is None:
+        return Facts(asked=asked, no_parity="the bundle has no logits of this graph")
+    try:
+        return Facts(asked=asked, parity=_parity(bundle, onnx, wanted))
+    except DeviceError as error:
+        return Facts(asked=asked, no_parity=f"ONNX Runtime can't run it: {error.why[:200]}")
+
+
+def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
+    """Compare logits float32 [n, classes] on the golden images, optimisations off."""
+    from edgevit.data import Preprocessing
+    from edgevit.runner.engines.onnxruntime.session import EngineSession
+    from edgevit.runner.measure.scores import agreement_percent
+    from edgevit.runner.measure.selfcheck import logits_on
+    from edgevit.targets.tensorrt.conformance import Parity
+
+    images = bundle.golden()["images"]  # [n, H, W, 3]
+    normalize = Preprocessing.from_dict(bundle.preprocessing).normalize
+    session = EngineSession(onnx, optimize=False)
+    found = logits_on(session, images, normalize).astype(np.float64)
+    wanted = simulated.astype(np.float64)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)  # [n]
+    cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return Parity(
+        num_images=len(images),
+        agreement_percent=agreement_percent(found, wanted),
+        cosine=float(cosine.min()),
+        max_error=float(np.abs(found - wanted).max()),
+    )

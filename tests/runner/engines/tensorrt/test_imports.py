@@ -1,0 +1,28 @@
+"""On a board there is Python 3.8, numpy and the engine, and nothing else."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+FILES = sorted((ROOT / "edgevit" / "runner" / "engines" / "tensorrt").glob("*.py"))
+HEAVY = {"torch", "timm", "onnx", "onnxruntime", "rich", "click", "tensorrt", "cuda", "pycuda"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_files_parse_on_python_3_8(path):
+    ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_importing_loads_nothing_but_numpy():
+    names = [path.stem for path in FILES if path.stem != "__init__"]
+    modules = [f"edgevit.runner.engines.tensorrt.{name}" for name in names]
+    code = "".join(f"import {module}\n" for module in modules)
+    code += f"import sys\nprint(sorted({HEAVY!r} & set(sys.modules)))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[]\n", done.stderr
