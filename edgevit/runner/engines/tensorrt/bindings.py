@@ -1,8 +1,8 @@
 """Finds NVIDIA's `tensorrt` module, refuses versions that lack what is used here, keeps its log.
 
 Every attribute of the module that this package touches exists in TensorRT 10.3, 10.13 and 11.4
-(tests/runner/engines/tensorrt/test_api_of_versions.py asks the real bindings). Enum values are always
-taken by name: several of their integers moved between 10 and 11.
+(tests/runner/engines/tensorrt/test_api_of_versions.py asks the real bindings). Enum values are
+always taken by name: several of their integers moved between 10 and 11.
 """
 
 from __future__ import annotations
