@@ -29,9 +29,10 @@ from edgevit.data import labels_for, open_images
 from edgevit.quantizers.fp16 import to_half
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.targets.onnx.builder import whole_model
+from edgevit.targets.registry import TARGETS
 from edgevit.targets.tensorrt.conformance import Facts, Level, check_onnx
 from edgevit.targets.tensorrt.profiles import PROFILES
-from edgevit.targets.tensorrt.target import TENSORRT_TARGETS, TensorRTTarget, precision_of
+from edgevit.targets.tensorrt.target import TensorRTTarget, precision_of
 from edgevit.verbs.artefact import Artefact, Pixels
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
@@ -102,7 +103,7 @@ def chosen(source: str, artefact: Artefact, num: int) -> tuple[Pixels, npt.NDArr
 
 def exported(form: QuantizedGraph) -> bytes:
     """Return the file of one form; the device decides only on what it is checked against."""
-    lowered = TENSORRT_TARGETS[EVERYTHING].lower(form)
+    lowered = TARGETS[EVERYTHING].lower(form)
     return whole_model(lowered.onnx, lowered.tensors)
 
 
@@ -138,7 +139,7 @@ def rows_of(
             found = unfenced(found, model, artefact.model.preprocessing, pixels)
         compared = asdict(agreement(found.engine, found.simulated))
         for profile in PROFILES:
-            target = TENSORRT_TARGETS[profile]
+            target = TARGETS[profile]
             if not offers(target, artefact, name):
                 continue
             checked = check_onnx(model, target.profile, facts=Facts(asked=precision_of(form)))

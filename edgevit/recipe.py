@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DEFAULT_METHOD = "edgevit"
+DEFAULT_METHOD, DEFAULT_TARGET = "edgevit", "cpu"
 _MOST_CHARACTERS = 16 << 20
 _TABLES = ("model_args", "preprocessing")
 
@@ -56,7 +56,7 @@ class Recipe:
     weight_bits: int
     act_bits: int
     method: str = DEFAULT_METHOD
-    target: str = "cpu"
+    target: str = DEFAULT_TARGET
     num_calib: int = 32
     seed: int = 0
     float_layers: tuple[str, ...] = ()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import ast
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 
+_METHODS = "edgevit.calibration.methods"
 _MAKERS = {"Method", "replace"}
 
 
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods in `edgevit.calibration.methods`, in alphabetical order."""
-    files = (resources.files("edgevit.calibration") / "methods").iterdir()
-    sources = [file.read_text(encoding="utf-8") for file in files if file.name.endswith(".py")]
-    return tuple(sorted({name for source in sources for name in _names(source)}))
+    package = find_spec(_METHODS)  # found, not imported
+    folders = [] if package is None else package.submodule_search_locations or []
+    files = [file for folder in folders for file in Path(folder).glob("*.py")]
+    return tuple(sorted(name for file in files for name in _names(file.read_text("utf-8"))))
 
 
 def _names(source: str) -> list[str]:
     """Return what ``name=`` is in each ``NAME = Method(...)`` at the top of a file."""
     found: list[str] = []
     for statement in ast.parse(source).body:
-        made = statement.value if isinstance(statement, ast.Assign) else None
+        made = getattr(statement, "value", None)  # of an assignment, with or without a type
         if isinstance(made, ast.Call) and getattr(made.func, "id", "") in _MAKERS:
             values = [word.value for word in made.keywords if word.arg == "name"]
             found += [str(value.value) for value in values if isinstance(value, ast.Constant)]

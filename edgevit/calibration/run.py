@@ -101,6 +101,7 @@ class Method:
         num_images: Calibration images unless the user says otherwise.
         cost: What it costs, in words: passes over the images.
         needs: What a target must offer beyond uniform grids, in words; empty for nothing.
+        order: Place in tables: smallest first, by name where it is the same.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Method:
     num_images: int = 32
     cost: str = "2 forward passes"
     needs: str = ""
+    order: int = 1000
 
 
 def calibrate(

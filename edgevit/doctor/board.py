@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from edgevit.doctor.finding import OK, Finding, missing, ok, warning
+from edgevit.targets.naming import target_names
 from edgevit.targets.tensorrt.profiles import (
     OLDEST_TENSORRT,
+    PROFILES,
     DeviceProfile,
     profile_named,
     version_key,
@@ -55,8 +57,8 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     jetson = facts["kind"] == "jetson"
     watched = [_power_mode(facts), _clocks(facts), _sensors(facts)] if jetson else []
     gpu = facts["gpu"]["name"] or facts["gpu"]["compute_capability"]
-    if target == "cpu" or (target is None and gpu is None):
-        return [_processor(facts), onnxruntime_finding(facts), *general, *watched]
+    if gpu is None if target is None else is_for_processor(target):
+        return [_processor(facts, target), onnxruntime_finding(facts), *general, *watched]
     findings = [_device(facts, target)]
     if jetson:
         findings.append(_jetpack(facts))
@@ -64,9 +66,14 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     return [*findings, *general, *watched]
 
 
-def _processor(facts: Mapping[str, Any]) -> Finding:
+def is_for_processor(target: str) -> bool:
+    """Return whether bundles of a target need no TensorRT device."""
+    return target in target_names() and target not in PROFILES
+
+
+def _processor(facts: Mapping[str, Any], target: str | None) -> Finding:
     what = facts["model"] or facts["system"]["name"] or "a computer"
-    return ok("device", f"{what}, {facts['system']['machine']}, target cpu")
+    return ok("device", f"{what}, {facts['system']['machine']}, target {target or 'cpu'}")
 
 
 def onnxruntime_finding(facts: Mapping[str, Any]) -> Finding:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.bundle import leftovers
-from edgevit.doctor.board import board_findings, numpy_finding, onnxruntime_finding
+from edgevit.doctor.board import (
+    board_findings,
+    is_for_processor,
+    numpy_finding,
+    onnxruntime_finding,
+)
 from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
@@ -36,8 +41,9 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
     findings += [onnxruntime_finding(facts), numpy_finding(facts)]
     findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _left_over()]
-    if target not in (None, "cpu", "simulation") or facts["gpu"]["compute_capability"]:
-        findings += _engine(facts, None if target in ("cpu", "simulation") else target)
+    device = None if target is None or is_for_processor(target) else target
+    if device is not None or facts["gpu"]["compute_capability"]:
+        findings += _engine(facts, device)
     return findings
 
 

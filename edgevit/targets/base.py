@@ -42,6 +42,8 @@ class Target(Protocol):
     """What runs its bundles: "onnxruntime", or "tensorrt" where there is one."""
     grids: tuple[str, ...]
     """Kinds of grid it runs exactly, in any form of the model; see `GridSpec.kind`."""
+    precisions: tuple[str, ...]
+    """What the device computes in, where that decides on forms of the model; else empty."""
     seen_to_run: str
     """What of it has run, and on which hardware, in a few words."""
 

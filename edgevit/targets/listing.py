@@ -14,13 +14,12 @@ def list_targets() -> list[dict[str, Any]]:
 
 
 def _row(target: Target) -> dict[str, Any]:
-    profile = getattr(target, "profile", None)
     return {
         "name": target.name,
         "description": target.description,
         "engine": target.engine,
         "widths": list(target.widths),
         "grids": list(target.grids),
-        "float_precisions": [] if profile is None else list(profile.precisions),
+        "float_precisions": list(target.precisions),
         "seen_to_run": target.seen_to_run,
     }

@@ -19,6 +19,7 @@ from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.twins import TWINS, wide_twin
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
+NAMES = ("simulation",)
 _ATTENTION = {Role.QUERY, Role.KEY, Role.VALUE}
 
 
@@ -29,6 +30,7 @@ class SimulationTarget:
     widths = CpuTarget.widths
     engine = "torch"
     grids = (*CpuTarget.grids, "log2", "log-sqrt2")
+    precisions: tuple[str, ...] = ()
     seen_to_run = "runs wherever torch does"
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 
@@ -93,6 +95,9 @@ class SimulationTarget:
             UnsupportedError: Always (EV308).
         """
         raise _no_device()
+
+
+TARGETS = (SimulationTarget(),)
 
 
 def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]:

@@ -49,6 +49,7 @@ def known_target(target: str | None, device: str | None) -> str | None:
     Raises:
         UsageError: There is none of this name (EV340), or no device runs it (EV837).
     """
+    from edgevit.targets.naming import target_names
     from edgevit.targets.tensorrt.profiles import profile_named
 
     if target is None:
@@ -61,7 +62,7 @@ def known_target(target: str | None, device: str | None) -> str | None:
             where=f"--target {target} --device {device}",
             try_next="Leave --device out, or name a target that has bundles, such as cpu.",
         )
-    return known if known in ("cpu", "simulation") else profile_named(target).name
+    return known if known in target_names() else profile_named(target).name
 
 
 def check_nothing_missing(found: Mapping[str, Any]) -> None:

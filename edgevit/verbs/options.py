@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.naming import bundle_name, widths_named
 from edgevit.errors import EdgeViTError, UsageError
-from edgevit.recipe import DEFAULT_METHOD, digest_of, read_recipe
+from edgevit.recipe import DEFAULT_METHOD, DEFAULT_TARGET, digest_of, read_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ class Asked:
     """
 
     model: str | nn.Module
-    target: str = "cpu"
+    target: str = DEFAULT_TARGET
     method: str = DEFAULT_METHOD
     num_calib: int | None = None
     seed: int = 0

@@ -1,40 +1,43 @@
-"""Named calibration methods, all over the same graph, sites and grids."""
+"""Named calibration methods, all over the same graph, sites and grids.
+
+Every file here is looked through for values of type `Method`: a new method is one new file.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib import import_module
 
-from edgevit.calibration.methods.apq_vit import APQ_VIT
-from edgevit.calibration.methods.edgevit import EDGEVIT, EDGEVIT_CODEBOOK
-from edgevit.calibration.methods.edgevit_train import EDGEVIT_TRAIN
-from edgevit.calibration.methods.fq_vit import FQ_VIT
-from edgevit.calibration.methods.gptq import GPTQ
-from edgevit.calibration.methods.liu2021 import LIU2021
-from edgevit.calibration.methods.noisyquant import NOISYQUANT, NOISYQUANT_PTQ4VIT
-from edgevit.calibration.methods.plain import MINMAX, MSE, PERCENTILE
-from edgevit.calibration.methods.ptq4vit import PTQ4VIT
-from edgevit.calibration.methods.repq_vit import REPQ_VIT, REPQ_VIT_INT
+from edgevit.calibration.naming import method_names
 from edgevit.calibration.run import Method
 from edgevit.errors import UsageError
+from edgevit.recipe import DEFAULT_METHOD
 
-_ALL = (
-    EDGEVIT,
-    EDGEVIT_CODEBOOK,
-    EDGEVIT_TRAIN,
-    PTQ4VIT,
-    GPTQ,
-    MINMAX,
-    PERCENTILE,
-    MSE,
-    REPQ_VIT,
-    REPQ_VIT_INT,
-    FQ_VIT,
-    LIU2021,
-    APQ_VIT,
-    NOISYQUANT,
-    NOISYQUANT_PTQ4VIT,
-)
-METHODS = {method.name: method for method in _ALL}
+
+def _made() -> Iterator[Method]:
+    """Yield the methods at the top of every file of this folder; some stand in several."""
+    for file in pkgutil.iter_modules(__path__):
+        values = vars(import_module(f"{__name__}.{file.name}")).values()
+        yield from (value for value in values if isinstance(value, Method))
+
+
+def _found() -> dict[str, Method]:
+    """Return name -> method in the order of tables.
+
+    Raises:
+        ValueError: Two methods have one name, or a name can't be read from a file's text.
+    """
+    methods = {id(method): method for method in _made()}.values()
+    names = sorted(method.name for method in methods)
+    if names != list(method_names()) or len(set(names)) < len(names):
+        raise ValueError(f"methods {names}, where the files say {list(method_names())}")
+    in_order = sorted(methods, key=lambda one: (one.name != DEFAULT_METHOD, one.order, one.name))
+    return {method.name: method for method in in_order}
+
+
+METHODS = _found()
 
 
 def method_named(name: str) -> Method:
@@ -51,5 +54,5 @@ def method_named(name: str) -> Method:
         f"There is no calibration method {name!r}.",
         where="--method",
         why="Known methods: " + ", ".join(METHODS),
-        try_next=f"--method {near[0] if near else 'edgevit'}",
+        try_next=f"--method {near[0] if near else DEFAULT_METHOD}",
     )

@@ -164,6 +164,7 @@ EDGEVIT = Method(
     source="this project: arXiv 2111.12293, 2212.08254, 2407.06794 and 2210.17323 together",
     calibrate=calibrate,
     cost="4 forward passes, 1 backward pass",
+    order=0,
 )
 
 EDGEVIT_CODEBOOK = Method(
@@ -173,4 +174,5 @@ EDGEVIT_CODEBOOK = Method(
     calibrate=calibrate_with_codebooks,
     needs="codebook grids where offered, else those of edgevit",
     cost=f"{EDGEVIT.cost}, and the search for levels: up to twice the time",
+    order=0,
 )

@@ -136,4 +136,5 @@ FQ_VIT = Method(
     num_images=1000,
     cost="2 forward passes",
     needs="log2 and asymmetric grids: simulation only",
+    order=50,
 )

@@ -61,4 +61,5 @@ GPTQ = Method(
     source="Frantar et al., ICLR 2023, arXiv 2210.17323",
     calibrate=calibrate,
     cost="4 forward passes",
+    order=20,
 )

@@ -204,6 +204,7 @@ NOISYQUANT = Method(
     source=_SOURCE,
     calibrate=noisy(MSE.calibrate),
     cost="3 forward passes",
+    order=80,
 )
 NOISYQUANT_PTQ4VIT = Method(
     name="noisyquant+ptq4vit",
@@ -212,4 +213,5 @@ NOISYQUANT_PTQ4VIT = Method(
     calibrate=noisy(PTQ4VIT.calibrate),
     cost="3 forward passes, 1 backward pass",
     needs=PTQ4VIT.needs,
+    order=80,
 )

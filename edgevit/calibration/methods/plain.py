@@ -15,16 +15,19 @@ MINMAX = Method(
     source="arXiv 2106.08295, section 3.1",
     calibrate=parallel(Choices(activations="minmax", weights="minmax")),
     cost="1 forward pass",
+    order=30,
 )
 PERCENTILE = Method(
     name="percentile",
     summary="The best of three percentiles by squared error",
     source="RepQ-ViT's initialiser, arXiv 2212.08254, section 4.1",
     calibrate=parallel(Choices(activations="percentile", weights="percentile")),
+    order=31,
 )
 MSE = Method(
     name="mse",
     summary="Least squared error of each tensor on its own",
     source="arXiv 2106.08295, section 3.1",
     calibrate=parallel(Choices(activations="mse", weights="mse")),
+    order=32,
 )

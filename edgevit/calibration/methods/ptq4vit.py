@@ -27,4 +27,5 @@ PTQ4VIT = Method(
     ),
     cost="2 forward passes, 1 backward pass",
     needs="twin grids where offered, else symmetric uniform ones",
+    order=10,
 )

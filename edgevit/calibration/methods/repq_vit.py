@@ -160,6 +160,7 @@ REPQ_VIT = Method(
     calibrate=repq(paper=True),
     cost="1 forward pass",
     needs="log-sqrt2 grids and asymmetric weights: simulation only",
+    order=40,
 )
 REPQ_VIT_INT = Method(
     name="repq-vit-int",
@@ -167,4 +168,5 @@ REPQ_VIT_INT = Method(
     source="Li et al., ICCV 2023, arXiv 2212.08254, without the grids no engine runs",
     calibrate=repq(paper=False),
     cost="1 forward pass",
+    order=40,
 )

@@ -45,6 +45,7 @@ class CpuTarget:
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
     engine = "onnxruntime"
     grids: tuple[str, ...] = ("uniform", "twin-softmax", "twin-gelu", "codebook")
+    precisions: tuple[str, ...] = ()
     seen_to_run = "ran on x86-64 in every test, on Arm in emulation"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
 
@@ -109,6 +110,9 @@ class CpuTarget:
         """Write the float32 model."""
         builder = lower_graph(graph, FloatWriter())
         return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+
+
+TARGETS = (CpuTarget(),)
 
 
 def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:

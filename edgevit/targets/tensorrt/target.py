@@ -42,6 +42,7 @@ class TensorRTTarget:
         self.profile = profile
         self.grids: tuple[str, ...] = ("uniform", "e4m3") if profile.runs("fp8") else ("uniform",)
         self.name, self.description = profile.name, profile.description
+        self.precisions = profile.precisions
 
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph as it is: q, k and v of one projection stay one product."""
@@ -100,7 +101,7 @@ class TensorRTTarget:
         return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
 
 
-TENSORRT_TARGETS = {name: TensorRTTarget(profile) for name, profile in PROFILES.items()}
+TARGETS = tuple(TensorRTTarget(profile) for profile in PROFILES.values())
 
 
 def precision_of(quantized: QuantizedGraph) -> str:
