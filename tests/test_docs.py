@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import doc_tables
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +100,15 @@ def test_links(page):
         assert linked.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors_of(linked.read_text()), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", doc_tables.TABLES)
+def test_tables_are_what_methods_and_targets_say_of_themselves(page):
+    """After a change: python tests/doc_tables.py."""
+    text = (ROOT / "docs" / page).read_text()
+    assert text == doc_tables.written(page, text)
+    spoiled = text.replace("| `cpu` |", "| `abacus` |").replace("| 32 |", "| 33 |")
+    assert doc_tables.written(page, spoiled.replace("| 8.7 |", "| 8.8 |")) == text
 
 
 def anchors_of(text):
