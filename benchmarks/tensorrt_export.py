@@ -114,11 +114,11 @@ def refitted(
     features = np.concatenate([found.simulated_features for found in run.values()])
     any_form = next(iter(forms.values()))
     head = head_of(any_form)
-    shape = any_form.graph.constant(str(head.weight)).shape
+    shape = any_form.graph.weight(head).shape
     weight, bias = fitted_head(features, np.tile(labels, len(run)), shape[0])
     graph = any_form.graph.clone()
-    graph.set_constant(str(head.weight), to_half(weight))
-    graph.set_constant(str(head.bias), to_half(bias))
+    graph.set_weight(head, to_half(weight))
+    graph.set_bias(head, to_half(bias))
     forms = {name: replace(form, graph=graph) for name, form in forms.items()}
     return forms, {name: with_head(run[name], form, exported(form)) for name, form in forms.items()}
 

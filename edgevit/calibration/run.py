@@ -12,7 +12,7 @@ from torch import Tensor
 from edgevit.calibration.rewrites.fp16 import with_half_body
 from edgevit.calibration.statistics.fisher import Statistics, collect
 from edgevit.calibration.statistics.ranges import Ranges, images_per_batch, observe_ranges
-from edgevit.graph.model import Graph
+from edgevit.graph.model import Gemm, Graph
 from edgevit.progress import Progress, silent
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import Placement
@@ -52,6 +52,12 @@ class Run:
     def sites(self) -> set[str]:
         """Names of the sites that will be quantized."""
         return set(self.placement.options)
+
+    @property
+    def gemms(self) -> list[Gemm]:
+        """The products that will be quantized: both of their operands have a grid on offer."""
+        sites = self.sites
+        return [g for g in self.graph.gemms if {g.left.name, g.right.name} <= sites]
 
     @cached_property
     def images_at_once(self) -> Tensor:

@@ -8,16 +8,11 @@ from where the first shortcut leaves the stream to where the last one joins it a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_arg
 
-from edgevit.graph.interpret import Product
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.operators import LAYOUT, aten
-from edgevit.graph.shapes import args_of, target_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,48 +54,6 @@ def block_nodes(graph: Graph, block: Block) -> tuple[Node, ...]:
     nodes = {node.name: node for node in graph.module.graph.nodes}
     inside, _ = _between(nodes[block.input], nodes[block.output])
     return tuple(node for node in graph.module.graph.nodes if node in inside)
-
-
-def run_block(graph: Graph, block: Block, value: Tensor, *, gemm: Product | None = None) -> Tensor:
-    """Return the block's output for `value` at its input; gradients flow through it.
-
-    Args:
-        value: float32, the activation at `block.input`.
-        gemm: Replaces the computation of every product, as in `run_graph`.
-    """
-    values: dict[str, Any] = {block.input: value}
-    return run_nodes(graph, block_nodes(graph, block), values, gemm=gemm)
-
-
-def run_nodes(
-    graph: Graph,
-    nodes: tuple[Node, ...],
-    values: dict[str, Any],
-    *,
-    gemm: Product | None = None,
-) -> Tensor:
-    """Run nodes in order and return the output of the last one.
-
-    Args:
-        values: fx name -> what is known already (such nodes are not run again); filled with
-            the output of every node that is run.
-        gemm: Replaces the computation of every product, as in `run_graph`.
-    """
-    gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
-    for node in nodes:
-        if node.name in values:
-            continue
-        if node.op == "get_attr":
-            values[node.name] = graph.constant(str(node.target))
-        elif gemm is not None and node.name in gemms:
-            which, args = gemms[node.name], args_of(node)
-            right = None if which.kind == "linear" else values[args[1].name]
-            values[node.name] = gemm(which, values[args[0].name], right)
-        else:
-            args, kwargs = map_arg((args_of(node), node.kwargs), lambda n: values[n.name])
-            values[node.name] = target_of(node)(*args, **kwargs)
-    last: Tensor = values[nodes[-1].name]
-    return last
 
 
 def _projection(graph: Graph, attention: Gemm) -> Gemm | None:

@@ -5,7 +5,7 @@ Each intermediate tensor is freed after its last use: peak memory is that of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from edgevit.graph.shapes import args_of, target_of
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
 NO_CONSTANTS: Mapping[str, Tensor] = {}
+NO_USES: Mapping[str, Sequence[str]] = {}
 Observer = Callable[[str, Tensor], None]
 Keeper = Callable[[str, Tensor], Tensor]
 """What is kept of an output: (fx name, output) -> the tensor later operators read."""
@@ -37,7 +38,7 @@ def run_graph(
         graph: What to run; gradients flow as in `graph.forward`.
         image: Normalised images.
         gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
-            callee reads weight and bias itself by `graph.constant(gemm.weight)`.
+            callee reads weight and bias itself by `graph.weight(gemm)`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
@@ -67,51 +68,91 @@ def run_part(
     Raises:
         KeyError: A node in between needs another tensor from before `start`.
     """
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    last = nodes[stop] if stop else args_of(graph.module.graph.output_node())[0]
+    value = value if keep is None else keep(start, value)
+    if observe is not None:
+        observe(start, value)
+    return run_nodes(
+        graph,
+        _between(nodes.values(), nodes[start], last),
+        {start: value},
+        gemm=gemm,
+        observe=observe,
+        keep=keep,
+        constants=constants,
+        last_uses=_last_uses(graph),
+    )
+
+
+def run_nodes(
+    graph: Graph,
+    nodes: Sequence[Node],
+    values: dict[str, Any],
+    *,
+    gemm: Product | None = None,
+    observe: Observer | None = None,
+    keep: Keeper | None = None,
+    constants: Mapping[str, Tensor] = NO_CONSTANTS,
+    last_uses: Mapping[str, Sequence[str]] = NO_USES,
+) -> Tensor:
+    """Run nodes in order and return the output of the last one.
+
+    Args:
+        values: fx name -> what is known already (such nodes are not run again); filled with
+            the output of every node that is run.
+        gemm, observe, keep, constants: As for `run_part`.
+        last_uses: fx name of a node -> what is dropped from `values` behind it.
+
+    Raises:
+        KeyError: A node needs a tensor that is neither known nor computed by one before it.
+    """
     gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
-    last_use = _last_uses(graph)
-    values: dict[Node, Any] = {}
-    begun = False
-    for node in graph.module.graph.nodes:
-        if node.op == "output":
-            break
+    for node in nodes:
+        if node.name in values:
+            continue
         if node.op == "get_attr":
             name = str(node.target)
-            values[node] = constants[name] if name in constants else graph.constant(name)
+            values[node.name] = constants[name] if name in constants else graph.constant(name)
             continue
-        begun = begun or node.name == start
-        if not begun:
-            continue
-        if node.name == start:
-            result: Any = value
-        elif gemm is not None and node.name in gemms:
-            result = _product(gemm, gemms[node.name], node, values)
+        if gemm is not None and node.name in gemms:
+            result: Any = _product(gemm, gemms[node.name], node, values)
         else:
-            args, kwargs = map_arg((args_of(node), node.kwargs), values.__getitem__)
+            args, kwargs = map_arg((args_of(node), node.kwargs), lambda n: values[n.name])
             result = target_of(node)(*args, **kwargs)
-        values[node] = result = result if keep is None else keep(node.name, result)
+        values[node.name] = result = result if keep is None else keep(node.name, result)
         if observe is not None:
             observe(node.name, result)
-        if node.name == stop:
-            return values[node]  # type: ignore[no-any-return]
-        for dead in last_use.get(node, ()):
+        for dead in last_uses.get(node.name, ()):
             values.pop(dead, None)
-    logits: Tensor = values[args_of(node)[0]]
-    return logits
+    last: Tensor = values[nodes[-1].name]
+    return last
 
 
-def _product(gemm: Product, which: Gemm, node: Node, values: dict[Node, Any]) -> Tensor:
-    left: Tensor = values[args_of(node)[0]]
-    right = None if which.kind == "linear" else values[args_of(node)[1]]
-    return gemm(which, left, right)
+def _between(nodes: Iterable[Node], first: Node, last: Node) -> list[Node]:
+    """Return what is run to get from one node to another: constants and all that stands between."""
+    begun, found = False, []
+    for node in nodes:
+        begun = begun or node is first
+        if begun or node.op == "get_attr":
+            found.append(node)
+        if begun and node is last:
+            break
+    return found
 
 
-def _last_uses(graph: Graph) -> dict[Node, list[Node]]:
-    """Return node -> the nodes whose value nobody needs after it."""
-    uses: dict[Node, list[Node]] = {}
+def _product(gemm: Product, which: Gemm, node: Node, values: Mapping[str, Any]) -> Tensor:
+    left, *rest = (values[source.name] for source in args_of(node)[:2])
+    return gemm(which, left, None if which.kind == "linear" else rest[0])
+
+
+def _last_uses(graph: Graph) -> dict[str, list[str]]:
+    """Return node -> the nodes whose value nobody needs after it, by their fx names."""
+    uses: dict[str, list[str]] = {}
     seen: set[Node] = set()
     for node in reversed(graph.module.graph.nodes):
         for source in node.all_input_nodes:
             if source not in seen:
                 seen.add(source)
-                uses.setdefault(node, []).append(source)
+                uses.setdefault(node.name, []).append(source.name)
     return uses

@@ -45,6 +45,29 @@ class Graph:
         """Return a constant by its name (a get_attr node's target)."""
         return self.module.get_buffer(name)
 
+    def weight(self, gemm: Gemm) -> Tensor:
+        """Return the weight of a linear, float32 [out, in].
+
+        Raises:
+            ValueError: It is a product of two activations.
+        """
+        if gemm.weight is None:
+            raise ValueError(f"{gemm.module}: a product without a weight")
+        return self.constant(gemm.weight)
+
+    def bias(self, gemm: Gemm) -> Tensor:
+        """Return the bias of a linear, float32 [out]; ValueError as for `weight`."""
+        weight = self.weight(gemm)
+        return weight.new_zeros(len(weight)) if gemm.bias is None else self.constant(gemm.bias)
+
+    def set_weight(self, gemm: Gemm, value: Tensor) -> None:
+        """Replace the weight of a linear by another of the same shape and dtype."""
+        self.set_constant(str(gemm.weight), value)
+
+    def set_bias(self, gemm: Gemm, value: Tensor) -> None:
+        """Replace the bias of a linear, which every canonical one has."""
+        self.set_constant(str(gemm.bias), value)
+
     def set_constant(self, name: str, value: Tensor) -> None:
         """Replace a constant by another of the same shape and dtype."""
         old = self.module.get_buffer(name)

@@ -16,9 +16,9 @@ from edgevit.calibration.methods.apq_vit import (
     best_grid,
 )
 from edgevit.calibration.run import Run, calibrate
-from edgevit.graph.blocks import block_nodes, blocks_of, run_nodes
+from edgevit.graph.blocks import block_nodes, blocks_of
 from edgevit.graph.capture import graph_from_module
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_graph, run_nodes
 from edgevit.quantizers.quantized_graph import IntegerLinear, float_product
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid

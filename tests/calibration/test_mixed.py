@@ -149,7 +149,7 @@ def test_fisher_losses_equal_a_literal_computation(vit, images):
     )
     product = next(p for p in products if p.gemm.name == gemm.name)
     importance, x = product.output.grad.square(), product.left.detach()
-    weight = found.weight(gemm)
+    weight = found.graph.weight(gemm)
     for bits in (3, 6):
         rounded = found.weight_grid(gemm, bits).fake_quantize(weight)
         error = x @ (rounded - weight).T
@@ -173,7 +173,7 @@ def test_nuclear_losses_equal_a_literal_computation(split_vit, images, first):
 
     def product(rounded):
         def compute(gemm, left, right):
-            weight = None if gemm.weight is None else found.weight(gemm)
+            weight = None if gemm.weight is None else found.graph.weight(gemm)
             output = float_product(found.graph, gemm, left, right)
             if rounded and gemm.name in units[at].gemms:
                 weight = found.weight_grid(gemm, 3).fake_quantize(weight)

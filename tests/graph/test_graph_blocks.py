@@ -7,9 +7,9 @@ import torch
 from small_models import captured, randomise
 from torch import Tensor, nn
 
-from edgevit.graph.blocks import block_nodes, blocks_of, run_block, run_nodes
+from edgevit.graph.blocks import Block, block_nodes, blocks_of
 from edgevit.graph.capture import graph_from_module
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_graph, run_nodes
 from edgevit.graph.model import Gemm, Graph
 from edgevit.targets.cpu.target import CpuTarget
 
@@ -31,6 +31,10 @@ def _outputs(graph: Graph, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     run_graph(graph, images, observe=lambda name, value: found.update({name: value.clone()}))
     return found
+
+
+def run_block(graph: Graph, block: Block, value: Tensor) -> Tensor:
+    return run_nodes(graph, block_nodes(graph, block), {block.input: value})
 
 
 def test_every_attention_is_in_one_block(small: tuple[nn.Module, Graph]) -> None:

@@ -23,7 +23,7 @@ treats activations behind a GELU is not known to us: they get twin grids where o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,11 +38,12 @@ from edgevit.calibration.search.parallel import (
     activation_grid,
     rewritten,
 )
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.search.weight_scales import searched_scale
 from edgevit.calibration.statistics.fisher import Statistics, sampled_loss
-from edgevit.calibration.statistics.ranges import Ranges, batches, leaders
-from edgevit.graph.blocks import Block, block_nodes, blocks_of, run_nodes
-from edgevit.graph.interpret import run_graph
+from edgevit.calibration.statistics.ranges import Ranges, batches
+from edgevit.graph.blocks import Block, block_nodes, blocks_of
+from edgevit.graph.interpret import run_graph, run_nodes
 from edgevit.graph.model import Gemm, Role, Site
 from edgevit.quantizers.quantized_graph import (
     Grid,
@@ -89,7 +90,7 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
         run.graph,
         run.placement,
         statistics,
-        lambda site: search.chosen[search.leader[site.name]],
+        search.grids.grid,
         must_save=OPERATORS_MUST_SAVE,
         roles=(Role.GELU_OUT,),
     )
@@ -98,11 +99,7 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
 
 def _outside_note(run: Run, quantized: QuantizedGraph) -> list[str]:
     """Return a note that counts the products with grids on offer that no block holds."""
-    outside = [
-        gemm.module
-        for gemm in run.graph.gemms
-        if {gemm.left.name, gemm.right.name} <= run.sites and gemm.name not in quantized.layers
-    ]
+    outside = [gemm.module for gemm in run.gemms if gemm.name not in quantized.layers]
     if not outside:
         return []
     return [
@@ -184,11 +181,10 @@ class _Search:
     ranges: Ranges
     statistics: Statistics
     softmax_shares: tuple[float, ...]
-    chosen: dict[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.leader = leaders(self.run.graph)
-        self.gemms = {gemm.name: gemm for gemm in self.run.graph.gemms}
+        self.grids = GridChooser(self.run.graph, self._start)
+        self.gemms = {gemm.name: gemm for gemm in self.run.gemms}
 
     def block(self, block: Block, value: Tensor, judge: Judge) -> None:
         """Decide the layers of one block in order."""
@@ -196,7 +192,7 @@ class _Search:
         values: dict[str, Any] = {block.input: value}
         for at, node in enumerate(nodes):
             gemm = self.gemms.get(node.name)
-            if gemm is not None and {gemm.left.name, gemm.right.name} <= self.run.sites:
+            if gemm is not None:
                 self._decide(gemm, nodes[at:], values, judge)
             run_nodes(self.run.graph, (node,), values, gemm=self.quantized.compute)
 
@@ -204,37 +200,32 @@ class _Search:
         self, gemm: Gemm, rest: tuple[Node, ...], values: dict[str, Any], judge: Judge
     ) -> None:
         """Search the right grid (the weight), then the left one, at the block's output."""
-        weight = None if gemm.weight is None else self.run.graph.constant(gemm.weight)
-        fixed = self.leader[gemm.left.name] in self.chosen
-        left, right = self._start(gemm.left), self._right(gemm, weight)
+        left, right = self.grids.proposed(gemm.left), self._right(gemm)
 
         def loss(left: Grid, right: Grid) -> float:
             product = _candidate(self, gemm, left, right)
             return judge(run_nodes(self.run.graph, rest, dict(values), gemm=product))
 
         right = best_grid(right, SHARES, lambda grid: loss(left, grid))
-        if not fixed:
+        if gemm.left not in self.grids:
             is_softmax = gemm.left.role is Role.SOFTMAX_OUT
             shares = self.softmax_shares if is_softmax else SHARES
             left = best_grid(left, shares, lambda grid: loss(grid, right))
-        self.chosen[self.leader[gemm.left.name]] = left
-        if weight is None:
+        self.grids.keep(gemm.left, left)
+        if gemm.weight is None:
             self.quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
         elif isinstance(right, UniformGrid):
-            bias = self.run.graph.constant(str(gemm.bias))
+            weight, bias = self.run.graph.weight(gemm), self.run.graph.bias(gemm)
             self.quantized.layers[gemm.name] = integer_linear(left, right, weight, bias)
 
-    def _right(self, gemm: Gemm, weight: Tensor | None) -> Grid:
-        if weight is None:
-            return self._start(gemm.right)
-        spec = self.run.placement.options[gemm.right.name][0]
+    def _right(self, gemm: Gemm) -> Grid:
+        if gemm.weight is None:
+            return self.grids.proposed(gemm.right)
+        weight, spec = self.run.graph.weight(gemm), self.run.placement.options[gemm.right.name][0]
         return UniformGrid.symmetric(spec, searched_scale(weight, spec, None))
 
     def _start(self, site: Site) -> Grid:
         """Return the grid to start from: least squared error, or the full range of a softmax."""
-        leader = self.leader[site.name]
-        if leader in self.chosen:
-            return self.chosen[leader]
         choices = MATTHEW if site.role is Role.SOFTMAX_OUT else CHOICES
         placement = self.run.placement
         return activation_grid(placement, site, self.ranges, self.statistics, choices)
@@ -247,17 +238,17 @@ def _candidate(
 
     Layers that read the same tensor get it rounded as well: they will share the grid.
     """
-    graph, shared = search.run.graph, search.leader[decided.left.name]
+    graph = search.run.graph
 
     def product(gemm: Gemm, a: Tensor, b: Tensor | None) -> Tensor:
-        if search.leader[gemm.left.name] == shared:
+        if search.grids.share(gemm.left, decided.left):
             a = left.fake_quantize(a)
         if gemm.name != decided.name:
             return float_product(graph, gemm, a, b)
         if b is not None:
             return torch.matmul(a, right.fake_quantize(b))
-        weight = right.fake_quantize(graph.constant(str(gemm.weight)))  # [out, in]
-        return torch.nn.functional.linear(a, weight, graph.constant(str(gemm.bias)))
+        weight = right.fake_quantize(graph.weight(gemm))  # [out, in]
+        return torch.nn.functional.linear(a, weight, graph.bias(gemm))
 
     return product
 

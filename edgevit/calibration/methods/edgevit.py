@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.rewrites.regression import moments, refitted
-from edgevit.calibration.rewrites.rounding import gptq_codes, rounding_loss
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.parallel import (
@@ -26,14 +25,12 @@ from edgevit.calibration.search.parallel import (
     activation_grid,
     rewritten,
 )
+from edgevit.calibration.search.rounded_weight import rounded_weight
 from edgevit.calibration.search.sequential import Decide, Layer, Operands, walk
-from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
-from edgevit.calibration.statistics.ranges import leaders
-from edgevit.graph.model import Gemm, Site
+from edgevit.graph.model import Gemm
 from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
-from edgevit.quantizers.spec import GridSpec
-from edgevit.quantizers.uniform import UniformGrid
 
 CHOICES = Choices(
     activations="fisher",
@@ -83,24 +80,18 @@ def planned(run: Run, choices: Choices) -> Plan:
     ranges = rewritten(run, choices)
     statistics = run.statistics(ranges, weighted=True, grams=False)
     quantized = run.quantized()
-    leader = leaders(run.graph)
-    chosen: dict[str, Grid] = {}
     targets: dict[str, Tensor] = {}
-
-    def grid_of(site: Site) -> Grid:
-        name = leader[site.name]
-        if name not in chosen:
-            chosen[name] = activation_grid(run.placement, site, ranges, statistics, choices)
-        return chosen[name]
-
+    grids = GridChooser(
+        run.graph, lambda site: activation_grid(run.placement, site, ranges, statistics, choices)
+    )
     quantized.notes += missing_notes(
-        run.graph, run.placement, statistics, grid_of, must_save=OPERATORS_MUST_SAVE
+        run.graph, run.placement, statistics, grids.grid, must_save=OPERATORS_MUST_SAVE
     )
 
     def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
-        left = grid_of(gemm.left)
+        left = grids.grid(gemm.left)
         if gemm.weight is None:
-            return IntegerMatmul(left=left, right=grid_of(gemm.right))
+            return IntegerMatmul(left=left, right=grids.grid(gemm.right))
         tokens = _tokens(statistics, gemm, output)
         layer, targets[gemm.name] = _linear(run, gemm, left, rounded.left, output, tokens)
         return layer
@@ -125,8 +116,7 @@ def _linear(
         output: Its float32 output [..., out].
         tokens: Weight of each token, [T].
     """
-    weight = run.graph.constant(str(gemm.weight))  # [out, in]
-    bias = run.graph.constant(str(gemm.bias))  # [out]
+    weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)  # [out, in], [out]
     inputs = left.fake_quantize(x).reshape(-1, weight.shape[1])  # [T, in]
     wanted = output.reshape(-1, weight.shape[0])  # [T, out]
     errors = wanted - torch.nn.functional.linear(inputs, weight, bias)  # [T, out]
@@ -147,15 +137,6 @@ def _linear(
         bias=new_bias,
     )
     return layer, target
-
-
-def rounded_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[UniformGrid, Tensor]:
-    """Return grid and int32 codes [out, in]: per row GPTQ's or nearest rounding's, the better."""
-    grid = UniformGrid.symmetric(spec, searched_scale(weight, spec, gram))
-    nearest, codes = grid.codes(weight), gptq_codes(weight, grid, gram)
-    losses = [rounding_loss(weight, grid.dequantize(c), gram) for c in (nearest, codes)]
-    better = (losses[1] <= losses[0])[:, None]  # [out, 1]
-    return grid, torch.where(better, codes, nearest)
 
 
 EDGEVIT = Method(

@@ -67,7 +67,7 @@ def calibrate(run: Run) -> QuantizedGraph:
             soft = LogGrid(spec=specs[gemm.left.name], scale=torch.ones(())) if log2 else left
             quantized.layers[gemm.name] = matmul_layer(soft, grids[leader[gemm.right.name]])
         else:
-            weight, bias = run.graph.constant(gemm.weight), run.graph.constant(str(gemm.bias))
+            weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
             spec = specs[gemm.right.name]
             rows = UniformGrid.symmetric(spec, minmax_scale(weight, spec))
             quantized.layers[gemm.name] = integer_linear(left, rows, weight, bias)

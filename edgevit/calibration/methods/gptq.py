@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgevit.calibration.methods.edgevit import rounded_weight
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.rounded_weight import rounded_weight
 from edgevit.calibration.search.sequential import Layer, Operands, walk
-from edgevit.calibration.statistics.ranges import leaders
-from edgevit.graph.model import Gemm, Site
-from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.calibration.search.shared_grids import GridChooser
+from edgevit.graph.model import Gemm
+from edgevit.quantizers.quantized_graph import IntegerLinear, IntegerMatmul, QuantizedGraph
 
 CHOICES = Choices(activations="mse", weights="mse")
 
@@ -26,20 +26,15 @@ def calibrate(run: Run) -> QuantizedGraph:
     ranges = rewritten(run, CHOICES)
     statistics = run.statistics(ranges, weighted=False)
     quantized = run.quantized()
-    leader = leaders(run.graph)
-    chosen: dict[str, Grid] = {}
-
-    def grid_of(site: Site) -> Grid:
-        name = leader[site.name]
-        if name not in chosen:
-            chosen[name] = activation_grid(run.placement, site, ranges, statistics, CHOICES)
-        return chosen[name]
+    grids = GridChooser(
+        run.graph, lambda site: activation_grid(run.placement, site, ranges, statistics, CHOICES)
+    )
 
     def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
-        left = grid_of(gemm.left)
+        left = grids.grid(gemm.left)
         if gemm.weight is None:
-            return IntegerMatmul(left=left, right=grid_of(gemm.right))
-        weight = run.graph.constant(gemm.weight)  # [out, in]
+            return IntegerMatmul(left=left, right=grids.grid(gemm.right))
+        weight = run.graph.weight(gemm)  # [out, in]
         inputs = left.fake_quantize(rounded.left).reshape(-1, weight.shape[1])  # [T, in]
         spec = run.placement.options[gemm.right.name][0]
         grid, codes = rounded_weight(weight, spec, inputs.T @ inputs)
@@ -48,7 +43,7 @@ def calibrate(run: Run) -> QuantizedGraph:
             weight_grid=grid,
             weight_codes=codes.to(torch.int8),
             scale=left.unit * grid.scale,
-            bias=run.graph.constant(str(gemm.bias)),
+            bias=run.graph.bias(gemm),
         )
 
     walk(run, quantized, decide, "layers")

@@ -23,9 +23,9 @@ from torch import Tensor
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
 from edgevit.calibration.search.sequential import Layer, Operands, walk
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
-from edgevit.calibration.statistics.ranges import leaders
-from edgevit.graph.model import Gemm, Graph, Site
+from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.operators import aten
 from edgevit.graph.shapes import args_of
 from edgevit.quantizers.quantized_graph import (
@@ -55,20 +55,17 @@ def calibrate(run: Run) -> QuantizedGraph:
     """Return the quantized graph."""
     ranges = rewritten(run, CHOICES)
     quantized = run.quantized()
-    leader = leaders(run.graph)
-    chosen: dict[str, Grid] = {}
-
-    def widest(site: Site) -> Grid:
-        return activation_grid(run.placement, site, ranges, Statistics(), CHOICES)
+    grids = GridChooser(
+        run.graph, lambda site: activation_grid(run.placement, site, ranges, Statistics(), CHOICES)
+    )
 
     def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
         judged = _Judged.first(JUDGED_IMAGES, run, rounded, output)
-        shared = leader[gemm.left.name]
-        left = chosen.get(shared, widest(gemm.left))
+        left = grids.proposed(gemm.left)
         if gemm.weight is None:
-            return _matmul(run, gemm, left, widest(gemm.right), judged)
-        layer = _linear(run, gemm, left, judged, fixed=shared in chosen)
-        chosen[shared] = layer.grid
+            return _matmul(run, gemm, left, grids.choose(gemm.right), judged)
+        layer = _linear(run, gemm, left, judged, fixed=gemm.left in grids)
+        grids.keep(gemm.left, layer.grid)
         error = layer(rounded.left) - output  # [..., out]
         return replace(layer, bias=layer.bias - error.reshape(-1, error.shape[-1]).mean(0))
 
@@ -100,7 +97,7 @@ class _Judged:
 
 def _linear(run: Run, gemm: Gemm, left: Grid, judged: _Judged, *, fixed: bool) -> IntegerLinear:
     """Return a linear in integers; `fixed` if another layer has decided the input's grid."""
-    weight, bias = run.graph.constant(str(gemm.weight)), run.graph.constant(str(gemm.bias))
+    weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
     spec = run.placement.options[gemm.right.name][0]
     top = (weight.abs().amax() / (spec.qmax + 0.5)).clamp_min(SMALLEST_SCALE)
     right = UniformGrid.symmetric(spec, top.expand(len(weight)))  # [out], all equal

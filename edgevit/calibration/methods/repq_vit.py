@@ -98,13 +98,13 @@ def calibrate(run: Run, specs: Specs) -> QuantizedGraph:
         grid, shift, factor = seen.channels[feed.ln].layerwise(specs[site])
         seen.tensors[site] = grid
         reparameterize(run.graph, feed, linears, shift, factor)
-    for gemm in _quantized_gemms(run, specs):
+    for gemm in run.gemms:
         left = seen.tensors[leader[gemm.left.name]]
         if gemm.weight is None:
             right = seen.tensors[leader[gemm.right.name]]
             quantized.layers[gemm.name] = matmul_layer(left, right)
         elif isinstance(left, UniformGrid):
-            weight, bias = run.graph.constant(gemm.weight), run.graph.constant(str(gemm.bias))
+            weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
             rows = weight_grid(specs[gemm.right.name], weight)
             quantized.layers[gemm.name] = integer_linear(left, rows, weight, bias)
     return quantized
@@ -114,17 +114,13 @@ def _feeds_head(linears: list[Gemm]) -> bool:
     return any(linear.left.role is Role.HEAD_IN for linear in linears)
 
 
-def _quantized_gemms(run: Run, specs: Specs) -> list[Gemm]:
-    return [g for g in run.graph.gemms if g.left.name in specs and g.right.name in specs]
-
-
 def _look(run: Run, specs: Specs, leader: dict[str, str], norms: dict[str, str]) -> Seen:
     """Fix all activation grids in one pass in which every layer decided is quantized.
 
     Args:
         norms: Gemm name -> the LayerNorm that feeds it, where channels get their own grids.
     """
-    seen, wanted = Seen(), [gemm.name for gemm in _quantized_gemms(run, specs)]
+    seen, wanted = Seen(), [gemm.name for gemm in run.gemms]
 
     def rounded(site: Site, x: Tensor) -> Tensor:
         name = leader[site.name]
@@ -145,9 +141,9 @@ def _look(run: Run, specs: Specs, leader: dict[str, str], norms: dict[str, str])
         run.progress("layers", wanted.index(gemm.name) + 1, len(wanted))
         if gemm.weight is None:
             return torch.matmul(left, left if right is None else rounded(gemm.right, right))
-        weight = run.graph.constant(gemm.weight)
+        weight = run.graph.weight(gemm)
         weight = weight_grid(specs[gemm.right.name], weight).fake_quantize(weight)
-        return torch.nn.functional.linear(left, weight, run.graph.constant(str(gemm.bias)))
+        return torch.nn.functional.linear(left, weight, run.graph.bias(gemm))
 
     run_graph(run.graph, run.images_at_once, gemm=product)
     return seen

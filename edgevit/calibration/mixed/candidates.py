@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from edgevit.calibration.rewrites.rounding import rounding_loss
 from edgevit.calibration.run import Run
 from edgevit.calibration.search import activation_grids
 from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.search.weight_scales import searched_scale
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Graph, Site
-from edgevit.graph.sharing import leaders
 from edgevit.quantizers.quantized_graph import Grid, IntegerMatmul, QuantizedGraph, integer_linear
 from edgevit.quantizers.spec import Placement
 from edgevit.quantizers.uniform import UniformGrid
@@ -40,16 +39,22 @@ class Candidates:
         run: Its graph has been rewritten.
         placements: Width -> what the target offers when every layer has it.
         ranges, statistics: Of the run's images.
-        leader: Site -> the first site that reads the same tensor.
     """
 
     run: Run
     placements: dict[int, Placement]
     ranges: Ranges
     statistics: Statistics
-    leader: dict[str, str]
-    _grids: dict[tuple[str, int], Grid] = field(default_factory=dict)
     _weights: dict[tuple[str, int], UniformGrid] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._grids = {
+            bits: GridChooser(self.graph, self._choose(bits)) for bits in self.placements
+        }
+
+    def _choose(self, bits: int) -> Callable[[Site], Grid]:
+        placement = self.placements[bits]
+        return lambda site: activation_grid(placement, site, self.ranges, self.statistics, CHOICES)
 
     @property
     def graph(self) -> Graph:
@@ -59,29 +64,21 @@ class Candidates:
     @property
     def gemms(self) -> list[Gemm]:
         """The products that get grids."""
-        return [g for g in self.graph.gemms if {g.left.name, g.right.name} <= self.run.sites]
+        return self.run.gemms
 
     def grid(self, site: Site, bits: int) -> Grid:
         """Return the grid of an activation."""
-        key = self.leader[site.name], bits
-        if key not in self._grids:
-            self._grids[key] = activation_grid(
-                self.placements[bits], site, self.ranges, self.statistics, CHOICES
-            )
-        return self._grids[key]
+        return self._grids[bits].grid(site)
 
     def weight_grid(self, gemm: Gemm, bits: int) -> UniformGrid:
         """Return the grid of a weight."""
         key = gemm.name, bits
         if key not in self._weights:
             spec = self.placements[bits].options[gemm.right.name][0]
-            scale = searched_scale(self.weight(gemm), spec, self.statistics.grams[gemm.name])
+            weight, gram = self.graph.weight(gemm), self.statistics.grams[gemm.name]
+            scale = searched_scale(weight, spec, gram)
             self._weights[key] = UniformGrid.symmetric(spec, scale)
         return self._weights[key]
-
-    def weight(self, gemm: Gemm) -> Tensor:
-        """Return the weight [out, in] of a linear of the rewritten graph."""
-        return self.graph.constant(str(gemm.weight))
 
     def activation_loss(self, site: Site, bits: int) -> float:
         """Return half the Fisher-weighted squared output error that rounding a tensor causes."""
@@ -97,7 +94,7 @@ class Candidates:
         """
         grid, gram = self.weight_grid(gemm, bits), self.statistics.grams[gemm.name]
         rows = self.statistics.rows[gemm.name]  # [out]
-        weight = self.weight(gemm)
+        weight = self.graph.weight(gemm)
         errors = rounding_loss(weight, grid.fake_quantize(weight), gram)  # [out]
         return float(errors @ rows / rows.sum().clamp_min(1e-30)) / (2 * len(self.run.images))
 
@@ -113,8 +110,8 @@ class Candidates:
                 made.layers[gemm.name] = IntegerMatmul(left=left, right=right)
             else:
                 grid = self.weight_grid(gemm, weight_bits)
-                bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
-                made.layers[gemm.name] = integer_linear(left, grid, self.weight(gemm), bias)
+                weight, bias = self.graph.weight(gemm), self.graph.bias(gemm)
+                made.layers[gemm.name] = integer_linear(left, grid, weight, bias)
         return made
 
 
@@ -127,5 +124,4 @@ def candidates(run: Run, place: Place, widths: tuple[int, ...]) -> Candidates:
         placements={b: place(dict.fromkeys(modules, (b, b))) for b in widths},
         ranges=ranges,
         statistics=run.statistics(ranges, weighted=True),
-        leader=leaders(run.graph),
     )

@@ -117,8 +117,7 @@ def rounded_product(
         if operand == "activations":
             right = found.grid(gemm.right, bits).fake_quantize(right)
         return torch.matmul(left, right)
-    weight = found.weight(gemm)
+    weight = found.graph.weight(gemm)
     if operand == "weights":
         weight = found.weight_grid(gemm, bits).fake_quantize(weight)
-    bias = None if gemm.bias is None else found.graph.constant(gemm.bias)
-    return torch.nn.functional.linear(left, weight, bias)
+    return torch.nn.functional.linear(left, weight, found.graph.bias(gemm))

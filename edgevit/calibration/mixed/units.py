@@ -58,7 +58,7 @@ def weight_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) -> l
     for group in groups:
         inside = [g for g in graph.gemms if g.name in group and g.weight is not None]
         linears = [g for g in inside if g.right.name in sites]
-        cost = sum(graph.constant(str(g.weight)).numel() for g in linears)
+        cost = sum(graph.weight(g).numel() for g in linears)
         names = tuple(g.name for g in linears)
         units.append(Unit(gemms=names, cost=cost, maps=_maps(graph, group)))
     return [unit for unit in units if unit.cost]

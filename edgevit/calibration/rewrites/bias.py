@@ -39,7 +39,7 @@ def correct_biases(quantized: QuantizedGraph, images: Tensor, progress: Progress
         product = rescale(layer.sums(left), layer.scale)  # [..., out]
         mean = product.reshape(-1, product.shape[-1]).mean(0) + layer.bias  # [out]
         corrected = layer.bias - (mean - means[gemm.name])
-        quantized.graph.set_constant(str(gemm.bias), corrected)
+        quantized.graph.set_bias(gemm, corrected)
         quantized.layers[gemm.name] = replace(layer, bias=corrected)
         done += 1
         progress("bias correction", done, len(linears))

@@ -29,7 +29,7 @@ def equalize_channels(run: Run) -> list[str]:
     """
     ranges, tops, changed = run.observe(), output_tops(run), []
     for gemm in run.graph.gemms:
-        if gemm.kind == "qk" and {gemm.left.name, gemm.right.name} <= run.sites:
+        if gemm.kind == "qk" and gemm in run.gemms:
             changed += _balance_scores(run.graph, gemm, tops)
         elif gemm.kind == "pv" and gemm.right.name in run.sites:
             changed += _even_values(run, gemm, tops, ranges)
@@ -74,7 +74,7 @@ def _even_values(run: Run, gemm: Gemm, tops: dict[str, Tensor], ranges: Ranges) 
         return []
     top = _at(tops, source)  # [H, D]
     spread = top / top.log().mean().exp()
-    seen, weight = ranges[reader.left.name], run.graph.constant(str(reader.weight))
+    seen, weight = ranges[reader.left.name], run.graph.weight(reader)
     noises = []
     for exponent in EXPONENTS:
         columns = _columns(readers[1], spread**exponent, weight.shape[1])  # [in]
@@ -84,7 +84,7 @@ def _even_values(run: Run, gemm: Gemm, tops: dict[str, Tensor], ranges: Ranges) 
     factor = spread ** EXPONENTS[noises.index(min(noises))]  # [H, D]
     scale_rows(run.graph, source[0], source[1], 1 / factor)
     columns = _columns(readers[1], factor, weight.shape[1])
-    run.graph.set_constant(str(reader.weight), weight * columns)
+    run.graph.set_weight(reader, weight * columns)
     return [gemm.right.name]
 
 

@@ -94,9 +94,9 @@ def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
     scale_rows(graph, source[0], source[1], factor)
     ranges[gemm.right.name] = ranges[gemm.right.name].rescaled(torch.zeros(()), 1 / factor)
     reader = next(g for g in graph.gemms if g.name == readers[0])
-    columns = torch.ones(graph.constant(str(reader.weight)).shape[1])  # [in]
+    columns = torch.ones(graph.weight(reader).shape[1])  # [in]
     columns[readers[1].reshape(-1)] = factor[:, None].expand(readers[1].shape).reshape(-1)
-    graph.set_constant(str(reader.weight), graph.constant(str(reader.weight)) / columns)
+    graph.set_weight(reader, graph.weight(reader) / columns)
     if reader.left.name in ranges:
         moved = ranges[reader.left.name]
         ranges[reader.left.name] = moved.rescaled(torch.zeros(()), 1 / columns)
@@ -106,8 +106,8 @@ def _equalize_values(graph: Graph, gemm: Gemm, ranges: Ranges) -> list[str]:
 def scale_rows(graph: Graph, linear: str, channels: Tensor, factor: Tensor) -> None:
     """Multiply the output rows `channels` [H, D] of a linear by `factor` [H] or [H, D]."""
     gemm = next(g for g in graph.gemms if g.name == linear)
-    rows = torch.ones(graph.constant(str(gemm.weight)).shape[0])  # [out]
+    rows = torch.ones(graph.weight(gemm).shape[0])  # [out]
     each = factor if factor.ndim == 2 else factor[:, None].expand(channels.shape)  # [H, D]
     rows[channels.reshape(-1)] = each.reshape(-1)
-    graph.set_constant(str(gemm.weight), graph.constant(str(gemm.weight)) * rows[:, None])
-    graph.set_constant(str(gemm.bias), graph.constant(str(gemm.bias)) * rows)
+    graph.set_weight(gemm, graph.weight(gemm) * rows[:, None])
+    graph.set_bias(gemm, graph.bias(gemm) * rows)

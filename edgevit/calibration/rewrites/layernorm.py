@@ -57,7 +57,7 @@ def _choose(
 ) -> tuple[Tensor, Tensor]:
     """Return (shift [C], factor [C]) with the least expected rounding noise."""
     seen = ranges[linears[0].left.name]
-    weight = torch.cat([_weight(graph, g) for g in linears])  # [sum of out, C]
+    weight = torch.cat([graph.weight(g) for g in linears])  # [sum of out, C]
     width = (seen.typical_high - seen.typical_low).clamp_min(1e-6)  # [C]
     shift = (seen.typical_high + seen.typical_low) / 2  # [C]
     spread = width / width.log().mean().exp()  # [C], geometric mean 1
@@ -99,14 +99,6 @@ def reparameterize(
     graph.set_constant(feed.weight, gamma / factor)
     graph.set_constant(feed.bias, (beta - shift) / factor)
     for linear in linears:
-        weight = _weight(graph, linear)
-        if linear.bias is None or linear.weight is None:
-            raise ValueError(f"{linear.module}: a canonical linear has a weight and a bias")
-        graph.set_constant(linear.bias, graph.constant(linear.bias) + weight @ shift)
-        graph.set_constant(linear.weight, weight * factor)
-
-
-def _weight(graph: Graph, gemm: Gemm) -> Tensor:
-    if gemm.weight is None:
-        raise ValueError(f"{gemm.module}: a linear without a weight")
-    return graph.constant(gemm.weight)
+        weight = graph.weight(linear)
+        graph.set_bias(linear, graph.bias(linear) + weight @ shift)
+        graph.set_weight(linear, weight * factor)

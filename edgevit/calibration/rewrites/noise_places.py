@@ -86,8 +86,7 @@ def add_noise(quantized: QuantizedGraph, place: Place, noise: Tensor) -> None:
     for name in place.gemms:
         layer, gemm = linear_in_integers(quantized, name), graph.gemm(name)
         quantized.layers[name] = replace(layer, bias=layer.bias - layer.weight_values() @ noise)
-        bias, weight = graph.constant(str(gemm.bias)), graph.constant(str(gemm.weight))
-        graph.set_constant(str(gemm.bias), bias - weight @ noise)
+        graph.set_bias(gemm, graph.bias(gemm) - graph.weight(gemm) @ noise)
 
 
 def _add_in_front(graph: Graph, names: tuple[str, ...], noise: Tensor) -> None:

@@ -37,9 +37,8 @@ def head_steps(run: Run, ranges: Ranges) -> dict[str, Tensor]:
     """
     wanted = {
         gemm.name
-        for gemm in run.graph.gemms
+        for gemm in run.gemms
         if gemm.kind == "qk"
-        and {gemm.left.name, gemm.right.name} <= run.sites
         and all(head_channels(run.graph, site) for site in (gemm.left, gemm.right))
     }
     images = run.images[: run.batch_size]

@@ -21,9 +21,10 @@ from edgevit.calibration.search import activation_grids, weight_scales
 from edgevit.calibration.search.codebook_levels import codebook_grid
 from edgevit.calibration.search.head_steps import head_steps
 from edgevit.calibration.search.missing_grids import missing_notes
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.histogram import Histogram
-from edgevit.calibration.statistics.ranges import Ranges, leaders
+from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
 from edgevit.quantizers.quantized_graph import (
@@ -148,24 +149,20 @@ def _choose_grids(
     steps: dict[str, Tensor],
 ) -> None:
     gemms = [g for g in quantized.graph.gemms if g.left.name in ranges]
-    leader, chosen = leaders(quantized.graph), {}
+    grids = GridChooser(
+        run.graph, lambda site: activation_grid(run.placement, site, ranges, statistics, choices)
+    )
     for done, gemm in enumerate(gemms, 1):
-        shared = leader[gemm.left.name]
         if gemm.kind == "qk" and gemm.left.name in steps:
             quantized.layers[gemm.name] = _from_steps(run.placement, gemm, steps)
             continue
-        if shared not in chosen:
-            chosen[shared] = activation_grid(
-                quantized.placement, gemm.left, ranges, statistics, choices
-            )
-        left = chosen[shared]
+        left = grids.grid(gemm.left)
         if gemm.weight is not None:
-            weight = quantized.graph.constant(gemm.weight)
+            weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
             weight_grid = _weight_grid(quantized, gemm, weight, left, statistics, choices)
-            bias = None if gemm.bias is None else quantized.graph.constant(gemm.bias)
             quantized.layers[gemm.name] = integer_linear(left, weight_grid, weight, bias)
         elif gemm.right.name in ranges:
-            right = activation_grid(run.placement, gemm.right, ranges, statistics, choices)
+            right = grids.choose(gemm.right)
             quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
         run.progress("grids", done, len(gemms))
 

@@ -46,8 +46,7 @@ def walk(run: Run, quantized: QuantizedGraph, decide: Decide, stage: str) -> Non
         decide: Called once for every product whose operands all have a grid on offer.
         stage: Name for the progress bar.
     """
-    images, sites = run.images_at_once, run.sites
-    count = sum({g.left.name, g.right.name} <= sites for g in run.graph.gemms)
+    images, count = run.images_at_once, len(run.gemms)
     start = next(n.name for n in run.graph.module.graph.nodes if n.op == "placeholder")
     walk_part(run, quantized, decide, (start, None), (images, images), stage, count)
 
@@ -70,8 +69,7 @@ def walk_part(
         streams: What enters in float32 and in the quantized stream, [B, ...] each.
         stage, count: Name and number of products for the progress bar; 0 shows none.
     """
-    sites = run.sites
-    names = {g.name for g in run.graph.gemms if {g.left.name, g.right.name} <= sites}
+    names = {gemm.name for gemm in run.gemms}
     done = 0
 
     def step(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:

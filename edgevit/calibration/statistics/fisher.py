@@ -165,7 +165,7 @@ def _add_linear(
     else:
         squares = importance.reshape(-1, output.shape[-1])  # [T, out]
         tokens, rows = squares.sum(1), squares.sum(0)  # [T], [out]
-        weights = squares @ graph.constant(str(gemm.weight)).square()  # [T, in]
+        weights = squares @ graph.weight(gemm).square()  # [T, in]
     statistics.histograms[gemm.left.name].add(x, weights)
     _accumulate(statistics.rows, gemm.name, rows)
     statistics.importance.setdefault(gemm.name, []).append(tokens)

@@ -101,7 +101,7 @@ def _add(
 ) -> None:
     layer = quantized.layers[gemm.name]
     if isinstance(layer, (IntegerLinear, Float8Linear)):
-        weight = quantized.graph.constant(str(gemm.weight))
+        weight = quantized.graph.weight(gemm)
         rounded = [(left, layer.grid.fake_quantize(left)), (weight, layer.weight_values())]
     elif right is not None:
         rounded = [
