@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgevit.quantizers.base import Grid
+from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -47,7 +49,7 @@ def nearest_levels(levels: tuple[int, ...], qmin: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookGrid:
+class CodebookGrid(Grid):
     """A calibrated codebook grid, one per tensor.
 
     Args:
@@ -57,8 +59,6 @@ class CodebookGrid:
         levels: Ascending codes of `spec.level_bits` bits, at least one and at most 2^k.
     """
 
-    spec: GridSpec
-    scale: Tensor
     zero_point: Tensor
     levels: tuple[int, ...]
 
@@ -81,11 +81,6 @@ class CodebookGrid:
         """int32 [256]: 8-bit code, less the least one, to its level."""
         return self._levels[self._nearest]
 
-    @property
-    def unit(self) -> Tensor:
-        """The value of one operand step: the fine step, float32 []."""
-        return self.scale
-
     def codes(self, x: Tensor) -> Tensor:
         """Return int32 codes of float32 x: indices of levels, below 2^k."""
         index = self.fine.codes(x) - fine_spec(self.spec).qmin
@@ -105,10 +100,6 @@ class CodebookGrid:
         """What is added to an operand to carry it in 8 bits."""
         return int(self.zero_point)
 
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """Return the float32 values of the codes."""
-        return self.operand(codes).to(torch.float32) * self.scale
-
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit.
 
@@ -120,6 +111,11 @@ class CodebookGrid:
         index = codes.sub_(fine.qmin).nan_to_num_(0.0).to(torch.int32).reshape(-1)
         return torch.where(x.isnan(), x, values.index_select(0, index).reshape(x.shape))
 
+    def emit(self, ops: Ops[Value], x: Value) -> Value:
+        """Describe the levels: the 8-bit grid's codes, looked up in the table."""
+        codes = self.fine.emit(ops, x)
+        return ops.look_up(codes, self.table, signed=self.spec.signed, name="level")
+
     @property
     def _levels(self) -> Tensor:
         return torch.tensor(self.levels, dtype=torch.int32, device=self.scale.device)
@@ -129,11 +125,14 @@ class CodebookGrid:
         table = nearest_levels(self.levels, fine_spec(self.spec).qmin)
         return table.to(self.scale.device)
 
+    def label(self) -> str:
+        """Return a short name with the number of levels."""
+        return f"{self.spec.kind} {len(self.levels)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         return {
-            **self.spec.to_dict(),
-            "scale": self.scale.tolist(),
+            **super().to_dict(),
             "zero_point": self.zero_point.tolist(),
             "levels": list(self.levels),
         }

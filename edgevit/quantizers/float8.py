@@ -9,18 +9,20 @@ even and values beyond the largest number are clipped, as ONNX QuantizeLinear do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.base import Grid
+from edgevit.quantizers.layer import Layer, Linear
+from edgevit.quantizers.ops import Ops, Value
 
 LARGEST = 448.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float8Grid:
+class Float8Grid(Grid):
     """A calibrated E4M3 grid, one per tensor.
 
     Args:
@@ -28,13 +30,13 @@ class Float8Grid:
         scale: float32 [], the value of the number 1.
     """
 
-    spec: GridSpec
-    scale: Tensor
+    has_integer_sums = False
+    has_half_form = True
 
     @property
-    def unit(self) -> Tensor:
-        """The value of the number 1, float32 []."""
-        return self.scale
+    def carrier(self) -> str:
+        """The type of its numbers."""
+        return "f8"
 
     def numbers(self, x: Tensor) -> Tensor:
         """Return float32 x / scale rounded to float8_e4m3fn."""
@@ -44,17 +46,17 @@ class Float8Grid:
         """Return the bit patterns of the rounded x, uint8."""
         return self.numbers(x).view(torch.uint8)
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return float32 x rounded to the grid."""
-        return self.numbers(x).to(torch.float32) * self.scale
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return the float32 values of the codes."""
+        return codes.view(torch.float8_e4m3fn).to(torch.float32) * self.scale
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        return {**self.spec.to_dict(), "scale": self.scale.tolist()}
+    def emit(self, ops: Ops[Value], x: Value) -> Value:
+        """Describe the numbers."""
+        return ops.quantize_float8(x, ops.number(self.scale, "scale"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float8Linear:
+class Float8Linear(Linear):
     """A linear layer in E4M3: products of rounded values, added up in float32.
 
     Sums depend on the order of addition in their last digits, on every engine.
@@ -66,28 +68,23 @@ class Float8Linear:
         bias: float32 [out].
     """
 
-    grid: Float8Grid
-    weight_grid: Float8Grid
     weight: Tensor
-    bias: Tensor
+
+    has_integer_sums = False
 
     def weight_values(self) -> Tensor:
         """Return the rounded weight, float32 [out, in]."""
         return self.weight_grid.fake_quantize(self.weight)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the layer's float32 output [..., out] of float32 x [..., in]."""
-        values = self.grid.fake_quantize(x)
-        return torch.nn.functional.linear(values, self.weight_values(), self.bias)
+    def __call__(self, left: Tensor, right: Tensor | None = None) -> Tensor:
+        """Return the layer's float32 output [..., out] of float32 left [..., in]."""
+        return torch.nn.functional.linear(*self.rounded(left, right), self.bias)
+
+    def in_float16(self) -> Float8Linear:
+        """Return the layer itself: it is made with float16 scales."""
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class Float8Matmul:
-    """A product of two activations in E4M3."""
-
-    left: Float8Grid
-    right: Float8Grid
-
-    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return the float32 product [..., M, N] of float32 [..., M, K] and [..., K, N]."""
-        return torch.matmul(self.left.fake_quantize(left), self.right.fake_quantize(right))
+def is_float8_linear(layer: Layer) -> TypeGuard[Float8Linear]:
+    """Return whether it is a linear layer whose weight is kept in float."""
+    return layer.is_linear and not layer.has_integer_sums

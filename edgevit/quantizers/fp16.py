@@ -12,17 +12,8 @@ import torch
 from torch import Tensor
 
 from edgevit.graph.model import Graph
-from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
+from edgevit.quantizers.base import AnyGrid
 from edgevit.quantizers.fp16_products import HALF_MAX
-from edgevit.quantizers.quantized_graph import (
-    Grid,
-    IntegerLinear,
-    IntegerMatmul,
-    Layer,
-    SimulatedMatmul,
-    stored_dtype,
-)
-from edgevit.quantizers.uniform import UniformGrid
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 loses digits, and a scale of few digits is no step to count in."""
@@ -45,44 +36,12 @@ def round_constants(graph: Graph) -> None:
             graph.set_constant(name, to_half(value))
 
 
-def half_grid(grid: Grid) -> UniformGrid:
+def half_grid(grid: AnyGrid) -> AnyGrid:
     """Return the same grid with a float16 scale.
 
     Raises:
-        TypeError: It is no uniform grid; no target with a float16 body offers another.
+        TypeError: It has no such form; no target with a float16 body offers it.
     """
-    if not isinstance(grid, UniformGrid):
+    if not grid.has_half_form:
         raise TypeError(f"a {grid.spec.kind} grid has no float16 form")
     return replace(grid, scale=half_scale(grid.scale))
-
-
-def half_layer(layer: Layer) -> Layer:
-    """Return the layer as a device with a float16 body computes it.
-
-    Weight codes keep their value in the rounded scale to half a step: they stay what they are
-    unless the scale was below float16's normal numbers.
-
-    Raises:
-        TypeError: The layer's grids have no float16 form.
-    """
-    if isinstance(layer, IntegerMatmul):
-        return IntegerMatmul(left=half_grid(layer.left), right=half_grid(layer.right))
-    if isinstance(layer, (Float8Linear, Float8Matmul)):
-        return layer  # made with float16 scales
-    if isinstance(layer, SimulatedMatmul):
-        raise TypeError("a logarithmic grid has no float16 form")
-    return _half_linear(layer)
-
-
-def _half_linear(layer: IntegerLinear) -> IntegerLinear:
-    spec = layer.weight_grid.spec
-    grid, rows = half_grid(layer.grid), half_grid(layer.weight_grid)
-    ratio = (layer.weight_grid.scale / rows.scale)[:, None]  # [out, 1]
-    codes = torch.round(layer.weight_codes * ratio).clamp_(spec.qmin, spec.qmax)
-    return IntegerLinear(
-        grid=grid,
-        weight_grid=rows,
-        weight_codes=codes.to(stored_dtype(spec)),
-        scale=(grid.unit * rows.scale).expand(len(codes)).contiguous(),
-        bias=to_half(layer.bias),
-    )

@@ -11,30 +11,28 @@ besides; here the last of the 2^k codes is the zero, so that k bits hold every c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.base import Grid
 
 STEPS_PER_OCTAVE = {"log2": 1, "log-sqrt2": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogGrid:
+class LogGrid(Grid):
     """A calibrated logarithmic grid, one per tensor; nothing negative has a code.
 
     Its values are not multiples of one step, so no integer operand stands for them: products
-    with such a tensor are simulated (`quantizers.simulation.SimulatedMatmul`).
+    with such a tensor are simulated (`quantized_graph.SimulatedMatmul`).
 
     Args:
         spec: kind "log2" or "log-sqrt2".
         scale: float32 [], the value of code 0.
     """
 
-    spec: GridSpec
-    scale: Tensor
+    has_integer_sums = False
 
     def __post_init__(self) -> None:
         if self.spec.kind not in STEPS_PER_OCTAVE:
@@ -57,14 +55,6 @@ class LogGrid:
         values = self._powers(torch.arange(self.spec.qmax + 1))  # [2^k]
         values[-1] = 0.0
         return values.index_select(0, codes.reshape(-1)).reshape(codes.shape)
-
-    def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit."""
-        return self.dequantize(self.codes(x))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        return {**self.spec.to_dict(), "scale": self.scale.tolist()}
 
     def _powers(self, codes: Tensor) -> Tensor:
         """Return float32 s * 2^(-c / n), computed in float64 so that it is rounded once."""

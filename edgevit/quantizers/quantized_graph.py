@@ -10,8 +10,9 @@ float32 products of dequantized values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -19,44 +20,49 @@ from torch import Tensor
 from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
-from edgevit.quantizers.codebook import CodebookGrid
-from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
+from edgevit.quantizers.base import Grid as Grid
+from edgevit.quantizers.fp16 import half_grid, to_half
 from edgevit.quantizers.fp16_products import half_or_not, product, saturated
 from edgevit.quantizers.integer import exact_matmul, rescale
-from edgevit.quantizers.log import LogGrid
+from edgevit.quantizers.layer import Layer as Layer
+from edgevit.quantizers.layer import Linear, Matmul, present
 from edgevit.quantizers.spec import GridSpec, Placement
-from edgevit.quantizers.twin import TwinGrid
-from edgevit.quantizers.uniform import UniformGrid
-
-Grid = UniformGrid | TwinGrid | CodebookGrid
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntegerLinear:
+class IntegerLinear(Linear):
     """A linear layer in integers.
 
     Args:
         grid: The input's grid.
         weight_grid: Per-output-channel grid of the weight. Engines run symmetric ones.
         weight_codes: int8 [out, in], uint8 where the grid's codes are unsigned.
-        scale: float32 [out], input step times weight step.
         bias: float32 [out].
     """
 
-    grid: Grid
-    weight_grid: UniformGrid
     weight_codes: Tensor
-    scale: Tensor
-    bias: Tensor
 
-    def sums(self, x: Tensor) -> Tensor:
-        """Return the int32 sums [..., out] of float32 x [..., in], without the bias."""
-        operand = self.grid.operand(self.grid.codes(x))  # [..., in]
+    has_integer_sums = True
+
+    @property
+    def scale(self) -> Tensor:
+        """float32 [out], the value of one unit of each sum: input step times weight step."""
+        scale = (self.grid.unit * self.weight_grid.unit).to(torch.float32)
+        return scale.expand(len(self.weight_codes)).contiguous()
+
+    @property
+    def runs_in_integers(self) -> bool:
+        """Whether engines have an integer kernel for it: its weight's zero points are all 0."""
+        return self.weight_grid.codes_are_operands
+
+    def sums(self, left: Tensor) -> Tensor:
+        """Return the int32 sums [..., out] of float32 left [..., in], without the bias."""
+        operand = self.grid.operand(self.grid.codes(left))  # [..., in]
         return exact_matmul(operand, self._weight_operand().T)  # [..., out]
 
     def _weight_operand(self) -> Tensor:
-        """Return [out, in]: the codes, less their rows' zero points if these are not all zero."""
-        if self.weight_grid.spec.fixed_zero_point == 0:
+        """Return [out, in]: what the codes stand for in steps of their rows."""
+        if self.weight_grid.codes_are_operands:
             return self.weight_codes
         return self.weight_grid.operand(self.weight_codes)
 
@@ -64,59 +70,111 @@ class IntegerLinear:
         """Return what the weight's codes stand for, float32 [out, in]."""
         return self.weight_grid.dequantize(self.weight_codes)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the layer's float32 output [..., out]."""
-        return rescale(self.sums(x), self.scale) + self.bias
+    def __call__(self, left: Tensor, right: Tensor | None = None) -> Tensor:
+        """Return the layer's float32 output [..., out] of float32 left [..., in]."""
+        return rescale(self.sums(left), self.scale) + self.bias
+
+    def in_float16(self) -> IntegerLinear:
+        """Return the layer with float16 scales and bias.
+
+        Weight codes keep their value in the rounded scale to half a step: they stay what they are
+        unless the scale was below float16's normal numbers.
+        """
+        spec, rows = self.weight_grid.spec, half_grid(self.weight_grid)
+        ratio = (self.weight_grid.scale / rows.scale)[:, None]  # [out, 1]
+        codes = torch.round(self.weight_codes * ratio).clamp_(spec.qmin, spec.qmax)
+        return IntegerLinear(
+            grid=half_grid(self.grid),
+            weight_grid=rows,
+            weight_codes=codes.to(stored_dtype(spec)),
+            bias=to_half(self.bias),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return codes, bias and steps, and the scale that follows from the steps."""
+        return {
+            "codes": self.weight_codes,
+            "bias": self.bias,
+            "scale": self.scale,
+            "steps": self.weight_grid.scale,
+            "left": self.grid.scale,
+        }
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> IntegerLinear:
+        """Return the layer with other codes, bias and steps."""
+        return replace(
+            self,
+            grid=replace(self.grid, scale=tensors["left"]),
+            weight_grid=replace(self.weight_grid, scale=tensors["steps"]),
+            weight_codes=tensors["codes"],
+            bias=tensors["bias"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntegerMatmul:
+class IntegerMatmul(Matmul):
     """A product of two activations in integers; `scale` is the product of their steps."""
 
-    left: Grid
-    right: Grid
+    has_integer_sums = True
 
     @property
     def scale(self) -> Tensor:
         """float32 [], the value of one unit of the sum."""
         return self.left.unit * self.right.unit
 
-    def sums(self, left: Tensor, right: Tensor) -> Tensor:
+    def sums(self, left: Tensor, right: Tensor | None) -> Tensor:
         """Return int32 sums [..., M, N] of float32 [..., M, K] and [..., K, N]."""
         a = self.left.operand(self.left.codes(left))
-        b = self.right.operand(self.right.codes(right))
+        b = self.right.operand(self.right.codes(present(right)))
         return exact_matmul(a, b)
 
-    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+    def __call__(self, left: Tensor, right: Tensor | None = None) -> Tensor:
         """Return the float32 product [..., M, N]."""
         return rescale(self.sums(left, right), self.scale)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the steps."""
+        return {"left": self.left.scale, "right": self.right.scale}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> IntegerMatmul:
+        """Return the product with other steps."""
+        left = replace(self.left, scale=tensors["left"])
+        return IntegerMatmul(left=left, right=replace(self.right, scale=tensors["right"]))
+
 
 @dataclass(frozen=True, kw_only=True)
-class SimulatedMatmul:
-    """A product of two activations of which one has a logarithmic grid.
+class SimulatedMatmul(Matmul):
+    """A product of two activations of which one has a grid without integer sums.
 
     The product of the dequantized values, in float32: its sums depend on their order, so that
-    they are the same on one machine only.
+    they are the same on one machine only. Engines that have 8-bit floating point numbers
+    compute it so; of other grids it is a simulation.
     """
 
-    left: Grid | LogGrid
-    right: Grid | LogGrid
+    has_integer_sums = False
 
-    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+    def __call__(self, left: Tensor, right: Tensor | None = None) -> Tensor:
         """Return the float32 product [..., M, N] of float32 [..., M, K] and [..., K, N]."""
-        return torch.matmul(self.left.fake_quantize(left), self.right.fake_quantize(right))
+        return torch.matmul(*self.rounded(left, right))
 
 
 IntegerLayer = IntegerLinear | IntegerMatmul
-Layer = IntegerLayer | SimulatedMatmul | Float8Linear | Float8Matmul
 
 
-def matmul_layer(left: Grid | LogGrid, right: Grid | LogGrid) -> IntegerMatmul | SimulatedMatmul:
+def matmul_layer(left: Grid, right: Grid) -> IntegerMatmul | SimulatedMatmul:
     """Return the product of two activations in integers, simulated if a grid has none."""
-    if isinstance(left, LogGrid) or isinstance(right, LogGrid):
-        return SimulatedMatmul(left=left, right=right)
-    return IntegerMatmul(left=left, right=right)
+    in_integers = left.has_integer_sums and right.has_integer_sums
+    return (IntegerMatmul if in_integers else SimulatedMatmul)(left=left, right=right)
+
+
+def is_integer_linear(layer: Layer | None) -> TypeGuard[IntegerLinear]:
+    """Return whether it is a linear layer that adds up integers."""
+    return layer is not None and layer.is_linear and layer.has_integer_sums
+
+
+def is_integer_matmul(layer: Layer | None) -> TypeGuard[IntegerMatmul]:
+    """Return whether it is a product of two activations that adds up integers."""
+    return layer is not None and not layer.is_linear and layer.has_integer_sums
 
 
 def stored_dtype(spec: GridSpec) -> torch.dtype:
@@ -125,16 +183,13 @@ def stored_dtype(spec: GridSpec) -> torch.dtype:
 
 
 def integer_linear(
-    grid: Grid, weight_grid: UniformGrid, weight: Tensor, bias: Tensor | None
+    grid: Grid, weight_grid: Grid, weight: Tensor, bias: Tensor | None
 ) -> IntegerLinear:
     """Quantize a linear layer: weight float32 [out, in], bias float32 [out] or None."""
-    scale = (grid.unit * weight_grid.scale).to(torch.float32)
-    scale = scale.expand(weight.shape[0]).contiguous()  # [out]
     return IntegerLinear(
         grid=grid,
         weight_grid=weight_grid,
         weight_codes=weight_grid.codes(weight).to(stored_dtype(weight_grid.spec)),
-        scale=scale,
         bias=torch.zeros(weight.shape[0]) if bias is None else bias.to(torch.float32),
     )
 
@@ -165,27 +220,22 @@ class QuantizedGraph:
         layer = self.layers.get(gemm.name)
         if self.placement.float_type == "float16":
             return self._half_product(gemm, layer, left, right)
-        if isinstance(layer, (IntegerLinear, Float8Linear)):
-            return layer(left)
-        if layer is not None and right is not None:
-            return layer(left, right)
-        return float_product(self.graph, gemm, left, right)
+        if layer is None:
+            return float_product(self.graph, gemm, left, right)
+        return layer(left, right)
 
     def _half_product(
         self, gemm: Gemm, layer: Layer | None, left: Tensor, right: Tensor | None
     ) -> Tensor:
         """Return one product of a float16 body; `kept` still rounds what it returns."""
         keep = half_or_not(gemm.name in self.float32_nodes)
-        bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
-        if isinstance(layer, (IntegerLinear, Float8Linear)):
-            left = keep(layer.grid.fake_quantize(saturated(left)))
-            return product(left, keep(layer.weight_values()).T, layer.bias, keep)
-        if layer is not None and right is not None:
-            left = keep(layer.left.fake_quantize(saturated(left)))
-            return product(left, keep(layer.right.fake_quantize(saturated(right))), None, keep)
-        if right is None:
-            right = self.graph.constant(str(gemm.weight)).T  # [in, out]
-        return product(left, right, bias, keep)
+        if layer is None:
+            bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
+            right = self.graph.constant(str(gemm.weight)).T if right is None else right
+            return product(left, right, bias, keep)
+        right = None if right is None else saturated(right)
+        left, right = (keep(x) for x in layer.rounded(saturated(left), right))
+        return product(left, right.T if layer.is_linear else right, layer.bias, keep)
 
     @property
     def integer_layers(self) -> dict[str, IntegerLayer]:
@@ -196,11 +246,7 @@ class QuantizedGraph:
                 point numbers (EV307).
         """
         for name, layer in self.layers.items():
-            if isinstance(layer, IntegerLinear):
-                runs = layer.weight_grid.spec.fixed_zero_point == 0
-            else:
-                runs = isinstance(layer, IntegerMatmul)
-            if not runs:
+            if not layer.runs_in_integers:
                 raise UnsupportedError(
                     "EV307",
                     "A layer has no integer form on any engine.",

@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.base import Grid
+from edgevit.quantizers.ops import Ops, Value
+
+FINE_IS_NEGATIVE = {"twin-softmax": False, "twin-gelu": True}
+"""Kind -> whether its fine region holds the negative values, else the smallest positive ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwinGrid:
+class TwinGrid(Grid):
     """A calibrated twin uniform grid, one per tensor.
 
     Args:
@@ -31,8 +35,6 @@ class TwinGrid:
         ratio_log2: m; the coarse step is 2^m fine steps.
     """
 
-    spec: GridSpec
-    scale: Tensor
     ratio_log2: int
 
     def __post_init__(self) -> None:
@@ -45,9 +47,14 @@ class TwinGrid:
         return 1 << (self.spec.bits - 1)
 
     @property
-    def unit(self) -> Tensor:
-        """The value of one operand step: the fine step, float32 []."""
-        return self.scale
+    def fine_is_negative(self) -> bool:
+        """Whether the fine region holds the negative values (GELU)."""
+        return FINE_IS_NEGATIVE[self.spec.kind]
+
+    @property
+    def fine_range(self) -> tuple[int, int]:
+        """The least and the largest fine level, in fine steps."""
+        return (-self.half, 0) if self.fine_is_negative else (0, self.half - 1)
 
     @property
     def coarse(self) -> Tensor:
@@ -57,7 +64,7 @@ class TwinGrid:
     @property
     def has_gap(self) -> bool:
         """Whether the first coarse level above the fine ones is farther than one fine step."""
-        return self.spec.kind == "twin-softmax" and 1 << self.ratio_log2 > self.half
+        return not self.fine_is_negative and 1 << self.ratio_log2 > self.half
 
     @property
     def threshold(self) -> float:
@@ -67,7 +74,7 @@ class TwinGrid:
         above it, 2^(k-1) or 2^m; less four rounding errors of float32: else x below step times
         threshold may, divided by the step, round to 2^(k-1), which is no fine code. GELU: 0.
         """
-        if self.spec.kind != "twin-softmax":
+        if self.fine_is_negative:
             return 0.0
         above = max(self.half, 1 << self.ratio_log2)
         return (self.half - 1 + above) / 2 * (1 - 2.0**-22)
@@ -79,34 +86,28 @@ class TwinGrid:
         code, in the coarse region, so that all 2^k codes are different values.
         """
         coarse = torch.round(x / self.coarse).clamp_(0, self.half - 1) + self.half
-        fine = torch.round(x / self.scale)
+        fine = torch.round(x / self.scale).clamp_(*self.fine_range)
+        if self.fine_is_negative:
+            fine = -fine - 1  # -1 where the value rounds to zero
+            fine = torch.where(fine < 0, float(self.half), fine)
         is_coarse = x >= self.scale * self.threshold
-        if self.spec.kind == "twin-softmax":
-            return torch.where(is_coarse, coarse, fine.clamp_(0, self.half - 1)).to(torch.int32)
-        negative = -fine.clamp_(-self.half, 0) - 1  # -1 where the value rounds to zero
-        negative = torch.where(negative < 0, float(self.half), negative)
-        return torch.where(is_coarse, coarse, negative).to(torch.int32)
+        return torch.where(is_coarse, coarse, fine).to(torch.int32)
 
     def operand(self, codes: Tensor) -> Tensor:
         """Return the int32 integers, in fine steps, that a multiply-accumulate sees."""
         magnitude = codes & (self.half - 1)
-        fine = magnitude if self.spec.kind == "twin-softmax" else -magnitude - 1
+        fine = -magnitude - 1 if self.fine_is_negative else magnitude
         return torch.where(codes >= self.half, magnitude << self.ratio_log2, fine)
 
     @property
     def operand_range(self) -> tuple[int, int]:
         """The least and the largest operand."""
-        low = 0 if self.spec.kind == "twin-softmax" else -self.half
-        return low, (self.half - 1) << self.ratio_log2
+        return self.fine_range[0], (self.half - 1) << self.ratio_log2
 
     @property
     def operand_offset(self) -> int:
         """What is added to an operand to carry it in u8: 2^(k-1) for GELU, else 0."""
-        return self.half if self.spec.kind == "twin-gelu" else 0
-
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """Return the float32 values of the codes."""
-        return self.operand(codes).to(torch.float32) * self.scale
+        return -self.fine_range[0]
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit.
@@ -115,18 +116,33 @@ class TwinGrid:
         """
         coarse = torch.div(x, self.coarse).round_().clamp_(0, self.half - 1)
         coarse.mul_(float(1 << self.ratio_log2))
-        low, high = (0, self.half - 1) if self.spec.kind == "twin-softmax" else (-self.half, 0)
-        fine = torch.div(x, self.scale).round_().clamp_(low, high)
+        fine = torch.div(x, self.scale).round_().clamp_(*self.fine_range)
         operand = torch.where(x >= self.scale * self.threshold, coarse, fine)
         return operand.add_(0.0).mul_(self.scale)  # no negative zero
 
+    def emit(self, ops: Ops[Value], x: Value) -> Value:
+        """Round large values to the coarse step first; then one rounding holds both regions.
+
+        A coarse value is a whole number of fine steps, so the second rounding does not change it.
+        Small values end at the largest fine level, which only matters where the next is far.
+        """
+        top, coarse = self.half - 1, ops.number(self.coarse, "coarse")
+        large = ops.quantize(x, coarse, high=top, name="large")
+        large = ops.dequantize(large, coarse, name="large")
+        limit = ops.number(self.scale * self.threshold, "threshold")
+        is_small, small = ops.less(x, limit, name="is_small"), x
+        if self.has_gap:
+            small = ops.clip_positive(x, ops.number(self.scale * top, "last"), name="small")
+        value = ops.where(is_small, small, large, name="value")
+        return ops.quantize(value, ops.number(self.unit, "scale"), zero=self.operand_offset)
+
+    def label(self) -> str:
+        """Return a short name with the ratio, such as ``twin-softmax 2^3``."""
+        return f"{self.spec.kind} 2^{self.ratio_log2}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
-        return {
-            **self.spec.to_dict(),
-            "scale": self.scale.tolist(),
-            "ratio_log2": self.ratio_log2,
-        }
+        return {**super().to_dict(), "ratio_log2": self.ratio_log2}
 
 
 def largest_ratio_log2(kind: str, bits: int, carrier_max: int = 255) -> int:
@@ -135,7 +151,7 @@ def largest_ratio_log2(kind: str, bits: int, carrier_max: int = 255) -> int:
     Softmax operands reach (2^(k-1) - 1) * 2^m; GELU adds the offset 2^(k-1).
     """
     half = 1 << (bits - 1)
-    offset = half if kind == "twin-gelu" else 0
+    offset = half if FINE_IS_NEGATIVE[kind] else 0
     ratio = -1
     while (half - 1) * (1 << (ratio + 1)) + offset <= carrier_max:
         ratio += 1

@@ -6,12 +6,14 @@ Rounding is half to even and the division a true float32 division, so that `code
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edgevit.quantizers.base import Grid
+from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
 
 SMALLEST_SCALE = 1e-12  # keeps a dead tensor's scale positive and its reciprocal finite
@@ -25,7 +27,7 @@ def along(values: Tensor, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformGrid:
+class UniformGrid(Grid):
     """A calibrated uniform grid.
 
     Args:
@@ -34,9 +36,9 @@ class UniformGrid:
         zero_point: int32 of the same shape, inside [qmin, qmax].
     """
 
-    spec: GridSpec
-    scale: Tensor
     zero_point: Tensor
+
+    has_half_form = True
 
     @staticmethod
     def symmetric(spec: GridSpec, scale: Tensor) -> UniformGrid:
@@ -81,11 +83,6 @@ class UniformGrid:
         zero = (torch.round(-low / scale) + spec.qmin).clamp(spec.qmin, spec.qmax)
         return UniformGrid(spec=spec, scale=scale, zero_point=zero.to(torch.int32))
 
-    @property
-    def unit(self) -> Tensor:
-        """The value of one operand step: float32 [] or [C]."""
-        return self.scale
-
     def codes(self, x: Tensor) -> Tensor:
         """Return the int32 codes of float32 x, in [qmin, qmax]."""
         scaled = torch.round(x / along(self.scale, x))  # half to even
@@ -105,6 +102,21 @@ class UniformGrid:
         """The least and the largest operand, int32 of the shape of the zero point."""
         return self.spec.qmin - self.zero_point, self.spec.qmax - self.zero_point
 
+    @property
+    def operand_offset(self) -> int:
+        """What is added to an operand to carry it in 8 bits: the zero point, one per tensor."""
+        return int(self.zero_point)
+
+    @property
+    def codes_are_operands(self) -> bool:
+        """Whether every zero point is 0."""
+        return self.spec.fixed_zero_point == 0
+
+    def unsigned(self) -> UniformGrid:
+        """Return the grid with codes that are larger by half their number."""
+        spec = replace(self.spec, signed=False)
+        return replace(self, spec=spec, zero_point=self.zero_point + (1 << (spec.bits - 1)))
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return float32 x rounded to the grid; equals `dequantize(codes(x))` bit for bit.
 
@@ -114,10 +126,12 @@ class UniformGrid:
         codes = torch.div(x, scale).round_().add_(zero).clamp_(self.spec.qmin, self.spec.qmax)
         return codes.sub_(zero).mul_(scale)
 
+    def emit(self, ops: Ops[Value], x: Value) -> Value:
+        """Describe the codes: one rounding, clipped to k bits."""
+        spec, step, zero = self.spec, ops.number(self.scale, "scale"), int(self.zero_point)
+        low, high = spec.qmin, spec.qmax
+        return ops.quantize(x, step, zero=zero, low=low, high=high, signed=spec.signed)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
-        return {
-            **self.spec.to_dict(),
-            "scale": self.scale.tolist(),
-            "zero_point": self.zero_point.tolist(),
-        }
+        return {**super().to_dict(), "zero_point": self.zero_point.tolist()}

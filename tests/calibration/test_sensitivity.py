@@ -10,8 +10,8 @@ from edgevit.calibration.statistics import fisher
 from edgevit.calibration.statistics.ranges import observe_ranges
 from edgevit.calibration.statistics.sensitivity import layer_noise, whole_effects
 from edgevit.progress import silent
-from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
-from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.float8 import Float8Grid, Float8Linear
+from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, SimulatedMatmul
 from edgevit.quantizers.spec import GridSpec
 from edgevit.targets.cpu.target import CpuTarget
 
@@ -110,7 +110,7 @@ def test_products_of_8_bit_floats_have_noise_too(vit, images):
     made.layers[linear.name] = Float8Linear(
         grid=grid, weight_grid=grid, weight=weight, bias=vit.constant(linear.bias)
     )
-    made.layers[product.name] = Float8Matmul(left=grid, right=grid)
+    made.layers[product.name] = SimulatedMatmul(left=grid, right=grid)
     found = layer_noise(made, images, batch_size=12, seed=0, progress=silent)
     lost = (grid.fake_quantize(weight) - weight).double().square().sum()
     expected = 10 * np.log10(float(weight.double().square().sum() / lost))

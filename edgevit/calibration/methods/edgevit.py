@@ -133,7 +133,6 @@ def _linear(
         grid=left,
         weight_grid=grid,
         weight_codes=codes.to(torch.int8),
-        scale=left.unit * grid.scale,
         bias=new_bias,
     )
     return layer, target

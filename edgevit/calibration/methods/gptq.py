@@ -42,7 +42,6 @@ def calibrate(run: Run) -> QuantizedGraph:
             grid=left,
             weight_grid=grid,
             weight_codes=codes.to(torch.int8),
-            scale=left.unit * grid.scale,
             bias=run.graph.bias(gemm),
         )
 

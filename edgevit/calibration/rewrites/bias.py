@@ -17,7 +17,7 @@ from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
 from edgevit.progress import Progress
 from edgevit.quantizers.integer import rescale
-from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, float_product
+from edgevit.quantizers.quantized_graph import QuantizedGraph, float_product, is_integer_linear
 
 
 @torch.no_grad()
@@ -28,13 +28,12 @@ def correct_biases(quantized: QuantizedGraph, images: Tensor, progress: Progress
         images: float32 [N, 3, H, W], all run at once: their largest activation must fit memory.
     """
     means = _mean_outputs(quantized, images)
-    linears = [n for n, layer in quantized.layers.items() if isinstance(layer, IntegerLinear)]
-    done = 0
+    linears, done = sum(map(is_integer_linear, quantized.layers.values())), 0
 
     def correct(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         nonlocal done
         layer = quantized.layers.get(gemm.name)
-        if not isinstance(layer, IntegerLinear):
+        if not is_integer_linear(layer):
             return quantized.compute(gemm, left, right)
         product = rescale(layer.sums(left), layer.scale)  # [..., out]
         mean = product.reshape(-1, product.shape[-1]).mean(0) + layer.bias  # [out]
@@ -42,7 +41,7 @@ def correct_biases(quantized: QuantizedGraph, images: Tensor, progress: Progress
         quantized.graph.set_bias(gemm, corrected)
         quantized.layers[gemm.name] = replace(layer, bias=corrected)
         done += 1
-        progress("bias correction", done, len(linears))
+        progress("bias correction", done, linears)
         return product + corrected
 
     run_graph(quantized.graph, images, gemm=correct)
@@ -54,7 +53,7 @@ def _mean_outputs(quantized: QuantizedGraph, images: Tensor) -> dict[str, Tensor
 
     def look(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         output = float_product(quantized.graph, gemm, left, right)
-        if isinstance(quantized.layers.get(gemm.name), IntegerLinear):
+        if is_integer_linear(quantized.layers.get(gemm.name)):
             means[gemm.name] = output.reshape(-1, output.shape[-1]).mean(0)
         return output
 

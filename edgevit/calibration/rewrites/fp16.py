@@ -18,7 +18,7 @@ from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.progress import Progress
-from edgevit.quantizers.fp16 import half_layer, round_constants
+from edgevit.quantizers.fp16 import round_constants
 from edgevit.quantizers.fp16_products import HALF_MAX
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 
@@ -40,7 +40,7 @@ def with_half_body(
         batch_size: Images at a time.
     """
     round_constants(quantized.graph)
-    layers = {name: half_layer(layer) for name, layer in quantized.layers.items()}
+    layers = {name: layer.in_float16() for name, layer in quantized.layers.items()}
     quantized = replace(quantized, layers=layers)
     largest = largest_values(quantized, images, batch_size, progress)
     wide = wide_nodes(quantized.graph, largest)

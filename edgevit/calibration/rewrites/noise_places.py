@@ -17,7 +17,7 @@ from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.model import Gemm, Graph, Role
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call
-from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, is_integer_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def places(quantized: QuantizedGraph) -> Iterator[Place]:
     leader = leaders(quantized.graph)
     readers: dict[str, list[Gemm]] = {}
     for gemm in quantized.graph.gemms:
-        in_integers = isinstance(quantized.layers.get(gemm.name), IntegerLinear)
+        in_integers = is_integer_linear(quantized.layers.get(gemm.name))
         if in_integers and gemm.left.role is not Role.PATCH_IN:
             readers.setdefault(leader[gemm.left.name], []).append(gemm)
     seen: set[str] = set()
@@ -64,14 +64,14 @@ def _whole_feed(quantized: QuantizedGraph, gemm: Gemm) -> LayerNormFeed | None:
 
 def _on_one_grid(quantized: QuantizedGraph, names: tuple[str, ...]) -> bool:
     layers = [quantized.layers.get(name) for name in names]
-    grids = [layer.grid.to_dict() for layer in layers if isinstance(layer, IntegerLinear)]
+    grids = [layer.grid.to_dict() for layer in layers if is_integer_linear(layer)]
     return len(grids) == len(layers) and all(grid == grids[0] for grid in grids)
 
 
 def linear_in_integers(quantized: QuantizedGraph, name: str) -> IntegerLinear:
     """Return the layer of a linear; ValueError if it is none in integers."""
     layer = quantized.layers[name]
-    if not isinstance(layer, IntegerLinear):
+    if not is_integer_linear(layer):
         raise ValueError(f"{name}: not a linear in integers")
     return layer
 

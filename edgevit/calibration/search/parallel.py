@@ -29,7 +29,6 @@ from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
 from edgevit.quantizers.quantized_graph import (
     Grid,
-    IntegerLinear,
     IntegerMatmul,
     Layer,
     QuantizedGraph,
@@ -132,10 +131,8 @@ def rewritten(run: Run, choices: Choices, steps: dict[str, Tensor] | None = None
 
 def left_grid(layer: Layer) -> Grid:
     """Return the grid of the tensor that a layer in integers reads first."""
-    if isinstance(layer, IntegerLinear):
-        return layer.grid
-    if isinstance(layer, IntegerMatmul):
-        return layer.left
+    if layer.has_integer_sums:
+        return layer.grids[0]
     raise TypeError(f"{type(layer).__name__} is no layer in integers")
 
 

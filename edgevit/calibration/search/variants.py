@@ -18,9 +18,9 @@ from edgevit.calibration.search.activation_grids import searched_grid
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.ranges import Ranges, leaders
 from edgevit.graph.model import Gemm, Site
-from edgevit.quantizers.float8 import LARGEST, Float8Grid, Float8Linear, Float8Matmul
+from edgevit.quantizers.float8 import LARGEST, Float8Grid, Float8Linear
 from edgevit.quantizers.fp16 import half_grid, half_scale
-from edgevit.quantizers.quantized_graph import IntegerMatmul, Layer, QuantizedGraph
+from edgevit.quantizers.quantized_graph import Grid, Layer, QuantizedGraph, matmul_layer
 from edgevit.quantizers.spec import GridSpec, Placement
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -79,7 +79,7 @@ class _Chooser:
     made: QuantizedGraph
     ranges: Ranges
     statistics: Statistics
-    chosen: dict[str, UniformGrid | Float8Grid] = field(default_factory=dict)
+    chosen: dict[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.leader = leaders(self.made.graph)
@@ -91,27 +91,31 @@ class _Chooser:
             ValueError: The two operands are offered grids that no product joins.
         """
         left = self._grid(gemm.left)
-        if gemm.weight is not None and isinstance(left, Float8Grid):
-            weight = self.made.graph.constant(gemm.weight)
-            bias = torch.zeros(len(weight))
-            bias = bias if gemm.bias is None else self.made.graph.constant(gemm.bias)
-            spec = self.made.placement.options[gemm.right.name][0]
-            grid = float8_grid(spec, float(weight.abs().amax()))
-            return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
+        if gemm.weight is not None:
+            return self._linear(gemm, left)
         right = self._grid(gemm.right)
-        if isinstance(left, Float8Grid) and isinstance(right, Float8Grid):
-            return Float8Matmul(left=left, right=right)
-        if isinstance(left, UniformGrid) and isinstance(right, UniformGrid):
-            return IntegerMatmul(left=left, right=right)
-        raise ValueError(f"{gemm.module}: no product of {left} and {right}")
+        if left.spec.kind != right.spec.kind:
+            raise ValueError(f"{gemm.module}: no product of {left} and {right}")
+        return matmul_layer(left, right)
 
-    def _grid(self, site: Site) -> UniformGrid | Float8Grid:
+    def _linear(self, gemm: Gemm, left: Grid) -> Float8Linear:
+        """Return a linear on grids that cover everything; those of integers are the main form's."""
+        if left.has_integer_sums:
+            raise ValueError(f"{gemm.module}: a variant has no weights in integers of its own")
+        weight = self.made.graph.constant(str(gemm.weight))
+        bias = torch.zeros(len(weight))
+        bias = bias if gemm.bias is None else self.made.graph.constant(gemm.bias)
+        spec = self.made.placement.options[gemm.right.name][0]
+        grid = float8_grid(spec, float(weight.abs().amax()))
+        return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
+
+    def _grid(self, site: Site) -> Grid:
         name = self.leader[site.name]
         if name not in self.chosen:
             self.chosen[name] = self._made(self.made.placement.options[site.name][0], site.name)
         return self.chosen[name]
 
-    def _made(self, spec: GridSpec, name: str) -> UniformGrid | Float8Grid:
+    def _made(self, spec: GridSpec, name: str) -> Grid:
         seen = self.ranges[name]
         top = float(torch.maximum(seen.high.max(), -seen.low.min()))
         if spec.kind == "e4m3":

@@ -21,8 +21,7 @@ from edgevit.calibration.statistics.scores import class_scores
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
 from edgevit.progress import Progress
-from edgevit.quantizers.float8 import Float8Linear
-from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, float_product
+from edgevit.quantizers.quantized_graph import QuantizedGraph, float_product
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called for each reading: batches of float32 [B, 3, H, W] and int64 labels [B]."""
@@ -100,19 +99,10 @@ def _add(
     images: int,
 ) -> None:
     layer = quantized.layers[gemm.name]
-    if isinstance(layer, (IntegerLinear, Float8Linear)):
-        weight = quantized.graph.weight(gemm)
-        rounded = [(left, layer.grid.fake_quantize(left)), (weight, layer.weight_values())]
-    elif right is not None:
-        rounded = [
-            (left, layer.left.fake_quantize(left)),
-            (right, layer.right.fake_quantize(right)),
-        ]
-    else:
-        raise ValueError(f"{gemm.module}: a product of two activations without the second")
-    for at, (exact, found) in enumerate(rounded):
-        noise.signal[at] += float(exact.double().square().sum())
-        noise.noise[at] += float((found - exact).double().square().sum())
+    exact = (left, quantized.graph.weight(gemm) if right is None else right)
+    for at, (operand, found) in enumerate(zip(exact, layer.rounded(left, right), strict=True)):
+        noise.signal[at] += float(operand.double().square().sum())
+        noise.noise[at] += float((found - operand).double().square().sum())
     if output.grad is not None:
         error = quantized.compute(gemm, left, right) - output
         noise.fisher += float((output.grad * error).square().sum()) / (2 * images)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgevit.calibration.run import Run
 from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.quantizers.quantized_graph import IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.scratch import scratch_folder
 
 _CONSTANT = "constant/"  # before the name of a constant; names of products have no slash
@@ -122,7 +122,7 @@ class Checkpoint:
         for gemm in gemms:
             own = {key: found[f"{gemm}.{key}"] for key in _tensors(quantized, gemm)}
             if own:
-                _put_back(quantized, gemm, own)
+                quantized.layers[gemm] = quantized.layers[gemm].with_tensors(own)
         return True
 
     def _read(self, path: Path, name: str) -> dict[str, Tensor]:
@@ -212,32 +212,4 @@ def _refused(path: Path) -> UsageError:
 
 def _tensors(quantized: QuantizedGraph, gemm: str) -> dict[str, Tensor]:
     """Return what training changes of one layer."""
-    layer = quantized.layers.get(gemm)
-    if isinstance(layer, IntegerLinear):
-        return {
-            "codes": layer.weight_codes,
-            "bias": layer.bias,
-            "scale": layer.scale,
-            "steps": layer.weight_grid.scale,
-            "left": layer.grid.scale,
-        }
-    if isinstance(layer, IntegerMatmul):
-        return {"left": layer.left.scale, "right": layer.right.scale}
-    return {}
-
-
-def _put_back(quantized: QuantizedGraph, gemm: str, own: dict[str, Tensor]) -> None:
-    layer = quantized.layers[gemm]
-    if isinstance(layer, IntegerLinear):
-        quantized.layers[gemm] = replace(
-            layer,
-            grid=replace(layer.grid, scale=own["left"]),
-            weight_grid=replace(layer.weight_grid, scale=own["steps"]),
-            weight_codes=own["codes"],
-            bias=own["bias"],
-            scale=own["scale"],
-        )
-    elif isinstance(layer, IntegerMatmul):
-        left = replace(layer.left, scale=own["left"])
-        right = replace(layer.right, scale=own["right"])
-        quantized.layers[gemm] = IntegerMatmul(left=left, right=right)
+    return quantized.layers[gemm].tensors() if gemm in quantized.layers else {}

@@ -21,6 +21,8 @@ from edgevit.quantizers.quantized_graph import (
     IntegerMatmul,
     QuantizedGraph,
     float_product,
+    is_integer_linear,
+    is_integer_matmul,
 )
 
 _INSIDE = 0.49  # a real-valued code starts at most this far from the integer it stands for
@@ -88,15 +90,14 @@ class TrainableLinear(nn.Module):
 
     def baked(self) -> IntegerLinear:
         """Return the layer in integers."""
-        spec, grid = self.layer.weight_grid.spec, self.grid.baked()
+        spec = self.layer.weight_grid.spec
         weight_grid = replace(self.layer.weight_grid, scale=self.log_steps.detach().exp())
         codes = self.codes.detach().round().clamp(spec.qmin, spec.qmax)
         return replace(
             self.layer,
-            grid=grid,
+            grid=self.grid.baked(),
             weight_grid=weight_grid,
             weight_codes=codes.to(self.layer.weight_codes.dtype),
-            scale=grid.unit * weight_grid.scale,
             bias=self.bias().detach(),
         )
 
@@ -213,9 +214,9 @@ def trainable_part(
     layers: dict[str, TrainableLinear | TrainableMatmul] = {}
     for gemm in gemms:
         layer = quantized.layers.get(gemm.name)
-        if isinstance(layer, IntegerLinear):
+        if is_integer_linear(layer):
             layers[gemm.name] = TrainableLinear(layer, targets[gemm.name], grid_of(layer.grid))
-        elif isinstance(layer, IntegerMatmul):
+        elif is_integer_matmul(layer):
             layers[gemm.name] = TrainableMatmul(grid_of(layer.left), grid_of(layer.right))
     norms = [TrainableNorm(quantized.graph, feed) for feed in feeds]
     return TrainablePart(quantized=quantized, layers=layers, norms=norms)

@@ -19,7 +19,7 @@ import torch
 import torch.fx
 from onnx import numpy_helper
 
-from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.quantized_graph import Grid, IntegerLayer, QuantizedGraph
 from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.targets.cpu.kernels import kernels_of, session_options
 from edgevit.targets.cpu.products import QuantizedWriter, Taps
@@ -147,14 +147,13 @@ def _run_tapped(
 def _compare(
     module: str,
     kernel: str,
-    layer: IntegerLinear | IntegerMatmul,
+    layer: IntegerLayer,
     taps: Taps,
     values: Tensors,
 ) -> LayerParity:
     """Compare codes and outputs; `_with_sums` fills in the sums."""
     inputs = _inputs(taps, values)
-    grids = [layer.grid] if isinstance(layer, IntegerLinear) else [layer.left, layer.right]
-    carried = [_carried(grid, x) for grid, x in zip(grids, inputs, strict=True)]
+    carried = [_carried(grid, x) for grid, x in zip(layer.input_grids, inputs, strict=True)]
     engine_codes = [values[name] for name in taps.codes]
     output = values[taps.output]
     wrong = layer(*inputs).numpy() != output
@@ -170,19 +169,15 @@ def _compare(
     )
 
 
-def _fused(
-    layer: IntegerLinear | IntegerMatmul, inputs: list[torch.Tensor]
-) -> npt.NDArray[np.float32]:
+def _fused(layer: IntegerLayer, inputs: list[torch.Tensor]) -> npt.NDArray[np.float32]:
     """Return float32 outputs of which scale and bias are rounded once; float64 holds them whole."""
     sums = layer.sums(*inputs).to(torch.float32).to(torch.float64)
-    bias = layer.bias if isinstance(layer, IntegerLinear) else torch.zeros(())
+    bias = torch.zeros(()) if layer.bias is None else layer.bias
     return (sums * layer.scale.to(torch.float64) + bias).to(torch.float32).numpy()
 
 
 @torch.no_grad()
-def _with_sums(
-    row: LayerParity, layer: IntegerLinear | IntegerMatmul, taps: Taps, unbiased: Tensors
-) -> LayerParity:
+def _with_sums(row: LayerParity, layer: IntegerLayer, taps: Taps, unbiased: Tensors) -> LayerParity:
     """Read the sums off the outputs of a run without biases and compare them."""
     sums = layer.sums(*_inputs(taps, unbiased)).numpy()
     scale = layer.scale.numpy().astype(np.float64)
@@ -214,6 +209,4 @@ def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:
 
 def _carried(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:
     """Return the 8-bit integers the engine carries for x."""
-    codes = grid.codes(x)
-    offset = getattr(grid, "operand_offset", None)
-    return (codes if offset is None else grid.operand(codes) + offset).numpy()
+    return (grid.operand(grid.codes(x)) + grid.operand_offset).numpy()

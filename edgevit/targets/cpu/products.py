@@ -8,25 +8,25 @@ fewer than 8 bits are clipped after the Q, in u8, which costs next to nothing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from onnx import TensorProto
 from torch import fx
 
 from edgevit.bundle.operators import MICROSOFT
 from edgevit.graph.model import Gemm
-from edgevit.quantizers.codebook import FINE_LEVELS, CodebookGrid
-from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul
-from edgevit.quantizers.twin import TwinGrid
-from edgevit.quantizers.uniform import UniformGrid
+from edgevit.quantizers.quantized_graph import (
+    Grid,
+    IntegerLayer,
+    IntegerLinear,
+    is_integer_linear,
+)
+from edgevit.targets.cpu.codes import CodeOps, integer_type
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.lowering import Lowering, args, array_of
 
 aten = torch.ops.aten
-_TABLE_ROWS = 16  # what threads share among them
 INTEGER_PRODUCT = "MatMulIntegerToFloat"
 LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
 
@@ -88,7 +88,7 @@ class QuantizedWriter:
         taps: Filled while writing: gemm name -> the ONNX tensors around its kernel.
     """
 
-    layers: dict[str, IntegerLinear | IntegerMatmul]
+    layers: dict[str, IntegerLayer]
     taps: dict[str, Taps] = field(default_factory=dict)
     _written: dict[tuple[str, str], Rounded] = field(default_factory=dict)
 
@@ -97,11 +97,11 @@ class QuantizedWriter:
         layer = self.layers.get(gemm.name)
         if layer is None:
             FloatWriter().write(context, gemm, operands, output)
-        elif isinstance(layer, IntegerLinear):
+        elif is_integer_linear(layer):
             self._linear(context, layer, operands[0], output)
         else:
-            a = self._operand(context, operands[0], layer.left)
-            b = self._operand(context, operands[1], layer.right)
+            pairs = zip(operands, layer.input_grids, strict=True)
+            a, b = (self._operand(context, operand, grid) for operand, grid in pairs)
             inputs = [a.codes, b.codes, a.scale, b.scale, a.zero, b.zero]
             context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
             self.taps[output] = _taps([a, b], output)
@@ -179,74 +179,7 @@ def write_codes(
     Args:
         shape: Of x, -1 for the dimension that follows the batch.
     """
-    if isinstance(grid, TwinGrid):
-        return write_twin(builder, x, grid, stem)
-    if isinstance(grid, CodebookGrid):
-        return write_codebook(builder, x, grid, stem, shape)
-    return write_uniform(builder, x, grid, stem)
-
-
-def write_uniform(
-    builder: OnnxBuilder, x: str, grid: UniformGrid, stem: str
-) -> tuple[str, str, str]:
-    """Q -> Clip to the k-bit codes (below 8 bits); return the names of codes, scale, zero point."""
-    carrier = np.dtype(np.int8 if grid.spec.signed else np.uint8)
-    scale = builder.constant(f"{stem}_scale", np.float32(grid.scale.item()))
-    zero = builder.constant(f"{stem}_zero", carrier.type(int(grid.zero_point)))
-    codes = builder.add("QuantizeLinear", [x, scale, zero], f"{stem}_codes")
-    if grid.spec.bits < 8:
-        low = builder.constant(f"low_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmin))
-        high = builder.constant(f"high_{carrier}_{grid.spec.bits}", carrier.type(grid.spec.qmax))
-        codes = builder.add("Clip", [codes, low, high], f"{stem}_clipped")
-    return codes, scale, zero
-
-
-def write_codebook(
-    builder: OnnxBuilder, x: str, grid: CodebookGrid, stem: str, shape: tuple[int, ...]
-) -> tuple[str, str, str]:
-    """Q to 8 bits, then a table of 256 bytes; return the names of codes, scale and zero point.
-
-    GatherElements looks up six times as fast as Gather does, row by row of a matrix; every row
-    has a copy of the table. Indices of signed codes count from the table's end if negative.
-    """
-    codes, scale, zero = write_uniform(builder, x, grid.fine, stem)
-    elements = math.prod(size for size in shape if size > 0)  # of one image, or of a window
-    rows = max(n for n in range(1, _TABLE_ROWS + 1) if elements % n == 0)
-    table = array_of(grid.table).astype(np.int8 if grid.spec.signed else np.uint8)
-    if grid.spec.signed:
-        table = np.roll(table, FINE_LEVELS // 2)  # codes 0 .. 127 first, then -128 .. -1
-    tables = builder.constant(f"{stem}_table", np.tile(table, (rows, 1)))
-    index = builder.add("Cast", [codes], f"{stem}_index", to=TensorProto.INT32)
-    in_rows = builder.constant(f"shape_{rows}_-1", np.array([rows, -1], np.int64))
-    index = builder.add("Reshape", [index, in_rows], f"{stem}_index_rows")
-    found = builder.add("GatherElements", [tables, index], f"{stem}_level_rows", axis=1)
-    as_before = builder.constant(f"shape_{'_'.join(map(str, shape))}", np.array(shape, np.int64))
-    return builder.add("Reshape", [found, as_before], f"{stem}_levels"), scale, zero
-
-
-def write_twin(builder: OnnxBuilder, x: str, grid: TwinGrid, stem: str) -> tuple[str, str, str]:
-    """Round large values to the coarse step first; then one Q with the fine step holds both.
-
-    A coarse value is a whole number of fine steps, so the second rounding does not change it. Small
-    values end at the largest fine level, which only matters where the next level is far.
-    """
-    half, fine = grid.half, np.float32(grid.scale.item())
-    coarse = builder.constant(f"{stem}_coarse", np.float32(grid.coarse.item()))
-    nothing = builder.constant("zero_u8", np.uint8(0))
-    top = builder.constant(f"top_u8_{half - 1}", np.uint8(half - 1))
-    large = builder.add("QuantizeLinear", [x, coarse, nothing], f"{stem}_large_codes")
-    large = builder.add("Clip", [large, nothing, top], f"{stem}_large_clipped")
-    large = builder.add("DequantizeLinear", [large, coarse, nothing], f"{stem}_large")
-    threshold = np.float32((grid.scale * grid.threshold).item())
-    limit = builder.constant(f"{stem}_threshold", threshold)
-    is_small = builder.add("Less", [x, limit], f"{stem}_is_small")
-    small = x
-    if grid.has_gap:
-        first = builder.constant("zero_float32", np.float32(0))
-        last = builder.constant(f"{stem}_last", np.float32((grid.scale * (half - 1)).item()))
-        small = builder.add("Clip", [x, first, last], f"{stem}_small")
-    value = builder.add("Where", [is_small, small, large], f"{stem}_value")
-    scale = builder.constant(f"{stem}_scale", fine)
-    zero = builder.constant(f"{stem}_zero", np.uint8(grid.operand_offset))
-    codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
-    return codes, scale, zero
+    codes = grid.emit(CodeOps(builder=builder, stem=stem, shape=shape), x)
+    scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
+    zero = integer_type(signed=grid.spec.signed).type(grid.operand_offset)
+    return codes, scale, builder.constant(f"{stem}_zero", zero)

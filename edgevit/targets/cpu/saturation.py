@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgevit.quantizers.quantized_graph import Grid, IntegerMatmul, QuantizedGraph
-from edgevit.quantizers.uniform import UniformGrid
+from edgevit.quantizers.quantized_graph import (
+    Grid,
+    IntegerMatmul,
+    QuantizedGraph,
+    is_integer_matmul,
+)
 
 _TOP = (1 << 15) - 1
 
@@ -28,8 +32,6 @@ def may_saturate(layer: IntegerMatmul) -> bool:
 
 def _top(grid: Grid) -> int:
     """Return the largest u8 code that stands for an operand."""
-    if isinstance(grid, UniformGrid):
-        return grid.spec.qmax
     return int(grid.operand_range[1]) + grid.operand_offset
 
 
@@ -40,9 +42,9 @@ def without_saturation(quantized: QuantizedGraph) -> QuantizedGraph | None:
         None if nothing has to change.
     """
     changed = {
-        name: replace(layer, right=_unsigned(layer.right))
+        name: replace(layer, right=layer.right.unsigned())
         for name, layer in quantized.layers.items()
-        if isinstance(layer, IntegerMatmul) and may_saturate(layer)
+        if is_integer_matmul(layer) and may_saturate(layer)
     }
     if not changed:
         return None
@@ -52,12 +54,3 @@ def without_saturation(quantized: QuantizedGraph) -> QuantizedGraph | None:
             options[gemm.right.name] = (changed[gemm.name].right.spec,)
     placement = replace(quantized.placement, options=options)
     return replace(quantized, placement=placement, layers={**quantized.layers, **changed})
-
-
-def _unsigned(grid: Grid) -> UniformGrid:
-    """Return the grid with codes that are larger by half their number."""
-    if not isinstance(grid, UniformGrid):
-        raise TypeError(f"{grid.spec.label()} operands reach farther than 7 bits in s8")
-    spec = replace(grid.spec, signed=False)
-    zero_point = grid.zero_point + (1 << (spec.bits - 1))
-    return UniformGrid(spec=spec, scale=grid.scale, zero_point=zero_point)

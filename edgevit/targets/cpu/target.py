@@ -13,10 +13,10 @@ from dataclasses import replace
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
-from edgevit.quantizers.codebook import FINE_BITS, CodebookGrid
-from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph
+from edgevit.quantizers.codebook import FINE_BITS
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
-from edgevit.quantizers.twin import TwinGrid, largest_ratio_log2
+from edgevit.quantizers.twin import largest_ratio_log2
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import FloatWriter, QuantizedWriter
@@ -191,20 +191,14 @@ def _row(
     if layer is None:
         reason = quantized.placement.skipped.get(gemm.left.name, "")
         return {**row, "kernel": "float32", "reason": reason}
-    left = layer.grid if isinstance(layer, IntegerLinear) else layer.left
-    right = layer.weight_grid if isinstance(layer, IntegerLinear) else layer.right
-    label = left.spec.label()
-    if isinstance(left, TwinGrid):
-        label = f"{left.spec.kind} 2^{left.ratio_log2}"
-    elif isinstance(left, CodebookGrid):
-        label = f"codebook {len(left.levels)}"
+    left, right = layer.grids
     return {
         **row,
         "left_bits": left.spec.bits,
         "right_bits": right.spec.bits,
-        "weight_bits": right.spec.bits if isinstance(layer, IntegerLinear) else None,
-        "grid": label,
-        "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
+        "weight_bits": right.spec.bits if layer.is_linear else None,
+        "grid": left.label(),
+        "carrier": f"{left.carrier} x {right.carrier}",
         "kernel": kernels[gemm.name],
         "tensor": writer.taps[gemm.name].output,
     }

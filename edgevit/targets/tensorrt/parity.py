@@ -20,9 +20,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.float8 import Float8Grid, Float8Linear
 from edgevit.quantizers.fp16 import to_half
-from edgevit.quantizers.quantized_graph import IntegerLinear, Layer, QuantizedGraph
+from edgevit.quantizers.quantized_graph import Grid, QuantizedGraph
 from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.tensorrt.products import Taps
@@ -116,8 +115,8 @@ def layer_parity(
     codes = {
         code
         for name, one in taps
-        for code, grid in zip(one.codes, _grids(quantized.layers[name]), strict=True)
-        if not isinstance(grid, Float8Grid)  # numpy has no such type to return them in
+        for code, grid in zip(one.codes, quantized.layers[name].input_grids, strict=True)
+        if grid.has_integer_sums  # numpy has no such type to return them in
     }
     floats = {n for _, one in taps for n in (*one.inputs, *one.values, one.output)}
     model = AsWritten(whole_model(skeleton, builder.tensors), (*sorted(codes), *sorted(floats)))
@@ -146,7 +145,7 @@ def _compare(quantized: QuantizedGraph, name: str, taps: Taps, values: Values) -
     wrong = [
         _wrong_codes(grid, x, values, codes, value)
         for grid, x, codes, value in zip(
-            _grids(layer), inputs, taps.codes, taps.values, strict=True
+            layer.input_grids, inputs, taps.codes, taps.values, strict=True
         )
     ]
     rms = expected.square().mean().sqrt().clamp_min(1e-12)
@@ -158,15 +157,9 @@ def _compare(quantized: QuantizedGraph, name: str, taps: Taps, values: Values) -
     )
 
 
-def _grids(layer: Layer) -> tuple[Any, ...]:
-    if isinstance(layer, (IntegerLinear, Float8Linear)):
-        return (layer.grid,)
-    return layer.left, layer.right
-
-
-def _wrong_codes(grid: Any, x: Tensor, values: Values, codes: str, value: str) -> int:
+def _wrong_codes(grid: Grid, x: Tensor, values: Values, codes: str, value: str) -> int:
     """Return how many codes differ; of floating point grids how many values do."""
-    if isinstance(grid, Float8Grid):
+    if not grid.has_integer_sums:
         found = torch.from_numpy(values[value].astype(np.float32))
         return int((to_half(grid.fake_quantize(x)) != found).sum())
     return int((grid.codes(x).numpy() != values[codes]).sum())

@@ -14,13 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from edgevit.graph.model import Gemm
-from edgevit.quantizers.float8 import Float8Grid, Float8Linear, Float8Matmul
-from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, Layer
+from edgevit.quantizers.float8 import Float8Linear, is_float8_linear
+from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, Layer, is_integer_linear
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.lowering import Lowering, array_of
+from edgevit.targets.tensorrt.pairs import PairOps
 
 OUTPUT_AXIS = 1  # of a weight [in, out]
 
@@ -71,36 +72,30 @@ class QdqWriter:
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one product."""
         layer = self.layers.get(gemm.name)
-        if isinstance(layer, (IntegerLinear, Float8Linear)):
-            self._linear(context, layer, operands[0], output)
-        elif isinstance(layer, (IntegerMatmul, Float8Matmul)):
-            a = self._rounded(context, operands[0], layer.left, output)
-            b = self._rounded(context, operands[1], layer.right, output)
-            context.builder.add("MatMul", [a.values, b.values], output)
-            self._tap([a, b], output)
-        else:
+        if layer is None:
             self._name(f"{output}_product", output)
             write_float(context, gemm, operands, output)
+            return
+        pairs = zip(operands, layer.input_grids, strict=True)
+        rounded = [self._rounded(context, operand, grid, output) for operand, grid in pairs]
+        values = [one.values for one in rounded]
+        if layer.bias is None:
+            context.builder.add("MatMul", values, output)
+        else:
+            self._linear(context.builder, layer, layer.bias, values, output)
+        self._tap(rounded, output)
 
     def _linear(
-        self, context: Lowering, layer: IntegerLinear | Float8Linear, x: fx.Node, output: str
+        self, builder: OnnxBuilder, layer: Layer, bias: Tensor, values: list[str], output: str
     ) -> None:
-        builder = context.builder
-        rounded = self._rounded(context, x, layer.grid, output)
         weight = self._name(f"{output}_weight", output)
-        if isinstance(layer, IntegerLinear):
-            write_int8_weight(builder, layer, weight)
-        else:
-            write_float8_weight(builder, layer, weight)
+        write_weight(builder, layer, weight)
         product = self._name(f"{output}_product", output)
-        builder.add("MatMul", [rounded.values, weight], product)
-        bias = builder.constant(f"{output}_bias", array_of(layer.bias))
-        builder.add("Add", [product, bias], output)
-        self._tap([rounded], output)
+        builder.add("MatMul", [*values, weight], product)
+        constant = builder.constant(f"{output}_bias", array_of(bias))
+        builder.add("Add", [product, constant], output)
 
-    def _rounded(
-        self, context: Lowering, operand: fx.Node, grid: Grid | Float8Grid, output: str
-    ) -> Rounded:
+    def _rounded(self, context: Lowering, operand: fx.Node, grid: Grid, output: str) -> Rounded:
         """Round an operand, once per tensor and grid, to values in the type of its product.
 
         It is rounded from float16 even where the product is in float32: codes do not depend on it.
@@ -146,21 +141,25 @@ def write_float(context: Lowering, gemm: Gemm, operands: list[fx.Node], output: 
     builder.add("Add", [product, bias], output)
 
 
-def write_qdq(builder: OnnxBuilder, x: str, grid: Grid | Float8Grid, stem: str) -> Rounded:
-    """Emit (Clip ->) Q -> DQ on the float tensor x."""
+def write_qdq(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> Rounded:
+    """Emit (Clip ->) Q -> DQ on the float tensor x.
+
+    Raises:
+        TypeError: The grid takes more than one rounding with a step and no zero point.
+    """
+    ops = PairOps(builder=builder, stem=stem)
+    codes = grid.emit(ops, x)
     scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
-    value = x
-    if isinstance(grid, Float8Grid):
-        zero = builder.float8_zero()
-    else:
-        zero = builder.constant("zero_int8", np.int8(0))
-        if grid.spec.bits < 8:
-            ends = (grid.spec.qmin * grid.unit.item(), grid.spec.qmax * grid.unit.item())
-            low, high = (builder.constant(f"limit_{end!r}", np.float32(end)) for end in ends)
-            value = builder.add("Clip", [x, low, high], f"{stem}_clipped")
-    codes = builder.add("QuantizeLinear", [value, scale, zero], f"{stem}_codes")
-    values = builder.add("DequantizeLinear", [codes, scale, zero], f"{stem}_values")
+    values = builder.add("DequantizeLinear", [codes, scale, ops.zero], f"{stem}_values")
     return Rounded(source=x, codes=codes, values=values)
+
+
+def write_weight(builder: OnnxBuilder, layer: Layer, name: str) -> None:
+    """Emit the weight [in, out] of a linear layer, rounded."""
+    if is_float8_linear(layer):
+        write_float8_weight(builder, layer, name)
+    elif is_integer_linear(layer):
+        write_int8_weight(builder, layer, name)
 
 
 def write_int8_weight(builder: OnnxBuilder, layer: IntegerLinear, name: str) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
-from edgevit.quantizers.float8 import Float8Linear, Float8Matmul
-from edgevit.quantizers.quantized_graph import IntegerLinear, Layer, QuantizedGraph
+from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.products import FloatWriter
@@ -108,9 +107,8 @@ def precision_of(quantized: QuantizedGraph) -> str:
     """Return what the engine is meant to compute in: "fp16", "int8" or "fp8"."""
     if not quantized.layers:
         return "fp16"
-    floats = (Float8Linear, Float8Matmul)
-    is_float8 = any(isinstance(layer, floats) for layer in quantized.layers.values())
-    return "fp8" if is_float8 else "int8"
+    in_integers = all(layer.has_integer_sums for layer in quantized.layers.values())
+    return "int8" if in_integers else "fp8"
 
 
 def refuse_faults(found: Conformance) -> None:
@@ -162,20 +160,14 @@ def _row(quantized: QuantizedGraph, gemm: Gemm, writer: QdqWriter) -> dict[str, 
         kind = "float32" if gemm.name in quantized.float32_nodes else "float16"
         reason = quantized.placement.skipped.get(gemm.left.name, "")
         return {**row, "kernel": kind, "float_bits": int(kind[-2:]), "reason": reason}
-    left, right = _grids(layer)
+    left, right = layer.grids
     return {
         **row,
         "left_bits": left.spec.bits,
         "right_bits": right.spec.bits,
         "weight_bits": right.spec.bits if gemm.weight is not None else None,
-        "grid": left.spec.label(),
-        "carrier": f"{left.spec.carrier} x {right.spec.carrier}",
+        "grid": left.label(),
+        "carrier": f"{left.carrier} x {right.carrier}",
         "kernel": "Q/DQ",
         "tensor": writer.taps[gemm.name].output,
     }
-
-
-def _grids(layer: Layer) -> tuple[Any, Any]:
-    if isinstance(layer, (IntegerLinear, Float8Linear)):
-        return layer.grid, layer.weight_grid
-    return layer.left, layer.right

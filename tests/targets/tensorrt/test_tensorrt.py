@@ -13,7 +13,7 @@ from edgevit.calibration.run import Run, calibrate
 from edgevit.calibration.search.variants import variant_of
 from edgevit.errors import DeviceError, UnsupportedError, UsageError
 from edgevit.quantizers.float8 import Float8Grid
-from edgevit.quantizers.fp16 import SMALLEST_NORMAL, half_layer
+from edgevit.quantizers.fp16 import SMALLEST_NORMAL
 from edgevit.quantizers.quantized_graph import integer_linear
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
@@ -265,7 +265,7 @@ def test_rounding_scales_keeps_codes_and_mends_dead_rows():
     inputs = GridSpec(bits=8, signed=True, symmetric=True)
     activation = UniformGrid.symmetric(inputs, torch.tensor(0.0123))
     layer = integer_linear(activation, grid, weight, None)
-    rounded = half_layer(layer)
+    rounded = layer.in_float16()
     assert torch.equal(rounded.weight_codes[0], layer.weight_codes[0])
     assert torch.equal(rounded.weight_grid.scale[1:], torch.full((2,), SMALLEST_NORMAL))
     found = rounded.weight_grid.dequantize(rounded.weight_codes)
