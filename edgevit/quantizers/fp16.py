@@ -13,15 +13,17 @@ from torch import Tensor
 
 from edgevit.graph.model import Graph
 from edgevit.quantizers.base import AnyGrid
-from edgevit.quantizers.fp16_products import HALF_MAX
+from edgevit.quantizers.fp16_range import HALF_MAX, SMALLEST_NORMAL
 
-SMALLEST_NORMAL = 2.0**-14
-"""Below it float16 loses digits, and a scale of few digits is no step to count in."""
+
+def round_to_half(x: Tensor) -> Tensor:
+    """Return float32 x rounded to float16 numbers; what is far beyond them becomes infinite."""
+    return x.to(torch.float16).to(torch.float32)
 
 
 def to_half(x: Tensor) -> Tensor:
     """Return float32 x rounded to float16 numbers; what is beyond them becomes the largest one."""
-    return x.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
+    return round_to_half(x.clamp(-HALF_MAX, HALF_MAX))
 
 
 def half_scale(scale: Tensor) -> Tensor:

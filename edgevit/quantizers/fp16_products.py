@@ -12,18 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-HALF_MAX = 65504.0
+from edgevit.quantizers.fp16 import round_to_half
+
 Keep = Callable[[Tensor], Tensor]
 
 
 def half_or_not(wide: bool) -> Keep:
     """Return what a product does to its results: nothing if it stays in float32, else round."""
-    return (lambda x: x) if wide else (lambda x: x.to(torch.float16).to(torch.float32))
-
-
-def saturated(x: Tensor) -> Tensor:
-    """Return x as float16 numbers: a Q reads float16, and rounds infinities to its last code."""
-    return x.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
+    return (lambda x: x) if wide else round_to_half
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None, keep: Keep) -> Tensor:

@@ -22,7 +22,7 @@ from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
 from edgevit.quantizers.fp16 import half_grid, to_half
-from edgevit.quantizers.fp16_products import half_or_not, product, saturated
+from edgevit.quantizers.fp16_products import half_or_not, product
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.layer import Layer as Layer
 from edgevit.quantizers.layer import Linear, Matmul, present
@@ -233,8 +233,8 @@ class QuantizedGraph:
             bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
             right = self.graph.constant(str(gemm.weight)).T if right is None else right
             return product(left, right, bias, keep)
-        right = None if right is None else saturated(right)
-        left, right = (keep(x) for x in layer.rounded(saturated(left), right))
+        right = None if right is None else to_half(right)  # a Q reads float16, and rounds
+        left, right = (keep(x) for x in layer.rounded(to_half(left), right))  # infinities last
         return product(left, right.T if layer.is_linear else right, layer.bias, keep)
 
     @property
@@ -265,9 +265,7 @@ class QuantizedGraph:
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""
-        if name in self.float32_nodes:
-            return value
-        return value.to(torch.float16).to(torch.float32)
+        return half_or_not(name in self.float32_nodes)(value)
 
 
 def float_product(graph: Graph, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:

@@ -202,11 +202,10 @@ def _rows(
 def _head(quantized: QuantizedGraph, name: str) -> Row:
     """Return what is known of a layer before anything is measured."""
     gemm, options = quantized.graph.gemm(name), quantized.placement.options
-    weight = None if gemm.weight is None else quantized.graph.constant(gemm.weight)
     return {
         "module": gemm.module,
         "kind": gemm.kind,
-        "parameters": 0 if weight is None else weight.numel(),
+        "parameters": 0 if gemm.weight is None else quantized.graph.weight(gemm).numel(),
         "left_role": gemm.left.role.value,
         "right_role": gemm.right.role.value,
         "left_bits": options[gemm.left.name][0].bits,

@@ -19,7 +19,7 @@ from edgevit.graph.model import Graph
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.progress import Progress
 from edgevit.quantizers.fp16 import round_constants
-from edgevit.quantizers.fp16_products import HALF_MAX
+from edgevit.quantizers.fp16_range import HALF_MAX
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 
 SAFE = HALF_MAX / 4

@@ -9,14 +9,15 @@ means: integer grids of least squared error, floating point grids that cover eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from edgevit.calibration.run import Run
 from edgevit.calibration.search.activation_grids import searched_grid
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
-from edgevit.calibration.statistics.ranges import Ranges, leaders
+from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
 from edgevit.quantizers.float8 import LARGEST, Float8Grid, Float8Linear
 from edgevit.quantizers.fp16 import half_grid, half_scale
@@ -79,10 +80,9 @@ class _Chooser:
     made: QuantizedGraph
     ranges: Ranges
     statistics: Statistics
-    chosen: dict[str, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.leader = leaders(self.made.graph)
+        self._grids: GridChooser[Grid] = GridChooser(self.made.graph, self._grid)
 
     def layer(self, gemm: Gemm) -> Layer:
         """Return a product on the grids offered.
@@ -90,10 +90,10 @@ class _Chooser:
         Raises:
             ValueError: The two operands are offered grids that no product joins.
         """
-        left = self._grid(gemm.left)
+        left = self._grids.grid(gemm.left)
         if gemm.weight is not None:
             return self._linear(gemm, left)
-        right = self._grid(gemm.right)
+        right = self._grids.grid(gemm.right)
         if left.spec.kind != right.spec.kind:
             raise ValueError(f"{gemm.module}: no product of {left} and {right}")
         return matmul_layer(left, right)
@@ -102,27 +102,19 @@ class _Chooser:
         """Return a linear on grids that cover everything; those of integers are the main form's."""
         if left.has_integer_sums:
             raise ValueError(f"{gemm.module}: a variant has no weights in integers of its own")
-        weight = self.made.graph.constant(str(gemm.weight))
-        bias = torch.zeros(len(weight))
-        bias = bias if gemm.bias is None else self.made.graph.constant(gemm.bias)
+        weight, bias = self.made.graph.weight(gemm), self.made.graph.bias(gemm)
         spec = self.made.placement.options[gemm.right.name][0]
         grid = float8_grid(spec, float(weight.abs().amax()))
         return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
 
     def _grid(self, site: Site) -> Grid:
-        name = self.leader[site.name]
-        if name not in self.chosen:
-            self.chosen[name] = self._made(self.made.placement.options[site.name][0], site.name)
-        return self.chosen[name]
-
-    def _made(self, spec: GridSpec, name: str) -> Grid:
-        seen = self.ranges[name]
+        spec, seen = self.made.placement.options[site.name][0], self.ranges[site.name]
         top = float(torch.maximum(seen.high.max(), -seen.low.min()))
         if spec.kind == "e4m3":
             return float8_grid(spec, top)
         if spec.fixed_top is not None:
             return half_grid(UniformGrid.from_range(spec, 0.0, spec.fixed_top))
-        return half_grid(searched_grid(spec, self.statistics.histograms[name]))
+        return half_grid(searched_grid(spec, self.statistics.histograms[site.name]))
 
 
 def float8_grid(spec: GridSpec, top: float) -> Float8Grid:

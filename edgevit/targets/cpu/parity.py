@@ -88,11 +88,7 @@ def layer_parity(
     layers = quantized.integer_layers
     writer = QuantizedWriter(layers=layers)
     builder = lower_graph(quantized.graph, writer)
-    skeleton = builder.model(
-        image_shape=["batch", *quantized.graph.input_size],
-        logits_shape=["batch", "classes"],
-        producer="edgevit parity",
-    )
+    skeleton = builder.model(quantized.graph.input_size)
     model = onnx.ModelProto.FromString(whole_model(skeleton, builder.tensors))
     biases = {taps.bias for taps in writer.taps.values() if taps.bias is not None}
     names = list(writer.taps)

@@ -25,28 +25,11 @@ from edgevit.quantizers.quantized_graph import (
 from edgevit.targets.cpu.codes import CodeOps, integer_type
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.lowering import Lowering, args, array_of
+from edgevit.targets.onnx.reference import FloatWriter
 
 aten = torch.ops.aten
 INTEGER_PRODUCT = "MatMulIntegerToFloat"
 LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
-
-
-@dataclass(kw_only=True)
-class FloatWriter:
-    """Writes every product in float32; linears on a 2-D view, as one Gemm each."""
-
-    def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
-        """Emit one float32 product."""
-        if gemm.weight is None:
-            context.builder.add("MatMul", [context.operand(x) for x in operands], output)
-            return
-        weight = array_of(context.graph.constant(gemm.weight))
-        inputs = [context.flat(operands[0])]
-        inputs.append(context.builder.constant(f"{gemm.weight}_t", weight.T))  # [in, out]
-        if gemm.bias is not None:
-            bias = array_of(context.graph.constant(gemm.bias))
-            inputs.append(context.builder.constant(gemm.bias, bias))
-        context.builder.add("Gemm", inputs, context.flat_output(output))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,13 @@ from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placemen
 from edgevit.quantizers.twin import largest_ratio_log2
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
-from edgevit.targets.cpu.products import FloatWriter, QuantizedWriter
+from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
 from edgevit.targets.cpu.split_linear import with_split_linears
-from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
+from edgevit.targets.layer_rows import layer_rows
+from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
+from edgevit.targets.onnx.reference import float_reference
 from edgevit.targets.twins import TWINS, missing_twin
 from edgevit.targets.widths import (
     NO_LAYER_BITS,
@@ -32,7 +34,6 @@ from edgevit.targets.widths import (
     refuse_unmatched,
     widths_of,
 )
-from edgevit.version import __version__
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
 EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
@@ -95,21 +96,24 @@ class CpuTarget:
         """Write the model and make sure that every quantized product gets an integer kernel."""
         writer = QuantizedWriter(layers=quantized.integer_layers)
         builder = lower_graph(quantized.graph, writer)
-        skeleton = _model(quantized.graph, builder)
+        skeleton = builder.model(quantized.graph.input_size)
         kernels = kernels_of(whole_model(skeleton, builder.tensors))
         outputs = {name: taps.output for name, taps in writer.taps.items()}
-        found = check_kernels(outputs, kernels)
         return Lowered(
             onnx=skeleton,
             tensors=builder.tensors,
             packed_bits=builder.packed_bits,
-            layers=[_row(quantized, gemm, writer, found) for gemm in quantized.graph.gemms],
+            layers=layer_rows(
+                quantized,
+                kernels=check_kernels(outputs, kernels),
+                tensors=outputs,
+                in_float=lambda name: {"kernel": "float32"},
+            ),
         )
 
     def reference(self, graph: Graph) -> Lowered:
         """Write the float32 model."""
-        builder = lower_graph(graph, FloatWriter())
-        return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+        return float_reference(graph)
 
 
 TARGETS = (CpuTarget(),)
@@ -166,39 +170,3 @@ def _twin(kind: Kind, bits: int) -> GridSpec | None:
     ratio = largest_ratio_log2(kind, bits)
     enough = bits <= 4 if kind == "twin-gelu" else bits < 8
     return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio) if enough and ratio > 0 else None
-
-
-def _model(graph: Graph, builder: OnnxBuilder) -> bytes:
-    with_batch: list[int | str] = ["batch", *graph.input_size]
-    logits: list[int | str] = ["batch", "classes"]
-    return builder.model(
-        image_shape=with_batch, logits_shape=logits, producer=f"edgevit {__version__}"
-    )
-
-
-def _row(
-    quantized: QuantizedGraph, gemm: Gemm, writer: QuantizedWriter, kernels: dict[str, str]
-) -> dict[str, object]:
-    """Return what the report says of one product: bits asked, grid, carrier, kernel."""
-    count = 0 if gemm.weight is None else quantized.graph.constant(gemm.weight).numel()
-    row: dict[str, object] = {
-        "name": gemm.name,
-        "module": gemm.module,
-        "kind": gemm.kind,
-        "parameters": count,
-    }
-    layer = quantized.integer_layers.get(gemm.name)
-    if layer is None:
-        reason = quantized.placement.skipped.get(gemm.left.name, "")
-        return {**row, "kernel": "float32", "reason": reason}
-    left, right = layer.grids
-    return {
-        **row,
-        "left_bits": left.spec.bits,
-        "right_bits": right.spec.bits,
-        "weight_bits": right.spec.bits if layer.is_linear else None,
-        "grid": left.label(),
-        "carrier": f"{left.carrier} x {right.carrier}",
-        "kernel": kernels[gemm.name],
-        "tensor": writer.taps[gemm.name].output,
-    }

@@ -7,6 +7,7 @@ ones are kept as arrays that the bundle packs and puts back when it is opened.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from edgevit.bundle.graph import INSIDE_BYTES
 from edgevit.bundle.operators import IR_VERSION, MICROSOFT, OPERATORS, OPSET
+from edgevit.version import __version__
 
 Array = npt.NDArray[np.generic]
 
@@ -99,10 +101,12 @@ class OnnxBuilder:
         self.packed_bits = {n: bits for n, bits in self.packed_bits.items() if n in needed}
         self.float8_zeros = [name for name in self.float8_zeros if name in needed]
 
-    def model(
-        self, *, image_shape: list[int | str], logits_shape: list[int | str], producer: str
-    ) -> bytes:
-        """Return the serialized skeleton: input "image", output "logits", both float32."""
+    def model(self, input_size: Sequence[int]) -> bytes:
+        """Return the serialized skeleton: float32 "image" [B, 3, H, W] to "logits" [B, classes].
+
+        Args:
+            input_size: (3, H, W).
+        """
         float32 = onnx.TensorProto.FLOAT
         inside = [numpy_helper.from_array(value, name) for name, value in self.inside.items()]
         float8 = onnx.TensorProto.FLOAT8E4M3FN
@@ -110,13 +114,14 @@ class OnnxBuilder:
         graph = helper.make_graph(
             self.nodes,
             "edgevit",
-            [helper.make_tensor_value_info("image", float32, image_shape)],
-            [helper.make_tensor_value_info("logits", float32, logits_shape)],
+            [helper.make_tensor_value_info("image", float32, ["batch", *input_size])],
+            [helper.make_tensor_value_info("logits", float32, ["batch", "classes"])],
             inside,
         )
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
+        producer = f"edgevit {__version__}"
         model = helper.make_model(graph, opset_imports=opsets, producer_name=producer)
         model.ir_version = IR_VERSION
         return bytes(model.SerializeToString())

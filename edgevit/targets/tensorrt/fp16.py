@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from edgevit.quantizers.fp16_range import HALF_MAX
 from edgevit.targets.onnx.builder import Array, OnnxBuilder
 
 HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
-LARGEST = 65504.0
 _TYPES = {HALF: TensorProto.FLOAT16, FLOAT: TensorProto.FLOAT}
 _MOVING = {"Reshape", "Transpose", "Gather", "Slice", "Concat", "Pad", "Identity"}
 IMAGE, LOGITS = "image", "logits"
@@ -113,6 +113,6 @@ class _Body:
             for name in [n for n, value in store.items() if value.dtype == FLOAT]:
                 value, kinds = store.pop(name), self.used.get(name, set())
                 if HALF in kinds:
-                    store[name] = np.clip(value, -LARGEST, LARGEST).astype(HALF)
+                    store[name] = np.clip(value, -HALF_MAX, HALF_MAX).astype(HALF)
                 if FLOAT in kinds:
                     store[f"{name}_float32"] = value

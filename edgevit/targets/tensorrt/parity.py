@@ -26,7 +26,6 @@ from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.tensorrt.products import Taps
 from edgevit.targets.tensorrt.target import written
-from edgevit.version import __version__
 
 onnxruntime = onnxruntime_module()
 Values = dict[str, npt.NDArray[Any]]
@@ -106,11 +105,7 @@ def layer_parity(
 ) -> list[LayerParity]:
     """Compare every quantized product on these images, float32 [B, 3, H, W]."""
     builder, writer = written(quantized)
-    skeleton = builder.model(
-        image_shape=["batch", *quantized.graph.input_size],
-        logits_shape=["batch", "classes"],
-        producer=f"edgevit {__version__}",
-    )
+    skeleton = builder.model(quantized.graph.input_size)
     taps = list(writer.taps.items())
     codes = {
         code

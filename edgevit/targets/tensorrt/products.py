@@ -131,7 +131,7 @@ def write_float(context: Lowering, gemm: Gemm, operands: list[fx.Node], output: 
     if gemm.weight is None:
         builder.add("MatMul", [context.operand(x) for x in operands], output)
         return
-    weight = array_of(context.graph.constant(gemm.weight).T)  # [in, out]
+    weight = array_of(context.graph.weight(gemm).T)  # [in, out]
     inputs = [context.operand(operands[0]), builder.constant(f"{gemm.weight}_t", weight)]
     if gemm.bias is None:
         builder.add("MatMul", inputs, output)

@@ -10,20 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.model import Graph
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
 from edgevit.targets.base import Lowered
-from edgevit.targets.cpu.products import FloatWriter
+from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
 from edgevit.targets.onnx.lowering import lower_graph
+from edgevit.targets.onnx.reference import float_reference
 from edgevit.targets.tensorrt.conformance import Conformance, Facts, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
 from edgevit.targets.tensorrt.placement import main_placement, variant_placements
 from edgevit.targets.tensorrt.products import QdqWriter
 from edgevit.targets.tensorrt.profiles import PROFILES, DeviceProfile
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
-from edgevit.version import __version__
 
 
 class TensorRTTarget:
@@ -84,20 +84,24 @@ class TensorRTTarget:
             UnsupportedError: It breaks a rule of level E (EV311).
         """
         builder, writer = written(quantized)
-        skeleton = _model(quantized.graph, builder)
+        skeleton = builder.model(quantized.graph.input_size)
         model = whole_model(skeleton, builder.tensors)
         refuse_faults(check_onnx(model, self.profile, facts=Facts(asked=precision_of(quantized))))
         return Lowered(
             onnx=skeleton,
             tensors=builder.tensors,
             packed_bits=builder.packed_bits,
-            layers=[_row(quantized, gemm, writer) for gemm in quantized.graph.gemms],
+            layers=layer_rows(
+                quantized,
+                kernels=dict.fromkeys(writer.taps, "Q/DQ"),  # TensorRT picks them on the device
+                tensors={name: taps.output for name, taps in writer.taps.items()},
+                in_float=lambda name: _in_float(name in quantized.float32_nodes),
+            ),
         )
 
     def reference(self, graph: Graph) -> Lowered:
         """Write the float32 model."""
-        builder = lower_graph(graph, FloatWriter())
-        return Lowered(onnx=_model(graph, builder), tensors=builder.tensors)
+        return float_reference(graph)
 
 
 TARGETS = tuple(TensorRTTarget(profile) for profile in PROFILES.values())
@@ -138,36 +142,5 @@ def written(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
     return builder, writer
 
 
-def _model(graph: Graph, builder: OnnxBuilder) -> bytes:
-    return builder.model(
-        image_shape=["batch", *graph.input_size],
-        logits_shape=["batch", "classes"],
-        producer=f"edgevit {__version__}",
-    )
-
-
-def _row(quantized: QuantizedGraph, gemm: Gemm, writer: QdqWriter) -> dict[str, Any]:
-    """Return what the report says of one product; TensorRT picks kernels on the device."""
-    count = 0 if gemm.weight is None else quantized.graph.constant(gemm.weight).numel()
-    row: dict[str, Any] = {
-        "name": gemm.name,
-        "module": gemm.module,
-        "kind": gemm.kind,
-        "parameters": count,
-    }
-    layer = quantized.layers.get(gemm.name)
-    if layer is None:
-        kind = "float32" if gemm.name in quantized.float32_nodes else "float16"
-        reason = quantized.placement.skipped.get(gemm.left.name, "")
-        return {**row, "kernel": kind, "float_bits": int(kind[-2:]), "reason": reason}
-    left, right = layer.grids
-    return {
-        **row,
-        "left_bits": left.spec.bits,
-        "right_bits": right.spec.bits,
-        "weight_bits": right.spec.bits if gemm.weight is not None else None,
-        "grid": left.label(),
-        "carrier": f"{left.carrier} x {right.carrier}",
-        "kernel": "Q/DQ",
-        "tensor": writer.taps[gemm.name].output,
-    }
+def _in_float(wide: bool) -> dict[str, Any]:
+    return {"kernel": f"float{32 if wide else 16}", "float_bits": 32 if wide else 16}

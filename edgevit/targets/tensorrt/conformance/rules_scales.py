@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from edgevit.quantizers.fp16_range import HALF_MAX, SMALLEST_NORMAL
 from edgevit.targets.tensorrt.conformance.operands import (
     Quantizer,
     per_channel,
@@ -18,8 +19,6 @@ from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rul
 from edgevit.targets.tensorrt.conformance.view import (
     Array,
 )
-
-_FP16_TINY, _FP16_MAX = 2.0**-14, 65504.0
 
 
 def _name(subject: Subject, quantizer: Quantizer) -> str:
@@ -62,8 +61,8 @@ def scales_are_positive(subject: Subject) -> Iterator[Fault]:
             yield Fault(_name(subject, found), f"its scale is {_bad(values)}")
             continue
         low, high = values.min(), values.max()
-        if low < _FP16_TINY or high > _FP16_MAX:
-            off = low if low < _FP16_TINY else high
+        if low < SMALLEST_NORMAL or high > HALF_MAX:
+            off = low if low < SMALLEST_NORMAL else high
             text = f"its scale {off:.3g} is not a normal FP16 number"
             yield Fault(_name(subject, found), text, Level.WARNING)
 
