@@ -70,3 +70,8 @@ def test_it_prints_its_counts():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "0 imports against the flow, 0 circles" in done.stdout, done.stderr
+
+
+def test_the_largest_number_of_float16_is_written_once():
+    files = [path for path in PACKAGE.rglob("*.py") if "65504" in path.read_text("utf-8")]
+    assert [path.name for path in files] == ["fp16_range.py"]

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from edgevit.calibration.rewrites.layernorm import foldable, reparameterize
 from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.search.weight_scales import minmax_scale
-from edgevit.calibration.statistics.ranges import Ranges, batches, leaders
+from edgevit.calibration.statistics.ranges import ChannelRange, batches
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.layernorm import LayerNormFeed
 from edgevit.graph.model import Gemm, Site
@@ -50,22 +51,22 @@ def calibrate(run: Run) -> QuantizedGraph:
         UnsupportedError: The target has no log2 grid for the softmax (EV306).
     """
     specs = {s.name: _spec(run, s) for s in run.graph.sites if s.name in run.sites}
-    ranges, leader, quantized = run.observe(), leaders(run.graph), run.quantized()
+    ranges, quantized = run.observe(), run.quantized()
     folds = foldable(run.graph, run.sites)
-    grids = {name: _minmax(spec, ranges, name) for name, spec in specs.items() if name in ranges}
-    alphas = _alphas(run, folds, grids, leader)
+    grids = GridChooser(run.graph, lambda site: _minmax(specs[site.name], ranges[site.name]))
+    alphas = _alphas(run, folds, grids)
     for feed, linears in folds:
-        name, factor = leader[linears[0].left.name], torch.exp2(alphas[feed.ln].float())  # [C]
-        grids[name] = finest(grids[name])
+        site, factor = linears[0].left, torch.exp2(alphas[feed.ln].float())  # [C]
+        grids.keep(site, finest(grids.grid(site)))
         reparameterize(run.graph, feed, linears, torch.zeros_like(factor), factor)
     for gemm in run.graph.gemms:
         if gemm.left.name not in specs:
             continue
-        left = grids[leader[gemm.left.name]]
+        left = grids.grid(gemm.left)
         if gemm.weight is None:
             log2 = specs[gemm.left.name].kind == "log2"
             soft = LogGrid(spec=specs[gemm.left.name], scale=torch.ones(())) if log2 else left
-            quantized.layers[gemm.name] = matmul_layer(soft, grids[leader[gemm.right.name]])
+            quantized.layers[gemm.name] = matmul_layer(soft, grids.grid(gemm.right))
         else:
             weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
             spec = specs[gemm.right.name]
@@ -84,9 +85,8 @@ def _spec(run: Run, site: Site) -> GridSpec:
     return run.placement.require(site.name, lambda spec: spec.label() == kind, what)
 
 
-def _minmax(spec: GridSpec, ranges: Ranges, name: str) -> UniformGrid:
+def _minmax(spec: GridSpec, seen: ChannelRange) -> UniformGrid:
     """Return the grid that covers all that was seen (not used where the grid is log2)."""
-    seen = ranges[name]
     return UniformGrid.from_range(spec, float(seen.low.min()), float(seen.high.max()))
 
 
@@ -107,8 +107,7 @@ def alpha_errors(grid: UniformGrid, x: Tensor) -> Tensor:
 def _alphas(
     run: Run,
     folds: list[tuple[LayerNormFeed, list[Gemm]]],
-    grids: dict[str, UniformGrid],
-    leader: dict[str, str],
+    grids: GridChooser[UniformGrid],
 ) -> dict[str, Tensor]:
     """Return LayerNorm -> the best alpha of each channel, [C], in one pass over the images."""
     first = {linears[0].name: feed.ln for feed, linears in folds}
@@ -116,7 +115,7 @@ def _alphas(
 
     def look(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         if gemm.name in first:
-            norm, found = first[gemm.name], alpha_errors(grids[leader[gemm.left.name]], left)
+            norm, found = first[gemm.name], alpha_errors(grids.grid(gemm.left), left)
             errors[norm] = errors[norm] + found if norm in errors else found
         return float_product(run.graph, gemm, left, right)
 

@@ -12,6 +12,7 @@ from recorded_trees import ORIN_NANO, THOR, python_of_a_board, write_tree
 from edgevit.doctor.board import board_findings
 from edgevit.runner.board import facts as module
 from edgevit.runner.board.facts import board_facts
+from edgevit.targets.tensorrt.profiles import PROFILES, version_key
 
 SCRIPT = Path(module.__file__)
 
@@ -161,3 +162,15 @@ def test_the_script_runs_alone_from_standard_input(orin):
         assert set(facts) == set(board_facts(orin))
     assert facts["memory_bytes"]["total"] > 1 << 28
     assert facts["system"]["machine"] == os.uname().machine
+
+
+def test_every_device_that_is_recognised_is_a_target_and_every_jetson_is():
+    """The script runs alone on the board and can't read the targets' table: it has own names."""
+    found = {name for _, name in module._TARGETS} | set(module._DESKTOP_TARGETS.values())
+    assert found <= set(PROFILES)
+    assert found >= {name for name, profile in PROFILES.items() if profile.is_jetson}
+    for capability, name in module._DESKTOP_TARGETS.items():
+        assert version_key(capability) >= version_key(PROFILES[name].compute_capability)
+    for profile in PROFILES.values():
+        if profile.is_jetson:
+            assert module._COMPUTE_CAPABILITY[profile.soc] == profile.compute_capability
