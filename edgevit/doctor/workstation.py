@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.bundle import leftovers
-from edgevit.doctor.board import board_findings, numpy_finding, onnxruntime_finding
-from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.doctor.board import device_finding, engine_findings, numpy_finding, optional
+from edgevit.doctor.finding import Finding, missing, ok, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
 from edgevit.scratch import clear_left_over
@@ -34,10 +34,11 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     """
     problems = import_problems(_NEEDED)
     findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
-    findings += [onnxruntime_finding(facts), numpy_finding(facts)]
+    findings += [*engine_findings(facts, "cpu"), numpy_finding(facts)]
     findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _left_over()]
     if target not in (None, "cpu", "simulation") or facts["gpu"]["compute_capability"]:
-        findings += _engine(facts, None if target in ("cpu", "simulation") else target)
+        device = device_finding(facts, None if target in ("cpu", "simulation") else target)
+        findings += map(optional, (device, *engine_findings(facts, "gpu")))
     return findings
 
 
@@ -102,15 +103,3 @@ def _left_over() -> Finding:
         found = f"cleared what ended runs had left: {', '.join(cleared)}"
         return ok("temporary files", found)
     return ok("temporary files", "nothing is left of ended runs")
-
-
-def _engine(facts: Mapping[str, Any], target: str | None) -> list[Finding]:
-    """Return what running a TensorRT engine here would need; quantizing does without it."""
-    wanted = ("device", "TensorRT", "TensorRT's Python module", "CUDA for Python")
-    return [
-        warning(one.name, f"{one.found} (to run engines here)", one.mend)
-        if one.status == MISSING
-        else one
-        for one in board_findings(facts, target)
-        if one.name in wanted
-    ]

@@ -66,7 +66,7 @@ def validate(
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
     from edgevit.data.labels import label_facts
-    from edgevit.runner.engines.choice import check_asked, target_name
+    from edgevit.runner.engines.choice import check_asked
     from edgevit.runner.measure.conditions import Conditions
     from edgevit.runner.measure.measurements import BATCH, measure
     from edgevit.runner.measure.validation import validation_report
@@ -86,7 +86,7 @@ def validate(
         rounds=rounds,
         max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
     )
-    check_asked(target_name(opened.manifest), engine)
+    check_asked(opened.manifest, engine)
     preprocessing = Preprocessing.from_dict(opened.preprocessing)
     measured = measure(
         opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress

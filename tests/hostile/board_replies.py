@@ -180,7 +180,7 @@ doctor("a Python that is a command", "EV783", "--target", "cpu",
        python={"executable": "python3; touch owned #", "onnxruntime": None})  # fmt: skip
 doctor("a folder that is a command", "EV783", "--target", "cpu",
        disk_bytes={"path": "/home/$(touch owned)", "free": 0})  # fmt: skip
-doctor("versions in words", "EV783", gpu=ORIN, tensorrt={"version": "ten", "trtexec": ESC})
+doctor("versions in words", "EV783", gpu=ORIN, tensorrt={"version": f"ten{ESC}"})
 doctor("a release without an end", "EV782", kind="jetson", l4t="3" * 5000)
 doctor("rails with escapes", "EV783", kind="jetson", gpu=ORIN, rails=[ESC])
 MODES = {"id": "0", "name": ESC, "modes": {"0": ESC, "1": "MAXN"}}
