@@ -11,7 +11,6 @@ import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Mapping, NoReturn
 
-from edgevit.bundle.engine_settings import refused
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,5 +87,7 @@ def _check(asked: Mapping[str, Any], declared: Mapping[str, Any], where: str) ->
 
 
 def _refuse(where: str, value: Any, known: Any) -> NoReturn:
+    from edgevit.bundle.engine_settings import refused  # with numpy, which a doctor may find missing
+
     names = ", ".join(map(str, known)) or "its settings"
     raise refused(where, value, f"not one of {names}")
