@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgevit.bundle import Bundle, open_bundle
+from edgevit.bundle import Bundle
 from edgevit.bundle.manifest import MANIFEST
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.data.labels import label_facts
@@ -33,7 +33,7 @@ from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.progress import Progress, silent
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
-from edgevit.runner.engines import engine_of, target_name
+from edgevit.runner.engines import engine_of, opened_bundle, target_name
 from edgevit.runner.engines.choice import check_asked
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import check_limits, check_runs
@@ -132,7 +132,7 @@ def deploy(
         python=python,
         folder=folder,
     )
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
     images = labelled_for(opened, data, num, seed, classes, class_order)
     check_asked(opened.manifest, engine)

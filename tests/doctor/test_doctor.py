@@ -136,6 +136,12 @@ def test_the_cuda_runtime_alone_is_enough(tmp_path):
     assert one.found.startswith("ctypes, with the CUDA runtime 12.6")
 
 
+def test_torch_is_used_for_cuda_only_where_it_is_named(tmp_path):
+    facts = facts_of(tmp_path, python={"cuda": None, "torch": "2.4.0"}, cuda=None)
+    one = found(facts, "CUDA for Python")
+    assert (one.status, one.mend) == ("warning", "export EDGEVIT_CUDA=torch")
+
+
 def test_a_plain_board_needs_onnxruntime_only(tmp_path):
     facts = board_facts(write_tree(tmp_path, PLAIN_ARM))
     for target in (None, "cpu"):

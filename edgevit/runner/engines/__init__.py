@@ -7,6 +7,7 @@ by what that engine declares, before any session exists.
 
 from __future__ import annotations
 
+import os
 import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Mapping, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Mapping, NoReturn
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgevit.bundle import Bundle
     from edgevit.runner.engines.base import Engine
 
 
@@ -41,6 +43,19 @@ def engine_named(name: str) -> Engine:
             try_next=f"One of {', '.join(('auto', *engines))}.",
         )
     return engines[name]
+
+
+def opened_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Return an opened bundle that asks of its engine only what that declares.
+
+    Raises:
+        BundleError: As `edgevit.bundle.open_bundle` and `engine_of`.
+    """
+    from edgevit.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    engine_of(bundle.manifest)
+    return bundle
 
 
 def engine_of(manifest: Mapping[str, Any]) -> Engine:
@@ -87,7 +102,7 @@ def _check(asked: Mapping[str, Any], declared: Mapping[str, Any], where: str) ->
 
 
 def _refuse(where: str, value: Any, known: Any) -> NoReturn:
-    from edgevit.bundle.engine_settings import refused  # with numpy, which a doctor may find missing
+    from edgevit.bundle.engine_settings import refused  # needs numpy, which may be missing
 
     names = ", ".join(map(str, known)) or "its settings"
     raise refused(where, value, f"not one of {names}")

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edgevit.bundle import open_bundle
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
-from edgevit.runner.engines import engine_of
+from edgevit.runner.engines import engine_of, opened_bundle
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
@@ -99,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--provider", default=None)
     options = parser.parse_args(arguments)
     try:
-        bundle = open_bundle(options.bundle)
+        bundle = opened_bundle(options.bundle)
         session = _opener(bundle)(
             bundle, options.engine, threads=options.threads, provider=options.provider
         )

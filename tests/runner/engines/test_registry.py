@@ -96,8 +96,25 @@ def test_what_no_engine_declares_is_refused_before_any_session(
     bundle = asking(parts, tmp_path / "b", **FOREIGN[name])
     with pytest.raises(BundleError, match="EV417"):
         opener(bundle)
-    with pytest.raises(BundleError, match="EV417"):
-        choose_engine(bundle.manifest)
+    for other in (choose_engine, engine_of):
+        with pytest.raises(BundleError, match="EV417"):
+            other(bundle.manifest)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_every_verb_refuses_it_when_it_opens_the_bundle(parts, tmp_path, name):
+    from edgevit import api
+
+    path = asking(parts, tmp_path / "b", **FOREIGN[name]).path
+    for verb in (
+        api.load,
+        api.inspect,
+        lambda path: api.check(path, target="tensorrt"),
+        lambda path: api.validate(path, "no/images"),
+        lambda path: api.deploy(path, "no/images", device="nowhere"),
+    ):
+        with pytest.raises(BundleError, match="EV417"):
+            verb(path)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from edgevit.runner.board.finding import (
     missing,
     module_finding,
     ok,
+    warning,
     why_too_old,
 )
 from edgevit.runner.engines.tensorrt.bindings import OLDEST
+from edgevit.runner.engines.tensorrt.cuda_device import CHOICE_VARIABLE
 
 _OLDEST = ".".join(map(str, OLDEST))
 _FIRST_DRIVER_OF_CUDA_13 = 580  # NVIDIA's CUDA release notes, table of toolkit and driver versions
@@ -46,11 +48,13 @@ def _library(facts: Mapping[str, Any]) -> Finding:
 
 def _cuda(facts: Mapping[str, Any]) -> Finding:
     python, name = facts["python"], "CUDA for Python"
-    for module in ("cuda", "pycuda", "torch"):
-        if python[module] is not None:
-            return ok(name, f"{module} {python[module]}")
+    if python["cuda"] is not None:
+        return ok(name, f"cuda {python['cuda']}")
     if facts["cuda"] is not None:
         return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
+    if python["torch"] is not None:
+        found = f"torch {python['torch']}, which is used only where it is named"
+        return warning(name, found, f"export {CHOICE_VARIABLE}=torch")
     driver = (facts["gpu"]["driver"] or "0").split(".")[0]
     newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
