@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgevit.bundle import Bundle, open_bundle
+from edgevit.bundle import Bundle
+from edgevit.runner.engines import opened_bundle
 from edgevit.verbs.artefact import Artefact
 from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
@@ -37,11 +38,11 @@ def load(path: str | Path) -> Bundle:
     Raises:
         BundleError: It is damaged, incomplete, unsafe or too new.
     """
-    return open_bundle(path)
+    return opened_bundle(path)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
     """Return the verified manifest of a bundle and its sizes in bytes."""
-    bundle = open_bundle(path)
+    bundle = opened_bundle(path)
     sizes = {kind: bundle.size_bytes(kind) for kind in ("bundle", "engine", "reference", "total")}
     return {**bundle.manifest, "size_bytes": sizes}

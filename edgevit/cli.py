@@ -36,6 +36,7 @@ INTERRUPTED = 130
 _BITS_HELP = "Width of weights and activations, 2-8."
 _METHODS: Any = {"cls": NamedOption, "names": "edgevit.calibration.naming:method_names"}
 _TARGETS: Any = {"cls": NamedOption, "names": "edgevit.targets.naming:target_names"}
+_ENGINES: Any = {"cls": NamedOption, "names": "edgevit.runner.engines.choice:engine_choices"}
 
 
 def _eer_options(command: Any) -> Any:
@@ -333,7 +334,7 @@ def _quantized(
 @click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
 @click.option("--provider", help="ORT provider; the bundle's own if left out.")
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
+@click.option("--engine", default="auto", show_default=True, help="Engine:", **_ENGINES)
 @_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
@@ -508,7 +509,7 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of that draw.")
 @click.option("--max-drop", type=float, help="Fail if accuracy drops by more points than this.")
 @click.option("--max-latency-ms", type=float, help="Fail if the median latency is above this.")
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, tensorrt.")
+@click.option("--engine", default="auto", show_default=True, help="Engine:", **_ENGINES)
 @click.option("--threads", type=int, help="CPU threads there; the engine's own choice if left out.")
 @click.option("--batch", default=1, show_default=True, help="Batch size of the latency runs.")
 @click.option("--rounds", default=50, show_default=True, help="Latency rounds, fp32 and engine.")
@@ -521,18 +522,17 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on a board over SSH and bring the report back."""
+    from edgevit import api
     from edgevit.report.progress import shown_progress
     from edgevit.report.table import device_lines, validation_table
-    from edgevit.verbs.deploy import deploy as deployed
-    from edgevit.verbs.validate import check_gates
 
     check_writable(json_path)
     max_drop, max_latency = choices["max_drop"], choices.pop("max_latency_ms")
     with shown_progress(console()) as progress:
-        report = deployed(bundle, progress=progress, **choices)
+        report = api.deploy(bundle, progress=progress, **choices)
     write_json(json_path, report)
     console().print(validation_table(report), device_lines(report["device"]))
-    check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
+    api.check_gates(report, max_drop=max_drop, max_latency_ms=max_latency)
 
 
 @main.command()

@@ -75,7 +75,6 @@ ORIN_NANO = {
         libnvinfer10="10.3.0.30-1+cuda12.5",
         libnvinfer_bin="10.3.0.30-1+cuda12.5",
     ),
-    "usr/src/tensorrt/bin/trtexec": "",
     "usr/lib/python3/dist-packages/numpy-1.21.5.egg-info": "Metadata-Version: 1.2\nName: numpy\n"
     "Version: 1.21.5\n",
     "usr/lib/python3.10/dist-packages/tensorrt-10.3.0.dist-info/METADATA": "Metadata-Version: 2.1\n"

@@ -1,7 +1,8 @@
-"""What a bundle may ask of an engine: the closed lists of settings, providers and engines.
+"""The form of what a bundle may ask of an engine; what each grants is said in its own folder.
 
-They hold what EdgeViT's own targets write. ONNX Runtime has settings that write files, load
-libraries or take the place of its allocator; a bundle is data and has no say in those.
+Engines have settings that write files, load libraries or take the place of an allocator; a bundle
+is data and has no say in those. Here its requests are held to plain words, so that none is a path
+or a list; `edgevit.runner.engines.engine_of` then refuses those that its engine does not declare.
 """
 
 from __future__ import annotations
@@ -12,35 +13,37 @@ from typing import Any
 from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.errors import BundleError
 
-EXACT_SUMS = {"session.x64quantprecision": "1"}
-"""What makes sums of codes exact on x86-64 processors without VNNI instructions."""
-SESSION_CONFIG = {key: (value,) for key, value in EXACT_SUMS.items()}
-"""Session configuration entries -> values a bundle may give them."""
-PROVIDERS = ("CPUExecutionProvider",)
-ENGINES = ("onnxruntime", "tensorrt")
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}\Z")
 _TARGET = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
-_KEYS = {"session_config", "provider", "name", "optimize"}
 
 
 def check_engine(engine: Any) -> None:
-    """Refuse a manifest's ``engine`` that asks for anything else.
+    """Refuse a manifest's ``engine`` that is not a table of plain words.
 
     Raises:
-        BundleError: It has another form (EV402), or a setting that no bundle has (EV417).
+        BundleError: It has another form (EV402), or asks for what no engine has a word for (EV417).
     """
     if not isinstance(engine, dict):
         raise bad_manifest("engine is not a table")
-    config = engine.get("session_config", {})
-    if not isinstance(config, dict):
+    if not isinstance(engine.get("session_config", {}), dict):
         raise bad_manifest("engine.session_config is not a table")
     if not isinstance(engine.get("optimize", True), bool):
         raise bad_manifest("engine.optimize is neither true nor false")
-    for key, value in config.items():
-        _check(value, SESSION_CONFIG.get(key, ()), f"engine.session_config.{ascii(key)[1:81]}")
-    _check(engine.get("provider", PROVIDERS[0]), PROVIDERS, "engine.provider")
-    _check(engine.get("name", ENGINES[0]), ENGINES, "engine.name")
-    for key in set(engine) - _KEYS:
-        _check(engine[key], (), f"engine.{ascii(key)[1:81]}")
+    if "name" in engine and not (isinstance(engine["name"], str) and _NAME.match(engine["name"])):
+        raise refused("engine.name", engine["name"], "no name of an engine")
+    _check_words(engine, "engine")
+
+
+def _check_words(table: Any, where: str, nested: bool = True) -> None:
+    for key, value in table.items():
+        place = f"{where}.{key}"
+        if not WORD.match(key):
+            raise refused(place, value, "asked under a name that no setting has")
+        if nested and isinstance(value, dict):
+            _check_words(value, place, nested=False)
+        elif not isinstance(value, bool) and not (isinstance(value, str) and WORD.match(value)):
+            raise refused(place, value, "no value of a setting")
 
 
 def check_target(target: Any) -> None:
@@ -53,20 +56,15 @@ def check_target(target: Any) -> None:
     """
     named = target.get("name") if isinstance(target, dict) and len(target) == 1 else target
     if not isinstance(named, str) or not _TARGET.match(named):
-        raise _refused("target", named, "no name of a target")
+        raise refused("target", named, "no name of a target")
 
 
-def _check(value: Any, known: tuple[str, ...], where: str) -> None:
-    if isinstance(value, str) and value in known:
-        return
-    raise _refused(where, value, f"not one of {', '.join(known) or 'its settings'}")
-
-
-def _refused(where: str, value: Any, why: str) -> BundleError:
+def refused(where: str, value: Any, why: str) -> BundleError:
+    """Return the error for a request that no bundle makes (EV417)."""
     return BundleError(
         "EV417",
         "The bundle asks the engine for something that no bundle asks for.",
-        where=f"manifest.json, {where}",
+        where=f"manifest.json, {ascii(where)[1:-1][:120]}",
         why=f"{ascii(value)[:80]} is {why}.",
         try_next="Don't use this bundle; get it again from a source you trust.",
     )

@@ -96,8 +96,8 @@ class Bundle:
 
     @property
     def engine_name(self) -> str:
-        """What runs it on its target: "onnxruntime" or "tensorrt"."""
-        return str(self.manifest.get("engine", {}).get("name", "onnxruntime"))
+        """What runs it on its target; empty in bundles written before that was recorded."""
+        return str(self.manifest.get("engine", {}).get("name", ""))
 
     @property
     def optimizes(self) -> bool:

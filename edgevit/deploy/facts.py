@@ -12,6 +12,7 @@ from edgevit.deploy.connection import Connection
 from edgevit.deploy.messages import Bytes, Name, Text
 from edgevit.deploy.words import all_plain, plain
 from edgevit.errors import DeviceError
+from edgevit.runner.engines import all_engines
 
 _Version = Annotated[str, Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,9}){0,5}\Z")]
 _Number = Annotated[str, Meta(pattern=r"^[0-9]{1,4}\Z")]
@@ -25,20 +26,19 @@ class _System(Struct, frozen=True):
 
 
 class _Python(Struct, frozen=True):
+    """The interpreter; the modules are more fields, see `_python_kind`."""
+
     version: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}[0-9A-Za-z.+]{0,40}\Z")]
     executable: Name | None
-    numpy: Name | None
-    tensorrt: Name | None
-    onnxruntime: Name | None
-    cuda: Name | None
-    pycuda: Name | None
-    torch: Name | None
     problems: dict[Name, Text]
+
+
+_MODULES = ("numpy", "cuda", "torch")
+"""Modules that a board says the versions of, besides those of the engines."""
 
 
 class _TensorRT(Struct, frozen=True):
     version: Name | None
-    trtexec: Name | None
 
 
 class _Clock(Struct, frozen=True):
@@ -87,7 +87,7 @@ class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
     l4t: _Version | None
     jetpack: Name | None
     system: _System
-    python: _Python
+    python: dict[str, Any]
     tensorrt: _TensorRT
     cuda: Name | None
     gpu: _Graphics
@@ -95,6 +95,16 @@ class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
     disk_bytes: _Disk
     power_mode: PowerMode | None
     rails: list[Name]
+
+
+def _engine_modules() -> list[str]:
+    return [engine.module for engine in all_engines().values()]
+
+
+def _python_kind() -> Any:
+    """Return the schema of what a board says of its Python: a version or null for each module."""
+    modules = dict.fromkeys((*_MODULES, *_engine_modules()), Name | None)
+    return msgspec.defstruct("Python", list(modules.items()), bases=(_Python,), frozen=True)
 
 
 def facts_through(connection: Connection, *arguments: str) -> dict[str, Any]:
@@ -107,8 +117,9 @@ def facts_through(connection: Connection, *arguments: str) -> dict[str, Any]:
     Raises:
         DeviceError: Its Python does not run the script (EV816), or its answer is no facts (EV782).
     """
+    modules = [f"--module={name}" for name in _engine_modules()]
     script = (resources.files("edgevit.runner.board") / "facts.py").read_text(encoding="utf-8")
-    return facts_from_output(connection.run_script(script, *arguments), connection.device)
+    return facts_from_output(connection.run_script(script, *arguments, *modules), connection.device)
 
 
 def facts_from_output(output: str, device: str) -> dict[str, Any]:
@@ -121,8 +132,9 @@ def facts_from_output(output: str, device: str) -> dict[str, Any]:
     for line in reversed(output.splitlines()):
         if line.startswith("{"):
             try:
-                facts = msgspec.json.decode(line, type=Facts)
-                return dict(all_plain(msgspec.to_builtins(facts)))
+                facts = msgspec.to_builtins(msgspec.json.decode(line, type=Facts))
+                python = msgspec.convert(facts["python"], type=_python_kind())
+                return dict(all_plain({**facts, "python": msgspec.to_builtins(python)}))
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 wrong = wrong or plain(f" {error}", 500)
     raise DeviceError(

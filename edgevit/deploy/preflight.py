@@ -15,11 +15,13 @@ from edgevit.deploy.connection import Connection, no_python
 from edgevit.deploy.facts import facts_through
 from edgevit.deploy.messages import Board as Answer
 from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.runner.engines.choice import is_for_tensorrt
-from edgevit.targets.tensorrt.profiles import OLDEST_TENSORRT, version_key
+from edgevit.runner.board.finding import why_too_old
+from edgevit.runner.engines import all_engines, engine_named
+from edgevit.runner.engines.base import Engine
+from edgevit.runner.engines.choice import AUTO
+from edgevit.targets.tensorrt.profiles import PROFILES
 
 _OLDEST_PYTHON = (3, 8)
-_MODULES = ("numpy", "onnxruntime", "tensorrt")
 _SLACK_BYTES = 32 << 20
 _ENGINE_MEMORY_BYTES = 300 << 20  # Python, numpy and the engine's library
 _GIB = 1 << 30
@@ -56,12 +58,14 @@ class Needs:
 
     Args:
         target: Name of the bundle's target.
-        engine: "auto", "onnxruntime" or "tensorrt".
+        made_for: Name of the engine its manifest says.
+        engine: Name of the engine that was asked for, or "auto".
         disk_bytes: Everything that is sent.
         model_bytes: The largest model once it is unpacked.
     """
 
     target: str
+    made_for: str
     engine: str
     disk_bytes: int
     model_bytes: int
@@ -88,9 +92,10 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
     if tuple(int(part) for part in re.findall(r"\d+", found.python)[:2]) < _OLDEST_PYTHON:
         raise no_python(connection.python, f"It is Python {found.python}.")
     facts = facts_through(connection, "--disk", found.root)
+    names = ("numpy", *(engine.module for engine in all_engines().values()))
     return Board(
         python=found.python,
-        modules={name: _module(facts["python"], name) for name in _MODULES},
+        modules={name: _module(facts["python"], name) for name in names},
         root=found.root,
         free_bytes=found.free_bytes,
         present_bytes=found.present_bytes,
@@ -130,37 +135,36 @@ def _check_numpy(board: Board) -> None:
 
 
 def _check_engine(board: Board, needs: Needs) -> None:
-    if needs.engine != "onnxruntime" and is_for_tensorrt(needs.target):
-        problem = _no_tensorrt(board)
-        if problem and (needs.engine == "tensorrt" or not board.has("onnxruntime")):
-            raise EnvironmentError_(
-                "EV818",
-                "The board has no TensorRT that its Python could use.",
-                why=problem,
-                try_next="On a Jetson: sudo apt install python3-libnvinfer. To check accuracy "
-                "alone, on its CPU: pip install onnxruntime there, and --engine onnxruntime.",
-            )
-    elif not board.has("onnxruntime"):
+    own = engine_named(needs.made_for)
+    if needs.engine not in (AUTO, own.name):  # what stands in for it was asked for
+        _require(board, engine_named(needs.engine))
+    elif needs.engine == own.name or not own.stand_in or not _has_engine(board, own.stand_in):
+        _require(board, own)
+
+
+def _has_engine(board: Board, name: str) -> bool:
+    return not _problem(board, engine_named(name))
+
+
+def _require(board: Board, engine: Engine) -> None:
+    problem = _problem(board, engine)
+    if problem:
+        pip = f"On the board: python3 -m pip install {engine.wheel or engine.module}; "
         raise EnvironmentError_(
             "EV818",
-            "The board has no ONNX Runtime that its Python could use.",
-            why=board.modules["onnxruntime"]["error"],
-            try_next="On the board: python3 -m pip install onnxruntime; "
-            "--python names another Python, such as that of a virtual environment.",
+            f"The board has no {engine.title} that its Python could use.",
+            why=problem,
+            try_next=engine.mend
+            or f"{pip}--python names another Python, such as that of a virtual environment.",
         )
 
 
-def _no_tensorrt(board: Board) -> str:
-    """Return why the board's Python has no TensorRT to build with, "" if it has one."""
-    if not board.has("tensorrt"):
-        return board.modules["tensorrt"]["error"]
-    version = board.modules["tensorrt"]["version"]
-    release = re.match(r"\d+\.\d+", version)
-    if release is None:
-        return f"What it imports under that name tells no version: {version}."
-    if version_key(release.group()) < version_key(OLDEST_TENSORRT):
-        return f"It is TensorRT {version}; {OLDEST_TENSORRT} or newer is needed."
-    return ""
+def _problem(board: Board, engine: Engine) -> str:
+    """Return why the board's Python has no such engine, "" if it has one."""
+    if not board.has(engine.module):
+        return board.modules[engine.module]["error"]
+    version = board.modules[engine.module]["version"]
+    return why_too_old(version, engine.oldest, engine.title)
 
 
 def _check_room(board: Board, needs: Needs) -> None:
@@ -179,7 +183,8 @@ def _check_room(board: Board, needs: Needs) -> None:
 
 def _target_warnings(board: Board, needs: Needs) -> list[str]:
     own, name = board.facts.get("target"), needs.target
-    if own is not None and name.startswith("jetson-") and own != name:
+    is_jetson = name in PROFILES and PROFILES[name].is_jetson
+    if own is not None and is_jetson and own != name:
         return [f"the bundle is for {name} and the board is a {own}"]
     mode, modes = _power_mode(board)
     if mode is not None and modes and not mode.upper().startswith("MAXN"):

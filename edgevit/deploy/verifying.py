@@ -12,7 +12,7 @@ from edgevit.deploy.measured import Answers, Measured
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError
 from edgevit.runner.board.shipment import Shipment, files_digest
-from edgevit.runner.engines.choice import is_for_tensorrt, target_name
+from edgevit.runner.engines import engine_of, target_name
 from edgevit.runner.measure.accuracy import TOP_K
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import MOST_ROUNDS
@@ -94,12 +94,13 @@ def _answers(name: str, answers: Answers, shipment: Shipment, classes: int) -> I
 
 
 def _engine(measured: Measured, sent: Sent) -> Iterator[str]:
-    used, target = measured.engine_used, target_name(sent.bundle.manifest)
+    used, own = measured.engine_used, engine_of(sent.bundle.manifest)
     if used.variant not in sent.bundle.variants:
         yield f"The bundle has no variant {used.variant!r}."
-    if used.stands_in and not is_for_tensorrt(target):
+    if used.stands_in and not own.stand_in:
+        target = target_name(sent.bundle.manifest)
         yield f"Nothing can stand in for the engine of a bundle for {target}."
-    if used.stands_in and sent.conditions.engine == "tensorrt":
+    if used.stands_in and sent.conditions.engine == own.name:
         yield "Another engine than the one asked for has answered."
     golden = len(sent.bundle.golden()["images"])
     if measured.self_check.num_images != golden:

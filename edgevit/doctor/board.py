@@ -1,8 +1,8 @@
 """Judges the facts of a board or of a computer with an NVIDIA GPU (see runner/board/facts.py).
 
 Pure functions from facts to findings: the same for this machine, for one at the other end of SSH
-and for a recorded one. What JetPack brings is NVIDIA's packaging (Debian packages nvidia-jetpack,
-tensorrt, python3-libnvinfer, libnvinfer-bin).
+and for a recorded one. What is to be said of an engine, the engine says
+(`edgevit.runner.engines.base.Engine.findings`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from edgevit.doctor.finding import OK, Finding, missing, ok, warning
+from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.runner.board.finding import module_finding
+from edgevit.runner.engines import all_engines
+from edgevit.runner.engines.base import Engine
 from edgevit.targets.naming import target_names
 from edgevit.targets.tensorrt.profiles import (
     OLDEST_TENSORRT,
@@ -25,20 +27,7 @@ from edgevit.targets.tensorrt.profiles import (
 
 _OLDEST_PYTHON = (3, 8)
 _GIB = 1 << 30
-_FIRST_DRIVER_OF_CUDA_13 = 580  # NVIDIA's CUDA release notes, table of toolkit and driver versions
 _ENOUGH_MEMORY, _ENOUGH_DISK, _LEAST_DISK = 2 * _GIB, 4 * _GIB, _GIB
-_PACKAGES = {
-    "numpy": "python3-numpy",
-    "tensorrt": "python3-libnvinfer",
-    "onnxruntime": "onnxruntime",
-}
-"""Module -> the package that brings it on a Jetson."""
-_WHEELS = {
-    "python3-numpy": "numpy",
-    "python3-libnvinfer": "tensorrt",
-    "tensorrt": "tensorrt",
-    "onnxruntime": "onnxruntime",
-}
 _SDK_MANAGER = "flash JetPack 6.2 with NVIDIA SDK Manager: https://developer.nvidia.com/sdk-manager"
 
 
@@ -58,12 +47,11 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     watched = [_power_mode(facts), _clocks(facts), _sensors(facts)] if jetson else []
     gpu = facts["gpu"]["name"] or facts["gpu"]["compute_capability"]
     if gpu is None if target is None else is_for_processor(target):
-        return [_processor(facts, target), onnxruntime_finding(facts), *general, *watched]
-    findings = [_device(facts, target)]
+        return [_processor(facts, target), *engine_findings(facts, "cpu"), *general, *watched]
+    findings = [device_finding(facts, target)]
     if jetson:
         findings.append(_jetpack(facts))
-    findings += [_tensorrt(facts), _binding(facts), _trtexec(facts), _cuda_python(facts)]
-    return [*findings, *general, *watched]
+    return [*findings, *engine_findings(facts, "gpu"), *general, *watched]
 
 
 def is_for_processor(target: str) -> bool:
@@ -76,23 +64,35 @@ def _processor(facts: Mapping[str, Any], target: str | None) -> Finding:
     return ok("device", f"{what}, {facts['system']['machine']}, target {target or 'cpu'}")
 
 
-def onnxruntime_finding(facts: Mapping[str, Any]) -> Finding:
-    """Return whether ONNX Runtime is there, can be imported, and runs on the processor."""
-    return _module("onnxruntime", "onnxruntime", facts)
+def engine_findings(facts: Mapping[str, Any], clock: str) -> list[Finding]:
+    """Return what the engines of a processor, "cpu" or "gpu", say of a machine.
+
+    That one is missing which only some bundles need is a warning.
+    """
+    found: list[Finding] = []
+    for engine in all_engines().values():
+        if engine.clock == clock:
+            said = findings_of(engine, facts)
+            found += said if engine.usual else [optional(one) for one in said]
+    return found
 
 
-def _module(name: str, module: str, facts: Mapping[str, Any]) -> Finding:
-    """Return whether Python imports a module, under the name of its check."""
-    python, package = facts["python"], _PACKAGES[module]
-    if module in python["problems"]:
-        found = f"{python[module] or ''} can't be used: {python['problems'][module]}".strip()
-        return missing(name, found, _install(package, facts, again=True))
-    if python[module] is None:
-        return missing(name, "not installed", _install(package, facts))
-    return ok(name, python[module])
+def findings_of(engine: Engine, facts: Mapping[str, Any]) -> list[Finding]:
+    """Return what an engine says of a machine: by itself, or whether its module can be imported."""
+    if engine.findings is not None:
+        return engine.findings(facts)
+    wheel = engine.wheel or engine.module
+    return [module_finding(engine.name, engine.module, facts, wheel=wheel, package=engine.package)]
 
 
-def _device(facts: Mapping[str, Any], target: str | None) -> Finding:
+def optional(finding: Finding) -> Finding:
+    """Return a finding about what is needed to run engines here, and for nothing else."""
+    if finding.status != MISSING:
+        return finding
+    return warning(finding.name, f"{finding.found} (to run engines here)", finding.mend)
+
+
+def device_finding(facts: Mapping[str, Any], target: str | None) -> Finding:
     """Return whether this is the device that is asked for."""
     own = facts["target"]
     profile = None if target is None else profile_named(target)
@@ -134,44 +134,6 @@ def _jetpack(facts: Mapping[str, Any]) -> Finding:
     return ok("JetPack", found)
 
 
-def _tensorrt(facts: Mapping[str, Any]) -> Finding:
-    version = facts["tensorrt"]["version"] or facts["python"]["tensorrt"]
-    if version is None:
-        return missing("TensorRT", "not installed", _install("tensorrt", facts))
-    release = re.match(r"[0-9]+\.[0-9]+", version)
-    if release is None or version_key(release.group()) < version_key(OLDEST_TENSORRT):
-        found = f"{version}; {OLDEST_TENSORRT} or newer is needed"
-        return missing("TensorRT", found, _install("tensorrt", facts))
-    return ok("TensorRT", version)
-
-
-def _binding(facts: Mapping[str, Any]) -> Finding:
-    found = _module("TensorRT's Python module", "tensorrt", facts)
-    if found.status == OK or facts["tensorrt"]["trtexec"] is None:
-        return found
-    return replace(found, found=f"{found.found}; trtexec can't take its place")
-
-
-def _trtexec(facts: Mapping[str, Any]) -> Finding:
-    """Return whether NVIDIA's tool is there, which no verb needs."""
-    none = "not installed; the Python module does without it"
-    return ok("trtexec", facts["tensorrt"]["trtexec"] or none)
-
-
-def _cuda_python(facts: Mapping[str, Any]) -> Finding:
-    python, name = facts["python"], "CUDA for Python"
-    for module in ("cuda", "pycuda", "torch"):
-        if python[module] is not None:
-            return ok(name, f"{module} {python[module]}")
-    if facts["cuda"] is not None:
-        return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
-    driver = (facts["gpu"]["driver"] or "0").split(".")[0]
-    newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
-    version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
-    mend = f"{_interpreter(facts)} -m pip install --user {version}"
-    return missing(name, "not installed", mend)
-
-
 def _python(facts: Mapping[str, Any]) -> Finding:
     version = facts["python"]["version"]
     if tuple(int(part) for part in re.findall(r"[0-9]+", version)[:2]) < _OLDEST_PYTHON:
@@ -181,7 +143,7 @@ def _python(facts: Mapping[str, Any]) -> Finding:
 
 def numpy_finding(facts: Mapping[str, Any]) -> Finding:
     """Return whether numpy is there and can be imported."""
-    return _module("numpy", "numpy", facts)
+    return module_finding("numpy", "numpy", facts, wheel="numpy", package="python3-numpy")
 
 
 def _memory(facts: Mapping[str, Any]) -> Finding:
@@ -242,23 +204,3 @@ def _sensors(facts: Mapping[str, Any]) -> Finding:
     if facts["rails"]:
         return ok("power sensors", ", ".join(facts["rails"]))
     return warning("power sensors", "none; energy is not measured", "ls /sys/class/hwmon/*/name")
-
-
-def _install(package: str, facts: Mapping[str, Any], *, again: bool = False) -> str:
-    """Return what installs one of `_WHEELS`: JetPack's package on a Jetson, else that of PyPI.
-
-    Args:
-        package: Its name on a Jetson.
-        facts: Of the board.
-        again: It is there and broken.
-    """
-    if facts["kind"] == "jetson" and package != "onnxruntime":
-        how = "sudo apt install --reinstall" if again else "sudo apt update && sudo apt install"
-        return f"{how} {package}"
-    how = "install --force-reinstall" if again else "install"
-    return f"{_interpreter(facts)} -m pip {how} {_WHEELS[package]}"
-
-
-def _interpreter(facts: Mapping[str, Any]) -> str:
-    """Return its Python as a word for a shell: a board may say anything."""
-    return shlex.quote(facts["python"]["executable"] or "python3")

@@ -11,12 +11,13 @@ from typing import Any
 
 from edgevit.bundle import leftovers
 from edgevit.doctor.board import (
-    board_findings,
+    device_finding,
+    engine_findings,
     is_for_processor,
     numpy_finding,
-    onnxruntime_finding,
+    optional,
 )
-from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.doctor.finding import Finding, missing, ok, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
 from edgevit.scratch import clear_left_over
@@ -39,11 +40,12 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     """
     problems = import_problems(_NEEDED)
     findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
-    findings += [onnxruntime_finding(facts), numpy_finding(facts)]
+    findings += [*engine_findings(facts, "cpu"), numpy_finding(facts)]
     findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _left_over()]
     device = None if target is None or is_for_processor(target) else target
     if device is not None or facts["gpu"]["compute_capability"]:
-        findings += _engine(facts, device)
+        found = (device_finding(facts, device), *engine_findings(facts, "gpu"))
+        findings += map(optional, found)
     return findings
 
 
@@ -108,15 +110,3 @@ def _left_over() -> Finding:
         found = f"cleared what ended runs had left: {', '.join(cleared)}"
         return ok("temporary files", found)
     return ok("temporary files", "nothing is left of ended runs")
-
-
-def _engine(facts: Mapping[str, Any], target: str | None) -> list[Finding]:
-    """Return what running a TensorRT engine here would need; quantizing does without it."""
-    wanted = ("device", "TensorRT", "TensorRT's Python module", "CUDA for Python")
-    return [
-        warning(one.name, f"{one.found} (to run engines here)", one.mend)
-        if one.status == MISSING
-        else one
-        for one in board_findings(facts, target)
-        if one.name in wanted
-    ]

@@ -16,6 +16,7 @@ from edgevit.bundle import Bundle, VariantModel, open_bundle, write_bundle
 from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
 from edgevit.recipe import Recipe
+from edgevit.runner.engines import engine_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ class Artefact:
         recipe: The choices made, resolved.
         calibration: Number, names and SHA-256 of the calibration images.
         golden: Images with their simulated and float32 logits.
-        engine: What runs it on its target: "onnxruntime" or "tensorrt".
+        engine: Name of what runs it on its target.
         variants: Further forms of the model by name, each with its simulation and engine's form.
         naming: Where the class names are from, and how class folders without them are numbered.
     """
@@ -123,12 +124,7 @@ class Artefact:
             "recipe": self.recipe.to_dict(),
             "preprocessing": model.preprocessing.to_dict(),
             "target": self.recipe.target,
-            "engine": {
-                "provider": "CPUExecutionProvider",
-                "session_config": self.lowered.session_config,
-                "name": self.engine,
-                "optimize": self.engine != "tensorrt",
-            },
+            "engine": engine_named(self.engine).table(self.lowered.session_config),
             "calibration": self.calibration,
             "versions": _versions(),
             "layers": self.lowered.layers,

@@ -102,9 +102,9 @@ def refuse_errors(report: dict[str, Any]) -> None:
 
 
 def _bundle(path: Path) -> Bundle:
-    from edgevit.bundle import open_bundle
+    from edgevit.runner.engines import opened_bundle
 
-    return open_bundle(path)
+    return opened_bundle(path)
 
 
 def _target(target: str | None, bundle: Bundle | None) -> str:

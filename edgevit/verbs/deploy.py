@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgevit.bundle import Bundle, open_bundle
+from edgevit.bundle import Bundle
 from edgevit.bundle.manifest import MANIFEST
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.data.labels import label_facts
@@ -33,7 +33,8 @@ from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.progress import Progress, silent
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
-from edgevit.runner.engines.choice import check_asked, is_for_tensorrt, target_name
+from edgevit.runner.engines import engine_of, opened_bundle, target_name
+from edgevit.runner.engines.choice import check_asked
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import check_limits, check_runs
 from edgevit.runner.measure.measurements import BATCH, Measurements
@@ -131,10 +132,10 @@ def deploy(
         python=python,
         folder=folder,
     )
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
     images = labelled_for(opened, data, num, seed, classes, class_order)
-    check_asked(target_name(opened.manifest), engine)
+    check_asked(opened.manifest, engine)
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
     with Connection(device, python=python) as connection:
@@ -160,13 +161,16 @@ def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
     height, width = bundle.input_size[1:]
     models = (bundle.tensors, bundle.reference_tensors)
     model_bytes = max(sum(entry.decoded_bytes for entry in entries) for entries in models)
-    target = target_name(bundle.manifest)
-    built = 4 * model_bytes if is_for_tensorrt(target) else 0  # engines and timing cache
+    own = engine_of(bundle.manifest)
     images_bytes = num_images * height * width * 3
     return Needs(
-        target=target,
+        target=target_name(bundle.manifest),
+        made_for=own.name,
         engine=engine,
-        disk_bytes=bundle.size_bytes("total") + images_bytes + _RUNNER_BYTES + built,
+        disk_bytes=bundle.size_bytes("total")
+        + images_bytes
+        + _RUNNER_BYTES
+        + own.built_per_byte * model_bytes,
         model_bytes=model_bytes,
     )
 

@@ -36,8 +36,9 @@ def examine(
         facts = facts_over_ssh(device, python)
         return report(board_findings(facts, target), device=device, target=target, facts=facts)
     from edgevit.runner.board.facts import board_facts
+    from edgevit.runner.engines import all_engines
 
-    facts = board_facts()
+    facts = board_facts(modules=[engine.module for engine in all_engines().values()])
     jetson = facts["kind"] == "jetson"
     findings = board_findings(facts, target) if jetson else workstation_findings(facts, target)
     return report(findings, device=None, target=target, facts=facts)

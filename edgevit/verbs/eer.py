@@ -121,9 +121,9 @@ def _of_model(name: str) -> Reference:
 
 
 def _of_bundle(path: Path) -> Reference:
-    from edgevit.bundle import open_bundle
+    from edgevit.runner.engines import opened_bundle
 
-    bundle = open_bundle(path)
+    bundle = opened_bundle(path)
     model, bits = bundle.manifest["model"], bundle.manifest["bits"]
     found = {
         "parameters": model.get("parameters"),

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.bundle import Bundle, open_bundle
+from edgevit.bundle import Bundle
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
 from edgevit.progress import Progress, silent
+from edgevit.runner.engines import opened_bundle
 from edgevit.runner.measure.limits import check_limits, check_runs
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def validate(
         EdgeViTError: Any of `edgevit.errors`; accuracy and latency gates are `check_gates`.
     """
     from edgevit.data.labels import label_facts
-    from edgevit.runner.engines.choice import check_asked, target_name
+    from edgevit.runner.engines.choice import check_asked
     from edgevit.runner.measure.conditions import Conditions
     from edgevit.runner.measure.measurements import BATCH, measure
     from edgevit.runner.measure.validation import validation_report
@@ -75,7 +76,7 @@ def validate(
     check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     check_runs(threads=threads, batch=batch, rounds=rounds)
     eer = eer_asked(eer_metrics, eer_weights, eer_reference)
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
     images = labelled_for(opened, data, num, seed, classes, class_order)
     conditions = Conditions(
@@ -86,7 +87,7 @@ def validate(
         rounds=rounds,
         max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
     )
-    check_asked(target_name(opened.manifest), engine)
+    check_asked(opened.manifest, engine)
     preprocessing = Preprocessing.from_dict(opened.preprocessing)
     measured = measure(
         opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress

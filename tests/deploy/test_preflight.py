@@ -4,6 +4,7 @@ import pytest
 
 from edgevit.deploy.preflight import Board, Needs, check
 from edgevit.errors import EnvironmentError_
+from edgevit.runner.engines import engine_of
 
 MISSING = {"error": "No module named that"}
 
@@ -19,7 +20,8 @@ def verdict(target, engine, **modules):
         present_bytes=0,
         facts={},
     )
-    needs = Needs(target=target, engine=engine, disk_bytes=1, model_bytes=1)
+    own = engine_of({"target": target}).name
+    needs = Needs(target=target, made_for=own, engine=engine, disk_bytes=1, model_bytes=1)
     try:
         return check(board, needs)
     except EnvironmentError_ as error:

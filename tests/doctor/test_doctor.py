@@ -13,12 +13,13 @@ from recorded_trees import ORIN_NANO, THOR, write_tree
 
 from edgevit.cli import main
 from edgevit.deploy.facts import facts_from_output
-from edgevit.doctor.board import board_findings, onnxruntime_finding
+from edgevit.doctor.board import board_findings, findings_of
 from edgevit.doctor.finding import missing, ok, report, warning
 from edgevit.doctor.importing import import_problems
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.board.facts import board_facts
+from edgevit.runner.engines import engine_named
 from edgevit.verbs.doctor import check_nothing_missing, examine
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,6 @@ def test_a_good_board_has_nothing_to_mend(tmp_path):
         "JetPack",
         "TensorRT",
         "TensorRT's Python module",
-        "trtexec",
         "CUDA for Python",
         "Python",
         "numpy",
@@ -66,7 +66,7 @@ PLAIN_ARM = {
     "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
     "proc/meminfo": "MemTotal: 8245840 kB\nMemAvailable: 7245840 kB\nSwapFree: 0 kB\n",
 }
-NO_TENSORRT = {"tensorrt": {"version": None, "trtexec": None}, "python": {"tensorrt": None}}
+NO_TENSORRT = {"tensorrt": {"version": None}, "python": {"tensorrt": None}}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,6 @@ NO_TENSORRT = {"tensorrt": {"version": None, "trtexec": None}, "python": {"tenso
         (
             {
                 "python": {"cuda": None},
-                "tensorrt": {"trtexec": None},
                 "cuda": None,
                 "gpu": {"driver": "580.65.06"},
             },
@@ -125,7 +124,7 @@ def test_one_fault_at_a_time(tmp_path, changed, name, status, mend):
     assert mend in finding.mend
     related = {name}
     if "tensorrt" in changed:
-        related |= {"TensorRT", "TensorRT's Python module", "trtexec"}
+        related |= {"TensorRT", "TensorRT's Python module"}
     others = [one for one in board_findings(facts) if one.name not in related]
     assert {one.status for one in others} == {"ok"}
 
@@ -137,13 +136,10 @@ def test_the_cuda_runtime_alone_is_enough(tmp_path):
     assert one.found.startswith("ctypes, with the CUDA runtime 12.6")
 
 
-def test_trtexec_is_no_way_to_measure(tmp_path):
-    """No verb runs it, so that it neither helps nor is missed."""
-    facts = facts_of(tmp_path, python={"tensorrt": None})
-    assert found(facts, "TensorRT's Python module").found.endswith("trtexec can't take its place")
-    facts = facts_of(tmp_path / "2", tensorrt={"trtexec": None})
-    assert found(facts, "trtexec").status == "ok"
-    assert not any("trtexec measures" in one.found for one in board_findings(facts))
+def test_torch_is_used_for_cuda_only_where_it_is_named(tmp_path):
+    facts = facts_of(tmp_path, python={"cuda": None, "torch": "2.4.0"}, cuda=None)
+    one = found(facts, "CUDA for Python")
+    assert (one.status, one.mend) == ("warning", "export EDGEVIT_CUDA=torch")
 
 
 def test_a_plain_board_needs_onnxruntime_only(tmp_path):
@@ -226,7 +222,7 @@ def test_a_broken_onnxruntime_here(tmp_path, broken):
     source, words = BROKEN[broken]
     package(tmp_path, "onnxruntime", source)
     done = with_packages(tmp_path, "-m", "edgevit.runner.board.facts")
-    finding = onnxruntime_finding(json.loads(done.stdout))
+    (finding,) = findings_of(engine_named("onnxruntime"), json.loads(done.stdout))
     assert finding.status == "missing"
     assert words in finding.found
     assert finding.mend.endswith("-m pip install --force-reinstall onnxruntime")
@@ -291,7 +287,7 @@ def test_wrong_targets_are_refused_before_anything_is_asked():
 
 def test_something_missing_is_exit_status_3_after_the_list(tmp_path, monkeypatch):
     facts = facts_of(tmp_path, **NO_TENSORRT)
-    monkeypatch.setattr("edgevit.runner.board.facts.board_facts", lambda: facts)
+    monkeypatch.setattr("edgevit.runner.board.facts.board_facts", lambda **_: facts)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 3
     assert "EV783" in result.output

@@ -168,7 +168,7 @@ def doctor(name: str, code: str, *options: str, **changed: Any) -> None:
 
 ORIN = {"name": "Orin", "compute_capability": "8.7"}
 NO_MAXIMUM = {"min": 1, "max": None, "cur": 1}
-NO_CUDA = {"cuda": None, "pycuda": None, "torch": None}
+NO_CUDA = {"cuda": None, "torch": None}
 doctor("clocks that are locked and unknown", "EV783", kind="jetson",
        gpu={**ORIN, "clocks_locked": True, "clock_hz": None})  # fmt: skip
 doctor("a maximum that is null", "EV783", kind="jetson",
@@ -180,7 +180,7 @@ doctor("a Python that is a command", "EV783", "--target", "cpu",
        python={"executable": "python3; touch owned #", "onnxruntime": None})  # fmt: skip
 doctor("a folder that is a command", "EV783", "--target", "cpu",
        disk_bytes={"path": "/home/$(touch owned)", "free": 0})  # fmt: skip
-doctor("versions in words", "EV783", gpu=ORIN, tensorrt={"version": "ten", "trtexec": ESC})
+doctor("versions in words", "EV783", gpu=ORIN, tensorrt={"version": f"ten{ESC}"})
 doctor("a release without an end", "EV782", kind="jetson", l4t="3" * 5000)
 doctor("rails with escapes", "EV783", kind="jetson", gpu=ORIN, rails=[ESC])
 MODES = {"id": "0", "name": ESC, "modes": {"0": ESC, "1": "MAXN"}}

@@ -49,13 +49,17 @@ def test_an_attack_is_refused_and_does_no_harm(judge, folder, name):
 
 
 def test_the_judge_notices_harm(judge, folder, monkeypatch):
-    """What once was possible: with the closed list of settings open, the file is written."""
+    """What once was possible: with both checks of settings open, the file is written."""
     home = judge._sandbox
     key = "session.collect_node_memory_stats_to_file"
-    opened = f"engine_settings.SESSION_CONFIG[{key!r}] = ({str(home / 'harmed')!r},)"
+    opened = f"settings.SESSION_CONFIG[{key!r}] = ({str(home / 'harmed')!r},)"
     script = (home / "open_victim.py").resolve()
     victim = (attacks_on_files.Path(__file__).parent / "victim.py").read_text()
-    opening = f"    from edgevit.bundle import engine_settings\n    {opened}\n"
+    opening = (
+        "    import re\n    from edgevit.bundle import engine_settings\n"
+        "    from edgevit.runner.engines.onnxruntime import settings\n"
+        f"    engine_settings.WORD = re.compile('')\n    {opened}\n"
+    )
     script.write_text(victim.replace("def main() -> None:\n", f"def main() -> None:\n{opening}", 1))
     attacks_on_files._setting(key, str(home / "harmed"))(folder)
     done = subprocess.run(

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable, Sequence
 
 SCHEMA_VERSION = 1
 _COMMAND_SECONDS, _IMPORT_SECONDS = 10, 60
@@ -62,9 +62,9 @@ _MODULES = {
     "tensorrt": ("tensorrt", "tensorrt-cu12-bindings", "tensorrt-cu13-bindings"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-jetson"),
     "cuda": ("cuda-bindings", "cuda-python"),
-    "pycuda": ("pycuda",),
     "torch": ("torch",),
 }
+# Those of them whose import is tried, as is that of every module asked for.
 _IMPORTED = ("numpy", "onnxruntime", "tensorrt")
 # A package can be installed and broken, or a folder of that name can be no package.
 _IMPORT = """
@@ -79,12 +79,15 @@ print(version)
 """
 
 
-def board_facts(root: str | os.PathLike[str] = "/", disk: str = "~") -> dict[str, Any]:
+def board_facts(
+    root: str | os.PathLike[str] = "/", disk: str = "~", modules: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the facts of this board, or of a recorded tree.
 
     Args:
         root: ``/``, or the folder of a recorded tree.
         disk: Folder whose free space counts; nearest parent that exists.
+        modules: Python modules to look for besides those that are always looked for.
 
     Returns:
         JSON-able; sizes in bytes, clocks in Hz, null for what could not be found out.
@@ -102,8 +105,8 @@ def board_facts(root: str | os.PathLike[str] = "/", disk: str = "~") -> dict[str
         "l4t": jetson["l4t"],
         "jetpack": _jetpack(jetson["l4t"], packages),
         "system": _system(tree),
-        "python": _python(tree),
-        "tensorrt": _tensorrt(tree, packages),
+        "python": _python(tree, modules),
+        "tensorrt": _tensorrt(packages),
         "cuda": _cuda(tree, packages),
         "gpu": graphics,
         "memory_bytes": _memory(tree),
@@ -162,7 +165,7 @@ def _boots_desktop(root: Path) -> bool:
     return target.endswith("graphical.target") and (etc / "display-manager.service").is_symlink()
 
 
-def _python(root: Path) -> dict[str, Any]:
+def _python(root: Path, modules: Sequence[str]) -> dict[str, Any]:
     """Return the interpreter that runs this and the versions of what it could import."""
     folders = [str(path) for path in sorted(root.glob("usr/*lib/python3*/dist-packages"))]
     folders += [str(path) for path in sorted(root.glob("usr/local/lib/python3*/dist-packages"))]
@@ -170,19 +173,21 @@ def _python(root: Path) -> dict[str, Any]:
     for distribution in metadata.distributions(path=sys.path if _is_real(root) else folders):
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         found.setdefault(name, distribution.version)  # the first on the path is imported
+    others = {name: (name.replace("_", "-"),) for name in modules if name not in _MODULES}
     versions = {
         module: next((found[name] for name in names if name in found), None)
-        for module, names in _MODULES.items()
+        for module, names in {**_MODULES, **others}.items()
     }
-    problems = _try_imports(versions) if _is_real(root) else {}
+    tried = dict.fromkeys((*_IMPORTED, *modules))
+    problems = _try_imports(versions, tried) if _is_real(root) else {}
     about = {"version": platform.python_version(), "executable": sys.executable}
     return {**about, **versions, "problems": problems}
 
 
-def _try_imports(versions: dict[str, str | None]) -> dict[str, str]:
+def _try_imports(versions: dict[str, str | None], names: Iterable[str]) -> dict[str, str]:
     """Import modules; correct their versions, and return what is wrong with those that fail."""
     problems = {}
-    for name in _IMPORTED:
+    for name in names:
         version, problem = _imported(name)
         missing = problem is not None and problem.endswith(f"No module named '{name}'")
         versions[name] = None if missing else version or versions[name]
@@ -213,14 +218,9 @@ def _imported(module: str) -> tuple[str | None, str | None]:
     return None, (said.splitlines() or [f"its import ends {how}"])[-1][:500]
 
 
-def _tensorrt(root: Path, packages: dict[str, str]) -> dict[str, str | None]:
+def _tensorrt(packages: dict[str, str]) -> dict[str, str | None]:
     version = next((v for n, v in packages.items() if re.match(r"libnvinfer\d+$", n)), None)
-    trtexec = root / "usr/src/tensorrt/bin/trtexec"
-    on_path = shutil.which("trtexec") if _is_real(root) else None
-    return {
-        "version": version.split("-")[0] if version else None,
-        "trtexec": f"/{trtexec.relative_to(root)}" if trtexec.is_file() else on_path,
-    }
+    return {"version": version.split("-")[0] if version else None}
 
 
 def _cuda(root: Path, packages: dict[str, str]) -> str | None:
@@ -348,8 +348,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Print what this board is and has, as JSON.")
     parser.add_argument("--root", default="/", help="a recorded tree instead of this board")
     parser.add_argument("--disk", default="~", help="folder whose free space counts")
+    parser.add_argument("--module", action="append", default=[], help="look for this one too")
     options = parser.parse_args(arguments)
-    print(json.dumps(board_facts(options.root, options.disk)))
+    if not all(name.isidentifier() for name in options.module):
+        parser.error("--module takes a name that Python can import")
+    print(json.dumps(board_facts(options.root, options.disk, options.module)))
 
 
 if __name__ == "__main__":

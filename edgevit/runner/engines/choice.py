@@ -1,27 +1,23 @@
 """Chooses the engine that runs a bundle on this machine.
 
-A bundle for a TensorRT target is run by TensorRT. Where that is missing, ONNX Runtime may stand in
-for it on the CPU, graph unchanged: its logits then differ from the simulation's about as much as
-those differ from fp32's (docs/tensorrt.md), no latency of the device is measured, and the report
-says so.
+A bundle is run by the engine that its manifest names. Where that is missing, another may stand in
+for it if the engine says so, graph unchanged: its logits then differ from the simulation's (for
+TensorRT about as much as those differ from fp32's, docs/tensorrt.md), no latency of the device is
+measured, and the report says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Mapping
 
-from edgevit.bundle.engine_settings import ENGINES as BUNDLE_ENGINES
-from edgevit.errors import EnvironmentError_, UnsupportedError, UsageError
-from edgevit.runner.engines.onnxruntime.session import EngineSession, session_from_bundle
+from edgevit.errors import EnvironmentError_, UnsupportedError
+from edgevit.runner.engines import all_engines, engine_named, engine_of, target_name
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from edgevit.runner.engines.base import Engine
 
-    from edgevit.bundle import Bundle
-
-ENGINES = ("auto", *BUNDLE_ENGINES)
-_CPU = "CPUExecutionProvider"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class EngineChoice:
     """Which engine runs a bundle here.
 
     Args:
-        name: "onnxruntime" or "tensorrt".
+        name: Of the engine.
         stands_in: Whether it only stands in for the engine the bundle was made for.
         warnings: What the report has to say about the choice.
     """
@@ -39,121 +35,80 @@ class EngineChoice:
     warnings: tuple[str, ...] = ()
 
 
-def target_name(manifest: Any) -> str:
-    """Return the name of the target in a bundle's manifest."""
-    target = manifest["target"]
-    return target if isinstance(target, str) else str(target.get("name", ""))
+def engine_choices() -> tuple[str, ...]:
+    """Return what may be asked for: "auto" or an engine's name."""
+    return (AUTO, *all_engines())
 
 
-def is_for_tensorrt(target: str) -> bool:
-    """Return whether bundles for a target are made for TensorRT."""
-    return target.startswith(("tensorrt", "jetson-"))
-
-
-def check_asked(target: str, asked: str) -> None:
-    """Refuse an engine that can't run bundles of a target on any machine.
-
-    Raises:
-        UsageError: There is no such engine (EV823).
-        UnsupportedError: TensorRT is asked for and the bundle is not made for it (EV826).
-    """
-    if asked not in ENGINES:
-        raise UsageError(
-            "EV823",
-            f"There is no engine {asked!r}.",
-            where="--engine",
-            try_next=f"One of {', '.join(ENGINES)}.",
-        )
-    if asked == "tensorrt" and not is_for_tensorrt(target):
-        raise UnsupportedError(
-            "EV826",
-            "The bundle is not made for TensorRT.",
-            where="--engine tensorrt",
-            why=f"Its target is {target}; TensorRT could not run its operators exactly.",
-            try_next="Quantize with --target jetson-orin-nano or another TensorRT target.",
-        )
-
-
-def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
-    """Choose the engine for bundles of a target on this machine.
+def check_asked(manifest: Mapping[str, Any], asked: str) -> None:
+    """Refuse an engine that can't run a bundle on any machine.
 
     Args:
-        target: The target's name.
-        asked: One of `ENGINES`.
+        manifest: Of an opened bundle.
+        asked: One of `engine_choices`.
+
+    Raises:
+        BundleError: The bundle asks its engine for something foreign (EV417).
+        UsageError: There is no such engine (EV823).
+        UnsupportedError: It can't run what is made for another one (EV826).
+    """
+    own = engine_of(manifest)
+    if asked == AUTO:
+        return
+    wanted = engine_named(asked)
+    if asked not in (own.name, own.stand_in):
+        raise UnsupportedError(
+            "EV826",
+            f"The bundle is not made for {wanted.title}.",
+            where=f"--engine {asked}",
+            why=f"Its target is {target_name(manifest)}; {wanted.title} could not run its "
+            "operators exactly.",
+            try_next=f"Quantize with --target {wanted.example_target} or another "
+            f"{wanted.title} target.",
+        )
+
+
+def choose_engine(manifest: Mapping[str, Any], asked: str = AUTO) -> EngineChoice:
+    """Choose the engine for a bundle on this machine.
+
+    Args:
+        manifest: Of an opened bundle.
+        asked: One of `engine_choices`.
 
     Raises:
         EdgeViTError: As `check_asked`.
-        EnvironmentError_: TensorRT is asked for and not here (EV818).
+        EnvironmentError_: The bundle's engine is not here, and none may stand in for it (its own
+            code) or it was asked for by name (EV818).
     """
-    check_asked(target, asked)
-    wanted = is_for_tensorrt(target)
-    if not wanted or asked == "onnxruntime":
-        return _stand_in("it was asked for") if wanted else EngineChoice(name="onnxruntime")
-    missing = _why_no_tensorrt()
+    check_asked(manifest, asked)
+    own = engine_of(manifest)
+    if asked not in (AUTO, own.name):
+        return _stand_in(own, "it was asked for")
+    missing = own.available()
     if missing is None:
-        return EngineChoice(name="tensorrt")
-    if asked == "tensorrt":
+        return EngineChoice(name=own.name)
+    if not own.stand_in:
+        raise missing
+    if asked == own.name:
         raise EnvironmentError_(
             "EV818",
-            "TensorRT can't run here.",
-            where="--engine tensorrt",
+            f"{own.title} can't run here.",
+            where=f"--engine {own.name}",
             why=f"{missing.what} {missing.why}",
             try_next=missing.try_next,
         )
-    too_old = missing.code == "EV751"
-    return _stand_in(missing.what.rstrip(".") if too_old else "there is no TensorRT")
+    unfit = missing.code == own.unfit_code
+    return _stand_in(own, missing.what.rstrip(".") if unfit else f"there is no {own.title}")
 
 
-def onnxruntime_session(
-    bundle: Bundle,
-    kind: Literal["engine", "fp32"],
-    choice: EngineChoice,
-    *,
-    threads: int | None = None,
-    provider: str | None = None,
-) -> EngineSession:
-    """Open a bundle's quantized engine or its fp32 reference in ONNX Runtime.
-
-    A graph for TensorRT runs there without optimizations, as its manifest says.
-
-    Raises:
-        UnsupportedError: It stands in for TensorRT and another provider is asked for (EV828).
-        EdgeViTError: The engine is missing or refuses the model.
-    """
-    if choice.stands_in and provider not in (None, _CPU):
-        raise UnsupportedError(
-            "EV828",
-            "What stands in for TensorRT runs on the CPU only.",
-            where=f"--provider {provider}",
-            why="Other providers rewrite the graph, and no longer compute what was simulated.",
-            try_next="Leave --provider out.",
-        )
-    return session_from_bundle(
-        bundle, kind, threads=threads, provider=_CPU if choice.stands_in else provider
-    )
-
-
-def _stand_in(reason: str) -> EngineChoice:
+def _stand_in(own: Engine, reason: str) -> EngineChoice:
+    lost = f", as {own.lost}" if own.lost else ""
     return EngineChoice(
-        name="onnxruntime",
+        name=own.stand_in,
         stands_in=True,
         warnings=(
-            f"ONNX Runtime on the CPU stands in for TensorRT ({reason}): "
-            "no latency of the device was measured, and logits are not quite the simulation's, "
-            "as roundings to float16 that the graph asks for are dropped",
+            f"{engine_named(own.stand_in).title} on the CPU stands in for {own.title} ({reason}): "
+            "no latency of the device was measured, and logits are not quite the simulation's"
+            f"{lost}",
         ),
     )
-
-
-def _why_no_tensorrt() -> EnvironmentError_ | None:
-    """Return what is wrong with TensorRT's Python module here, None if it works.
-
-    trtexec alone is not enough: each of its runs loads the engine anew, which would be timed too.
-    """
-    from edgevit.runner.engines.tensorrt.bindings import load_tensorrt
-
-    try:
-        load_tensorrt()
-    except EnvironmentError_ as error:
-        return error
-    return None

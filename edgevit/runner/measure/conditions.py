@@ -16,7 +16,7 @@ class Conditions:
     """How a bundle is measured.
 
     Args:
-        engine: One of `edgevit.runner.engines.choice.ENGINES`.
+        engine: One of `edgevit.runner.engines.choice.engine_choices`.
         threads: CPU threads of the engines, None to leave it to them; TensorRT has no use for it.
         provider: ONNX Runtime provider; None for the one the bundle was made for.
         batch: Batch size of the latency runs.

@@ -14,12 +14,12 @@ import numpy as np
 
 from edgevit.bundle.limits import IMAGES_AT_ONCE
 from edgevit.data.normalizing import normalizer
-from edgevit.runner.engines.choice import choose_engine, target_name
+from edgevit.runner.engines import engine_named
+from edgevit.runner.engines.choice import choose_engine
 from edgevit.runner.measure.accuracy import Predictions, predict_all
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.latency import LatencySamples
 from edgevit.runner.measure.memory import peak_memory_bytes
-from edgevit.runner.measure.opened import open_all
 from edgevit.runner.measure.selfcheck import SelfCheck, self_check
 from edgevit.runner.telemetry import measure_watched, why_not_counted
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgevit.bundle import Bundle
+    from edgevit.runner.engines.base import Opened
     from edgevit.runner.engines.choice import EngineChoice
     from edgevit.runner.measure.accuracy import Batch
     from edgevit.runner.measure.conditions import Progress
-    from edgevit.runner.measure.opened import Opened
 
 
 BATCH = IMAGES_AT_ONCE
@@ -92,9 +92,11 @@ def measure(
         EdgeViTError: What the engines and the images raise.
     """
     bundle.check_limits(max(BATCH, conditions.batch))
-    choice = choose_engine(target_name(bundle.manifest), conditions.engine)
-    normalize = normalizer(bundle.preprocessing)
-    opened = open_all(bundle, choice, conditions, batches, normalize, progress)
+    choice = choose_engine(bundle.manifest, conditions.engine)
+    engine, normalize = engine_named(choice.name), normalizer(bundle.preprocessing)
+    opened = engine.open(
+        bundle, conditions, batches, normalize, progress, stands_in=choice.stands_in
+    )
     sessions, kinds = opened.sessions, list(opened.sessions)
     checked = self_check(sessions["engine"], opened.golden, normalize)
     predictions = predict_all(
@@ -106,7 +108,7 @@ def measure(
     if not choice.stands_in:
         golden = opened.golden["images"]
         images = golden[np.arange(conditions.batch) % len(golden)]  # [batch, H, W, 3]
-        watch = "cpu" if used["provider"] == "CPUExecutionProvider" else "gpu"
+        watch = opened.clock or engine.clock
         latency, telemetry = _latency(
             sessions, normalize(images), conditions.rounds, watch, progress
         )
@@ -188,8 +190,8 @@ def _memory(
     conditions: Conditions,
     progress: Progress,
 ) -> dict[str, int]:
-    """Return engine name -> peak memory in bytes of a fresh process; ONNX Runtime's own only."""
-    if choice.name != "onnxruntime" or choice.stands_in:
+    """Return engine name -> peak memory in bytes of a fresh process, where that says something."""
+    if choice.stands_in or engine_named(choice.name).session is None:
         return {}
     found = {}
     for done, kind in enumerate(kinds, 1):

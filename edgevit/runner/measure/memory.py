@@ -1,8 +1,8 @@
 """Peak resident memory of a fresh process that opens a bundle and runs one of its engines once.
 
 The figure includes everything such a process holds at its highest point: the Python interpreter,
-numpy, ONNX Runtime, the verified and unpacked model while the engine loads it, the engine's own
-copy, and the run of one image. Nothing is subtracted.
+numpy, the engine's library, the verified and unpacked model while the engine loads it, the engine's
+own copy, and the run of one image. Nothing is subtracted.
 
 On Linux it is VmHWM of /proc/self/status. ru_maxrss would not do: the kernel carries it over from
 the parent through exec, so that a large parent would show up as the child's peak.
@@ -16,13 +16,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edgevit.bundle import open_bundle
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
-from edgevit.runner.engines.onnxruntime.session import session_from_bundle
+from edgevit.runner.engines import engine_of, opened_bundle
+
+if TYPE_CHECKING:
+    from edgevit.bundle import Bundle
+    from edgevit.runner.engines.base import OpenOne
 
 Engine = Literal["fp32", "engine"]
 _TIMEOUT_SECONDS = 600
@@ -41,7 +44,7 @@ def peak_memory_bytes(
     Args:
         bundle_path: The bundle's folder.
         engine: "engine" for the quantized model, "fp32" for the reference.
-        threads: CPU threads of the session; None leaves it to ONNX Runtime.
+        threads: CPU threads of the session; None leaves it to the engine.
         provider: Another execution provider than the one the bundle was made for.
 
     Raises:
@@ -95,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--provider", default=None)
     options = parser.parse_args(arguments)
     try:
-        bundle = open_bundle(options.bundle)
-        session = session_from_bundle(
+        bundle = opened_bundle(options.bundle)
+        session = _opener(bundle)(
             bundle, options.engine, threads=options.threads, provider=options.provider
         )
         session.run(np.zeros((1, *bundle.input_size), dtype=np.float32))  # [1, 3, H, W]
@@ -106,9 +109,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_status)
 
 
+def _opener(bundle: Bundle) -> OpenOne:
+    engine = engine_of(bundle.manifest)
+    if engine.session is None:
+        raise _failed(f"{engine.title} does not open one engine by itself.")
+    return engine.session
+
+
 def _environment() -> dict[str, str]:
     """Return this environment with the running EdgeViT importable, installed or not."""
-    home = str(Path(__file__).resolve().parents[2])
+    home = str(Path(__file__).resolve().parents[3])
     paths = [home, os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 

@@ -36,10 +36,7 @@ def test_orin_nano(orin):
     assert (facts["l4t"], facts["jetpack"]) == ("36.4.3", "6.2")
     assert facts["system"]["name"] == "Ubuntu 22.04.5 LTS"
     assert facts["system"]["kernel"] == "5.15.148-tegra"
-    assert facts["tensorrt"] == {
-        "version": "10.3.0.30",  # not the removed 8.6.2
-        "trtexec": "/usr/src/tensorrt/bin/trtexec",
-    }
+    assert facts["tensorrt"] == {"version": "10.3.0.30"}  # not the removed 8.6.2
     assert facts["cuda"] == "12.6.11"
     assert (facts["python"]["numpy"], facts["python"]["tensorrt"]) == ("1.21.5", "10.3.0")
     assert facts["python"]["torch"] is None
@@ -59,7 +56,7 @@ def test_thor(thor):
     facts = board_facts(thor)
     assert (facts["soc"], facts["target"], facts["l4t"]) == ("tegra264", "jetson-thor", "38.4.0")
     assert facts["jetpack"] == "7.1"  # no package nvidia-jetpack: by the Jetson Linux release
-    assert facts["tensorrt"] == {"version": "10.13.3.9", "trtexec": None}
+    assert facts["tensorrt"] == {"version": "10.13.3.9"}
     assert facts["cuda"] == "13.0"
     assert facts["gpu"]["name"] == "NVIDIA Thor"
     assert facts["gpu"]["compute_capability"] == "11.0"
@@ -127,7 +124,7 @@ def test_an_empty_tree_is_null_not_an_error(tmp_path):
     assert facts["kind"] == "computer"
     unknown = ("model", "module", "soc", "target", "l4t", "jetpack", "cuda", "power_mode")
     assert [facts[key] for key in unknown] == [None] * len(unknown)
-    assert facts["tensorrt"] == {"version": None, "trtexec": None}
+    assert facts["tensorrt"] == {"version": None}
     assert facts["memory_bytes"] == {"total": None, "available": None, "swap_free": None}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.bundle.engine_settings import EXACT_SUMS
+from edgevit.runner.engines.onnxruntime.settings import EXACT_SUMS
 
 if TYPE_CHECKING:
     import numpy.typing as npt

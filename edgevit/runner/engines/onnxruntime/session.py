@@ -15,8 +15,10 @@ import numpy as np
 from edgevit.bundle import Bundle
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.errors import DeviceError, UsageError
+from edgevit.runner.engines import engine_of
 from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.runner.engines.onnxruntime.probe import exact_config, saturates
+from edgevit.runner.engines.onnxruntime.settings import CPU
 from edgevit.runner.engines.threads import check_threads
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     Images = npt.NDArray[np.float32]
     Logits = npt.NDArray[np.float32]
 
-_CPU = "CPUExecutionProvider"
 # Threads of an idle session would spin for a while and slow down the session measured next.
 _DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
 # Elsewhere than on the CPU, a node the provider can't run must not quietly run on the CPU.
@@ -59,7 +60,7 @@ class EngineSession:
         self,
         onnx: bytes,
         *,
-        provider: str = _CPU,
+        provider: str = CPU,
         threads: int | None = None,
         session_config: Mapping[str, str] | None = None,
         optimize: bool = True,
@@ -69,7 +70,7 @@ class EngineSession:
         runtime = onnxruntime_module()
         if provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
-        defaults = _DEFAULT_CONFIG if provider == _CPU else _DEVICE_CONFIG
+        defaults = _DEFAULT_CONFIG if provider == CPU else _DEVICE_CONFIG
         options = _options(runtime, threads)
         level = runtime.GraphOptimizationLevel
         options.graph_optimization_level = (
@@ -78,7 +79,7 @@ class EngineSession:
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
         try:
-            exact = exact_config(runtime) if provider == _CPU and optimize else {}
+            exact = exact_config(runtime) if provider == CPU and optimize else {}
             for key, value in {**defaults, **exact, **(session_config or {})}.items():
                 options.add_session_config_entry(key, value)
             before = _tasks()
@@ -162,9 +163,11 @@ def session_from_bundle(
             exact on this processor (`variant_here`).
 
     Raises:
-        BundleError: The fp32 engine is asked for but not in the bundle (EV404).
+        BundleError: The fp32 engine is asked for but not in the bundle (EV404), or the bundle asks
+            its engine for something foreign (EV417).
         EdgeViTError: As `EngineSession`.
     """
+    engine_of(bundle.manifest)
     if kind == "engine":
         onnx = bundle.engine_onnx(variant or variant_here(bundle, provider))
     else:
@@ -190,7 +193,7 @@ def variant_here(bundle: Bundle, provider: str | None = None) -> str:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
         DeviceError: The engine fails (EV703).
     """
-    if EXACT_VARIANT not in bundle.variants or (provider or bundle.provider) != _CPU:
+    if EXACT_VARIANT not in bundle.variants or (provider or bundle.provider) != CPU:
         return bundle.variants[0]
     runtime = onnxruntime_module()
     try:

@@ -5,36 +5,53 @@ What ran on hardware and what did not is said in docs/tensorrt-session.md.
 
 from __future__ import annotations
 
-from edgevit.runner.engines.tensorrt.choosing import choose_engine, layer_table
-from edgevit.runner.engines.tensorrt.gate import Gate
-from edgevit.runner.engines.tensorrt.opening import (
-    BuiltEngine,
-    EngineOptions,
-    available_tool,
-    built_engine,
-    engine_for,
-)
-from edgevit.runner.engines.tensorrt.parity import Parity, ParityLimits
-from edgevit.runner.engines.tensorrt.policy import Decision, Trial, decide
-from edgevit.runner.engines.tensorrt.session import TensorRTSession
-from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
-from edgevit.runner.engines.tensorrt.trials import try_variants
+from typing import Any
 
-__all__ = [
-    "BuiltEngine",
-    "Decision",
-    "EngineOptions",
-    "Gate",
-    "Parity",
-    "ParityLimits",
-    "TensorRTSession",
-    "Trial",
-    "TrialPlan",
-    "available_tool",
-    "built_engine",
-    "choose_engine",
-    "decide",
-    "engine_for",
-    "layer_table",
-    "try_variants",
-]
+from edgevit.errors import EnvironmentError_
+from edgevit.runner.engines.base import Engine, Opened
+from edgevit.runner.engines.tensorrt.bindings import OLDEST
+from edgevit.runner.engines.tensorrt.findings import tensorrt_findings
+
+
+def _available() -> EnvironmentError_ | None:
+    from edgevit.runner.engines.tensorrt.bindings import load_tensorrt
+
+    try:
+        load_tensorrt()
+    except EnvironmentError_ as error:
+        return error
+    return None
+
+
+def _open(*arguments: Any, **options: Any) -> Opened:
+    from edgevit.runner.engines.tensorrt.opened import open_kept
+
+    return open_kept(*arguments, **options)
+
+
+ENGINE = Engine(
+    name="tensorrt",
+    title="TensorRT",
+    module="tensorrt",
+    available=_available,
+    open=_open,
+    clock="gpu",
+    usual=True,
+    oldest=".".join(map(str, OLDEST)),
+    unfit_code="EV751",
+    # Its bundles ask what stands in for it to run their graphs as they are written.
+    asks={
+        "provider": "CPUExecutionProvider",
+        "session_config": {},
+        "name": "tensorrt",
+        "optimize": False,
+    },
+    stand_in="onnxruntime",
+    lost="roundings to float16 that the graph asks for are dropped",
+    example_target="jetson-orin-nano",
+    built_per_byte=4,  # engines and kernel timings
+    package="python3-libnvinfer",
+    mend="On a Jetson: sudo apt install python3-libnvinfer. To check accuracy alone, on its CPU: "
+    "pip install onnxruntime there, and --engine onnxruntime.",
+    findings=tensorrt_findings,
+)

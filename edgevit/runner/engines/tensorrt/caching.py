@@ -130,13 +130,13 @@ class EngineCache:
             with suppress(FileNotFoundError):
                 (self.folder / f"{key}.{suffix}").unlink()
 
-    def timings_path(self, key: str) -> Path:
+    def _timings_path(self, key: str) -> Path:
         """Return where the timings of a machine are kept."""
         return self.folder / f"timing-{key[:16]}.cache"
 
     def timings(self, key: str) -> bytes:
         """Return kernel timings, empty if there are none."""
-        path = self.timings_path(key)
+        path = self._timings_path(key)
         return path.read_bytes() if path.is_file() else b""
 
     def store_timings(self, key: str, timings: bytes) -> None:
@@ -146,16 +146,16 @@ class EngineCache:
             EnvironmentError_: The folder can't be written (EV755).
         """
         if timings:
-            self._write(self.timings_path(key).name, timings)
+            self._write(self._timings_path(key).name, timings)
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
-        with self.scratch() as folder:
+        with self._scratch() as folder:
             (folder / name).write_bytes(data)
             os.replace(str(folder / name), str(self.folder / name))
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def _scratch(self) -> Iterator[Path]:
         """Yield a new folder beside the engines that is gone afterwards, whatever happens.
 
         Raises:

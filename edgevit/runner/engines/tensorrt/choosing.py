@@ -29,23 +29,20 @@ from edgevit.runner.engines.tensorrt.opening import (
 from edgevit.runner.engines.tensorrt.policy import Decision, Trial
 from edgevit.runner.engines.tensorrt.trial_plan import Opened, Session, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
-from edgevit.runner.engines.tensorrt.trtexec_session import TrtexecSession
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgevit.runner.engines.tensorrt.opening import AnySession
+    from edgevit.runner.engines.tensorrt.session import TensorRTSession
 
 
-def engine_layers(session: AnySession, image: npt.NDArray[np.float32]) -> _Inspected:
+def engine_layers(session: TensorRTSession, image: npt.NDArray[np.float32]) -> _Inspected:
     """Return an engine's layers and their times in milliseconds.
 
     Args:
         session: What `engine_for` returned.
         image: float32 [B, 3, H, W] that the times are taken with.
     """
-    if isinstance(session, TrtexecSession):
-        return _Inspected(*session.layers(len(image)))
     times_ms = session.layer_times_ms(image)
     return _Inspected(layers_from_inspector(session.inspect()), times_ms)
 
@@ -59,7 +56,7 @@ class _Inspected:
 
 
 def layer_table(
-    bundle: Bundle, variant: str | None, session: AnySession, image: npt.NDArray[np.float32]
+    bundle: Bundle, variant: str | None, session: TensorRTSession, image: npt.NDArray[np.float32]
 ) -> list[ProductRow]:
     """Return for each product of the bundle what the engine made of it."""
     found = engine_layers(session, image)
@@ -110,13 +107,6 @@ def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) 
         return summary(rows, found.layers, found.times_ms)
 
     def kernel_ms(images: npt.NDArray[np.float32]) -> float:
-        if isinstance(session, TrtexecSession):
-            return float(np.median(session.kernel_times_ms(len(images))))
         return float(np.median(session.kernel_times_ms(images, 100)))
 
-    def round_ms(images: npt.NDArray[np.float32]) -> float:
-        assert isinstance(session, TrtexecSession)
-        return float(np.median(session.kernel_times_ms(len(images), seconds=3)))
-
-    own_clock = round_ms if isinstance(session, TrtexecSession) else None
-    return Opened(session, built.build_seconds, inspect, kernel_ms, own_clock)
+    return Opened(session, built.build_seconds, inspect, kernel_ms)

@@ -106,7 +106,7 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
     """Return the layers of an engine.
 
     Args:
-        text: What `TensorRTSession.inspect` or trtexec's --exportLayerInfo gives.
+        text: What `TensorRTSession.inspect` gives.
 
     Raises:
         DeviceError: It is not such a text (EV765).
@@ -117,33 +117,6 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
         return tuple(_layer(layer) for layer in layers)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unreadable("the engine inspector's JSON", error) from error
-
-
-def ends_from_inspector(text: str) -> tuple[str, ...]:
-    """Return the names of an engine's inputs and outputs; empty if they are not told.
-
-    Raises:
-        DeviceError: It is not the inspector's text (EV765).
-    """
-    try:
-        content = json.loads(text)
-        ends = content.get("I/O Tensors", content.get("Bindings", []))
-        return tuple(end if isinstance(end, str) else str(end.get("Name")) for end in ends)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise _unreadable("the engine inspector's JSON", error) from error
-
-
-def times_from_profile(text: str) -> dict[str, float]:
-    """Return layer name -> median (or mean) milliseconds of trtexec's --exportProfile.
-
-    Raises:
-        DeviceError: It is not such a text (EV765).
-    """
-    try:
-        rows = [row for row in json.loads(text) if "name" in row]
-        return {row["name"]: float(row.get("medianMs", row["averageMs"])) for row in rows}
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise _unreadable("a profile's JSON", error) from error
 
 
 def precision_from_format(text: str) -> str:

@@ -1,17 +1,14 @@
-"""From a bundle to a running engine: from the cache if it is there, else built on this device.
-
-The Python module is used where it loads; where it is missing, trtexec builds and runs the engine.
-"""
+"""From a bundle to a running engine: from the cache if it is there, else built on this device."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle
-from edgevit.errors import DeviceError, EnvironmentError_, UsageError
+from edgevit.errors import DeviceError
+from edgevit.runner.engines import engine_of
 from edgevit.runner.engines.tensorrt.bindings import (
     MessageLog,
     dotted,
@@ -29,19 +26,12 @@ from edgevit.runner.engines.tensorrt.caching import (
 from edgevit.runner.engines.tensorrt.cuda import open_device
 from edgevit.runner.engines.tensorrt.cuda_device import CudaDevice
 from edgevit.runner.engines.tensorrt.session import TensorRTSession
-from edgevit.runner.engines.tensorrt.trtexec import Trtexec, build_arguments, find_trtexec
-from edgevit.runner.engines.tensorrt.trtexec_session import EngineFile, TrtexecSession
 
 if TYPE_CHECKING:
     from edgevit.runner.engines.tensorrt.building import BuildProgress
 
-    AnySession = TensorRTSession | TrtexecSession
-
-TOOLS = ("auto", "python", "trtexec")
 REFERENCE = "fp32"
 """Name under which the float32 reference of a bundle is opened; it is built without TF32."""
-INPUT_NAME = "image"
-"""Name of the input in every graph that EdgeViT writes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,6 @@ class EngineOptions:
 
     Args:
         settings: Batch sizes, workspace, effort.
-        tool: "python", "trtexec", or "auto" for the first of them that is here.
         cuda: CUDA adapter; see `edgevit.runner.engines.tensorrt.cuda`.
         cache_folder: Where engines and timings are kept; None for the user's own cache.
         rebuild: Build even if the cache has the engine.
@@ -58,7 +47,6 @@ class EngineOptions:
     """
 
     settings: BuildSettings = field(default_factory=BuildSettings)
-    tool: str = "auto"
     cuda: str | None = None
     cache_folder: Path | None = None
     rebuild: bool = False
@@ -81,25 +69,11 @@ class BuiltEngine:
         warnings: What TensorRT warned of while building.
     """
 
-    session: AnySession
+    session: TensorRTSession
     variant: str
     build_seconds: float | None
     where: Identity
     warnings: tuple[str, ...] = ()
-
-
-def available_tool() -> str | None:
-    """Return "python" or "trtexec", whichever is here, or None."""
-    try:
-        load_tensorrt()
-        return "python"
-    except EnvironmentError_:
-        pass
-    try:
-        find_trtexec()
-        return "trtexec"
-    except EnvironmentError_:
-        return None
 
 
 def engine_for(
@@ -109,7 +83,7 @@ def engine_for(
     options: EngineOptions = DEFAULTS,
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
-) -> AnySession:
+) -> TensorRTSession:
     """Return a session for a variant of a bundle; `built_engine` also says where it comes from.
 
     Args:
@@ -136,22 +110,21 @@ def built_engine(
     """Return a running engine of a variant; arguments as `engine_for`.
 
     Raises:
-        BundleError: The bundle is damaged, or has no reference (EV404).
-        UsageError: There is no such variant (EV416), or settings, tool or adapter can't be (EV754,
-            EV756, EV766).
-        EnvironmentError_: TensorRT, trtexec or CUDA is missing (EV750, EV751, EV757, EV770), or
-            the cache can't be written (EV755).
-        DeviceError: The build or the engine fails (EV752 to EV764, EV771, EV772).
+        BundleError: The bundle is damaged, has no reference (EV404), or asks its engine for
+            something foreign (EV417).
+        UsageError: There is no such variant (EV416), or settings or adapter can't be (EV754,
+            EV756).
+        EnvironmentError_: TensorRT or CUDA is missing (EV750, EV751, EV757), or the cache can't be
+            written (EV755).
+        DeviceError: The build or the engine fails (EV752 to EV764).
     """
+    engine_of(bundle.manifest)
     onnx, name = _graph(bundle, variant), variant or bundle.variants[0]
     if variant == REFERENCE:
         options = replace(options, settings=replace(options.settings, tf32=False))
-    tool = _tool(options.tool)
     cache = EngineCache(options.cache_folder)
     log = MessageLog() if log is None else log
-    if tool == "trtexec":
-        return _through_trtexec(bundle, onnx, name, options, cache)
-    return _through_python(onnx, name, options, cache, log, progress)
+    return _built(onnx, name, options, cache, log, progress)
 
 
 def _graph(bundle: Bundle, variant: str | None) -> bytes:
@@ -161,19 +134,7 @@ def _graph(bundle: Bundle, variant: str | None) -> bytes:
     return bundle.engine_onnx(variant)
 
 
-def _tool(asked: str) -> str:
-    """Return the tool that is used."""
-    if asked not in TOOLS:
-        raise UsageError("EV766", f"{asked!r} does not run engines.", try_next=", ".join(TOOLS))
-    if asked != "auto":
-        return asked
-    found = available_tool()
-    if found is None:
-        load_tensorrt()  # raises, and says what to install
-    return found or "python"
-
-
-def _through_python(
+def _built(
     onnx: bytes,
     variant: str,
     options: EngineOptions,
@@ -214,48 +175,6 @@ def _cached(
             raise
         cache.forget_engine(key)
         return None
-
-
-def _through_trtexec(
-    bundle: Bundle, onnx: bytes, variant: str, options: EngineOptions, cache: EngineCache
-) -> BuiltEngine:
-    tool = Trtexec()
-    where = identity("", "", dotted(tool.version))
-    key = engine_key(onnx, options.settings, where)
-    seconds = None
-    if options.rebuild or cache.engine(key) is None:
-        plan, seconds = _build_with_trtexec(tool, bundle, onnx, options, cache, where)
-        cache.store_engine(key, plan, _record(variant, options, where, seconds))
-    engine_file = EngineFile(
-        cache.folder / f"{key}.plan", INPUT_NAME, bundle.input_size, options.settings.max_batch
-    )
-    return BuiltEngine(TrtexecSession(tool, engine_file), variant, seconds, where)
-
-
-def _build_with_trtexec(
-    tool: Trtexec,
-    bundle: Bundle,
-    onnx: bytes,
-    options: EngineOptions,
-    cache: EngineCache,
-    where: Identity,
-) -> tuple[bytes, float]:
-    """Return the engine and the seconds it took; only kernel timings stay on disk."""
-    with cache.scratch() as folder:
-        graph, plan = folder / "graph.onnx", folder / "engine.plan"
-        graph.write_bytes(onnx)
-        arguments = build_arguments(
-            tool.version,
-            graph,
-            plan,
-            options.settings,
-            input_name=INPUT_NAME,
-            image_shape=bundle.input_size,
-            timing_cache=cache.timings_path(timing_key(where)),
-        )
-        start = time.perf_counter()
-        tool.call(arguments)
-        return plan.read_bytes(), time.perf_counter() - start
 
 
 def _record(

@@ -6,20 +6,14 @@ second time; if those do not count either, that is said and they decide nothing 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgevit.runner.telemetry import Recorder, Recording, measure_watched, why_not_counted
-from edgevit.runner.telemetry.energy import IDLE, Energy, energy_of, load_phase
-from edgevit.runner.telemetry.sources import has_sensors
-from edgevit.runner.telemetry.summary import AFTER, BEFORE, DURING
-from edgevit.runner.telemetry.watching import watched_conditions
+from edgevit.runner.telemetry import measure_watched, why_not_counted
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from edgevit.runner.engines.tensorrt.trial_plan import Opened, TrialPlan
@@ -27,11 +21,6 @@ if TYPE_CHECKING:
     Image = npt.NDArray[np.float32]
 
 _WATCH = "gpu"
-_TOOL_ROUNDS = 8  # each takes seconds; fewer than six give no interval at 95 %
-_IDLE_BEFORE_SECONDS, _IDLE_AFTER_SECONDS = 2.0, 1.0
-# A tool loads the engine for a time nobody knows, measures for 3 seconds, and closes. What is
-# surely in its measurement is counted back from its end.
-_TOOL_FROM_SECONDS, _TOOL_TO_SECONDS = 2.4, 0.9
 
 
 @dataclass(frozen=True)
@@ -89,9 +78,6 @@ def _explained(timing: Timing, refused: list[str]) -> Timing:
 
 
 def _once(opened: Mapping[str, Opened], image: Image, plan: TrialPlan) -> Timing:
-    tools = {name: found.round_ms for name, found in opened.items() if found.round_ms is not None}
-    if tools:
-        return _by_tools(tools, image, plan)
     samples, telemetry = measure_watched(
         {name: found.session for name, found in opened.items()},
         image,
@@ -103,44 +89,3 @@ def _once(opened: Mapping[str, Opened], image: Image, plan: TrialPlan) -> Timing
         root=plan.root,
     )
     return Timing({n: tuple(map(float, s.samples_ms)) for n, s in samples.items()}, telemetry)
-
-
-def _by_tools(
-    tools: Mapping[str, Callable[[Image], float]], image: Image, plan: TrialPlan
-) -> Timing:
-    """Return what tools with a clock of their own measure, such as trtexec."""
-    if not has_sensors(plan.root):
-        return Timing(_tool_rounds(tools, image, None))
-    with Recorder(plan.root) as recorder:
-        with recorder.phase(BEFORE):
-            recorder.watch(IDLE, _IDLE_BEFORE_SECONDS)
-        samples = _tool_rounds(tools, image, recorder)
-        recorder.watch(AFTER, _IDLE_AFTER_SECONDS)
-    recording = recorder.recording()
-    energy = {name: _tool_energy(recording, name, ms, len(image)) for name, ms in samples.items()}
-    return Timing(samples, watched_conditions(recording, _WATCH, energy, plan.root))
-
-
-def _tool_rounds(
-    tools: Mapping[str, Callable[[Image], float]], image: Image, recorder: Recorder | None
-) -> dict[str, tuple[float, ...]]:
-    """Return the latencies by variant; what is recorded is marked where engines surely run."""
-    samples: dict[str, list[float]] = {name: [] for name in tools}
-    for _ in range(_TOOL_ROUNDS):
-        for name, tool in tools.items():
-            start = time.monotonic()
-            samples[name].append(tool(image))
-            end = time.monotonic()
-            if recorder is not None and end - _TOOL_TO_SECONDS > start:
-                span = max(start, end - _TOOL_FROM_SECONDS), end - _TOOL_TO_SECONDS
-                recorder.mark(DURING, *span)
-                recorder.mark(load_phase(name), *span)
-    return {name: tuple(found) for name, found in samples.items()}
-
-
-def _tool_energy(recording: Recording, name: str, ms: tuple[float, ...], batch: int) -> Energy:
-    """Return a variant's energy; its runs follow each other without a gap while it is measured."""
-    spans = recording.phases.get(load_phase(name), ())
-    seconds = sum(end - start for start, end in spans)
-    images = max(1, round(seconds / (float(np.median(ms)) / 1000) * batch))
-    return energy_of(recording, name, seconds, images)

@@ -33,15 +33,12 @@ class Opened:
         build_seconds: How long the build took; None from the cache.
         inspect: Returns the engine in numbers; None where that can't be told.
         kernel_ms: Returns the median GPU time of an input; None where that can't be measured.
-        round_ms: Returns one latency as the engine's own tool measures it. Where it is given, as
-            for trtexec, whose every run loads the engine anew, it replaces the wall clock.
     """
 
     session: Session
     build_seconds: float | None = None
     inspect: Callable[[], EngineSummary] | None = None
     kernel_ms: Callable[[npt.NDArray[np.float32]], float] | None = None
-    round_ms: Callable[[npt.NDArray[np.float32]], float] | None = None
 
 
 @dataclass(frozen=True)

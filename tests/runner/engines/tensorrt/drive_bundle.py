@@ -10,16 +10,11 @@ import numpy as np
 
 from edgevit.bundle import open_bundle
 from edgevit.runner.engines import choice
-from edgevit.runner.engines.tensorrt import (
-    EngineOptions,
-    TrialPlan,
-    available_tool,
-    built_engine,
-    choose_engine,
-    engine_for,
-    layer_table,
-)
+from edgevit.runner.engines.tensorrt import ENGINE
 from edgevit.runner.engines.tensorrt.building import BuildSettings
+from edgevit.runner.engines.tensorrt.choosing import choose_engine, layer_table
+from edgevit.runner.engines.tensorrt.opening import EngineOptions, built_engine, engine_for
+from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
 
 def normalize(pixels):
@@ -44,12 +39,12 @@ def main():
     rows = layer_table(bundle, None, session, image)
     plan = TrialPlan(golden=golden, normalize=normalize, rounds=5, warmup=1)
     decision, trials = choose_engine(bundle, plan, options=options)
-    chosen = choice.choose_engine("jetson-orin-nano", "auto")
+    chosen = choice.choose_engine({"target": "jetson-orin-nano"}, "auto")
     built = [first, second, third]
     print(
         json.dumps(
             {
-                "tool": available_tool(),
+                "available": ENGINE.available() is None,
                 "from_cache": [engine.build_seconds is None for engine in built],
                 "where": first.where.to_dict(),
                 "same": [bool((e.session.run(image) == session.run(image)).all()) for e in built],

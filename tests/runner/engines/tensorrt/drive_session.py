@@ -150,6 +150,7 @@ def run(trt):
         "layers": layers,
         "inspected": [[layer.name, layer.precision, layer.onnx_nodes] for layer in inspected],
         "facts": facts,
+        "adapter": device.adapter,
         "device": vars(device.facts()),
         "out_of_memory": out_of_memory(trt, device),
         "refused": [wrong_shape, wrong_type, not_finite],

@@ -49,12 +49,6 @@ def test_numbers_of_enums_are_those_of_cuda_python():
             assert int(getattr(getattr(runtime, kind), member.name)) == member
 
 
-def test_pycuda_never_makes_a_context_of_its_own():
-    source = (PACKAGE / "cuda_pycuda.py").read_text()
-    assert "import pycuda.autoinit" not in source
-    assert "retain_primary_context" in source
-
-
 def test_torch_has_what_is_called():
     torch = pytest.importorskip("torch")
     source = (PACKAGE / "cuda_torch.py").read_text()
@@ -88,11 +82,11 @@ def test_a_package_that_fits_no_driver_gives_way_to_the_library(stubs, monkeypat
         cuda.open_device()
 
 
-@pytest.mark.parametrize("name", ["cuda", "pycuda", "torch"])
+@pytest.mark.parametrize("name", ["cuda", "torch"])
 def test_a_missing_package_is_named(name, monkeypatch):
     import sys
 
-    for module in ("cuda", "cuda.bindings", "pycuda", "pycuda.driver", "torch"):
+    for module in ("cuda", "cuda.bindings", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentError_, match="EV757") as caught:
         cuda.open_device(name)

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from edgevit.report.build import build_table
-from edgevit.runner.engines.tensorrt import Parity, Trial, decide
 from edgevit.runner.engines.tensorrt.gate import gate_against, judged
+from edgevit.runner.engines.tensorrt.parity import Parity
+from edgevit.runner.engines.tensorrt.policy import Trial, decide
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.statistics import drop_points
 

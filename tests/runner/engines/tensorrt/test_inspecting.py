@@ -1,4 +1,4 @@
-"""Inspector and profile texts recorded from public sources; see recorded/README.md."""
+"""Inspector texts recorded from public sources; see recorded/README.md."""
 
 import json
 
@@ -8,10 +8,8 @@ from edgevit.errors import DeviceError
 from edgevit.runner.engines.tensorrt.inspecting import (
     EngineLayer,
     attention_kernels,
-    ends_from_inspector,
     layers_from_inspector,
     precision_from_format,
-    times_from_profile,
 )
 
 
@@ -59,12 +57,6 @@ def test_myelin_layers_name_their_onnx_nodes(bert):
     assert attention_kernels(bert) == 1
 
 
-def test_both_spellings_of_the_ends(recorded):
-    assert ends_from_inspector(recorded("resnet_qat_a100.layers.json")) == ("input.1", "422")
-    assert ends_from_inspector(recorded("bert_myelin_a100.layers.json")) == ("pos_ids", "score")
-    assert ends_from_inspector('{"Layers": [], "I/O Tensors": [{"Name": "image"}]}') == ("image",)
-
-
 def test_an_engine_without_details_lists_names(recorded):
     text = json.dumps({"Layers": ["a/MatMul + b/Add", "Reformatting CopyNode for x", "c_myl0_3"]})
     layers = layers_from_inspector(text)
@@ -99,18 +91,7 @@ def test_a_hash_in_a_kernel_name_is_no_precision():
     assert layer.precision == ""
 
 
-def test_profile(recorded, resnet):
-    times_ms = times_from_profile(recorded("resnet_qat_a100.profile.json"))
-    assert times_ms["conv1.weight + QuantizeLinear_7 + Conv_9"] == 0.201728
-    assert set(times_ms) == {layer.name for layer in resnet}
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"Layers": 3}', '{"Layers": [{}]}', '{"Lay'])
 def test_damaged_texts_are_refused(text):
     with pytest.raises(DeviceError, match="EV765"):
         layers_from_inspector(text)
-
-
-def test_damaged_profiles_are_refused():
-    with pytest.raises(DeviceError, match="EV765"):
-        times_from_profile('[{"name": "x"}]')

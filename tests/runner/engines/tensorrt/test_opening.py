@@ -12,7 +12,8 @@ import pytest
 
 from edgevit.bundle import open_bundle
 from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.runner.engines.tensorrt import EngineOptions, available_tool, engine_for
+from edgevit.runner.engines.tensorrt import ENGINE
+from edgevit.runner.engines.tensorrt.opening import engine_for
 
 ROOT = Path(__file__).resolve().parents[4]
 DRIVER = Path(__file__).parent / "drive_bundle.py"
@@ -61,7 +62,7 @@ def test_it_belongs_to_this_device(driven, version):
     where = driven["where"]
     assert (where["device"], where["compute_capability"]) == ("Orin", "8.7")
     assert where["tensorrt"].startswith(version)
-    assert driven["tool"] == "python"
+    assert driven["available"]
 
 
 def test_validating_finds_the_engine(driven):
@@ -93,24 +94,19 @@ def test_a_variant_that_is_not_there_is_refused(bundle_path):
 
 def test_without_tensorrt_it_is_said_what_to_install(bundle_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setenv("EDGEVIT_TRTEXEC", "/nowhere/trtexec")
-    assert available_tool() is None
+    assert ENGINE.available().code == "EV750"
     with pytest.raises(EnvironmentError_, match="EV750") as caught:
         engine_for(open_bundle(bundle_path))
     assert "python3-libnvinfer" in caught.value.try_next
 
 
-def test_an_unknown_tool_is_refused(bundle_path):
-    with pytest.raises(UsageError, match="EV766"):
-        engine_for(open_bundle(bundle_path), options=EngineOptions(tool="docker"))
-
-
 CHOICE = """
 from edgevit.errors import EdgeViTError
 from edgevit.runner.engines.choice import choose_engine
-print(choose_engine("jetson-orin-nano").warnings[0])
+manifest = {"target": "jetson-orin-nano"}
+print(choose_engine(manifest).warnings[0])
 try:
-    choose_engine("jetson-orin-nano", "tensorrt")
+    choose_engine(manifest, "tensorrt")
 except EdgeViTError as error:
     print(error.code, error.why)
 """
@@ -130,11 +126,11 @@ def test_a_tensorrt_that_is_too_old_is_not_called_missing(tmp_path):
 def test_a_folder_of_that_name_is_no_tensorrt(tmp_path):
     """Python imports any folder on its path as a package."""
     (tmp_path / "tensorrt").mkdir()
-    code = "from edgevit.runner.engines.tensorrt import available_tool; print(available_tool())"
+    code = "from edgevit.runner.engines.tensorrt import ENGINE; print(ENGINE.available().code)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PATH": ""},
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == "None", done.stderr
+    assert done.stdout.strip() == "EV750", done.stderr

@@ -1,6 +1,7 @@
 """The whole session through NVIDIA's real bindings, on a stub that computes on the processor."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,44 @@ import pytest
 DRIVER = Path(__file__).parent / "drive_session.py"
 
 
-@pytest.fixture(scope="module")
-def driven(stubs, version):
+ADAPTERS = {
+    "ctypes": None,
+    "cuda": "cuda_13",
+    "cuda, older": "cuda_12",
+    "torch": "torch",
+}
+"""CUDA adapter -> folder of the stand-in for the package it needs, on the stub of libcudart."""
+
+
+def driven_with(stubs, version, adapter):
+    environment = bindings_stub.environment(stubs, version)
+    stand_in = ADAPTERS[adapter]
+    if stand_in is not None:
+        environment["EDGEVIT_CUDA"] = adapter.split(",")[0]
+        folder = str(DRIVER.parent / "stand_ins" / stand_in)
+        environment["PYTHONPATH"] = os.pathsep.join([folder, environment["PYTHONPATH"]])
     done = subprocess.run(
-        [sys.executable, str(DRIVER)],
-        env=bindings_stub.environment(stubs, version),
-        capture_output=True,
-        text=True,
+        [sys.executable, str(DRIVER)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found["version"].startswith(version)
     return found
+
+
+@pytest.fixture(scope="module")
+def driven(stubs, version):
+    return driven_with(stubs, version, "ctypes")
+
+
+@pytest.mark.parametrize("adapter", list(ADAPTERS)[1:])
+def test_every_adapter_computes_the_same(stubs, adapter):
+    """Reached by its name in EDGEVIT_CUDA; graphs, timers and failures included."""
+    own, other = (driven_with(stubs, "10.13", name)["run"] for name in ("ctypes", adapter))
+    assert own.pop("adapter") == "ctypes"
+    assert other.pop("adapter") == adapter.split(",")[0]
+    assert other == own
+    assert own["graph_launches"] == 7
 
 
 def test_a_plan_is_built_strongly_typed_with_its_profile(driven):

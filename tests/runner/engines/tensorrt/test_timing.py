@@ -12,7 +12,6 @@ from rich.console import Console
 from edgevit.bundle import open_bundle
 from edgevit.report.build import build_table
 from edgevit.runner.engines.onnxruntime.session import EngineSession
-from edgevit.runner.engines.tensorrt import timing
 from edgevit.runner.engines.tensorrt.trial_plan import Opened, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
 from edgevit.runner.measure import measurements
@@ -160,42 +159,6 @@ def test_each_variants_energy_is_in_its_row(plan, sessions, board, monkeypatch):
     assert "mJ/image" in text
     assert f"{rows['int8']['energy_mj']:.1f}" in text
     assert "energy from VDD_IN" in text
-
-
-def test_a_tool_is_watched_while_it_measures_not_while_it_loads(plan, sessions, board, monkeypatch):
-    """The clock is low while the engine is loaded, as nothing runs then; that is no drop."""
-    monkeypatch.setattr(timing, "_TOOL_ROUNDS", 4)
-    monkeypatch.setattr(timing, "_TOOL_FROM_SECONDS", 0.3)
-    monkeypatch.setattr(timing, "_TOOL_TO_SECONDS", 0.05)
-    monkeypatch.setattr(timing, "_IDLE_BEFORE_SECONDS", 0.8)
-    monkeypatch.setattr(timing, "_IDLE_AFTER_SECONDS", 0.15)
-    put(board / CURRENT, "1000")
-
-    def round_ms(images):
-        put(board / CLOCK, "306000000")
-        time.sleep(0.1)
-        put(board / CLOCK, STEADY)
-        put(board / CURRENT, "2000")
-        time.sleep(0.35)
-        put(board / CURRENT, "1000")
-        return 4.0
-
-    opened = Opened(sessions["int8"], round_ms=round_ms)
-    found, _ = try_variants(["int8"], lambda _: opened, plan)
-    assert found.telemetry["valid"] is True, found.telemetry["reasons"]
-    assert found.telemetry["clock_drop_percent"] == 0
-    assert found.telemetry["retimed_because"] == []
-    # 1 A more at 5.016 V for the 4 ms of each image
-    assert found.rows[0]["energy_mj"] == pytest.approx(5016 * 0.004, rel=0.02)
-
-
-def test_without_sensors_a_tool_is_only_timed(plan, sessions, tmp_path):
-    opened = Opened(sessions["int8"], round_ms=lambda images: 4.0)
-    plan = replace(plan, root=tmp_path / "nothing")
-    found, trials = try_variants(["int8"], lambda _: opened, plan)
-    assert trials[0].samples_ms == (4.0,) * 8
-    assert found.telemetry is None
-    assert (found.rows[0]["latency_valid"], found.rows[0]["energy_mj"]) == (None, None)
 
 
 def test_void_times_of_the_variants_are_a_warning_of_the_report():

@@ -158,26 +158,6 @@ def test_the_accuracy_gate_is_asked_for_each_engine_that_computes_right(plan, se
     assert trials[1].samples_ms == ()  # not timed
 
 
-def test_a_tool_that_loads_the_engine_in_each_run_uses_its_own_clock(plan, sessions):
-    """Wall clock would favour int8 here, as fp16 is slowed; the tools say otherwise."""
-    own = {"fp16": 1.0, "int8": 2.0}
-    slowed = {"fp16": Slowed(sessions["fp16"], 40), "int8": sessions["int8"]}
-    seen = []
-
-    def opener(variant):
-        def round_ms(images):
-            assert images.shape == (1, 3, 8, 8)
-            seen.append(variant)
-            return own[variant]
-
-        return Opened(slowed[variant], round_ms=round_ms)
-
-    decision, trials = try_variants(["fp16", "int8"], opener, plan)
-    assert seen == ["fp16", "int8"] * 8
-    assert trials[1].samples_ms == (2.0,) * 8
-    assert decision.kept == "fp16"
-
-
 def test_another_number_of_classes_is_no_parity(plan):
     class Other:
         def run(self, images):

@@ -1,0 +1,81 @@
+"""Opens what is measured with TensorRT: a bundle's variants are built, tried, and one is kept.
+
+The decision with its rows, and what the engine made of each layer, go into the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import DeviceError
+from edgevit.runner.engines.base import Opened
+from edgevit.runner.engines.tensorrt.building import BuildSettings
+from edgevit.runner.engines.tensorrt.choosing import choose_engine, layer_table
+from edgevit.runner.engines.tensorrt.gate import gate_against
+from edgevit.runner.engines.tensorrt.opening import EngineOptions, engine_for
+from edgevit.runner.engines.tensorrt.parity import simulated_logits
+from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgevit.bundle import Bundle
+    from edgevit.runner.engines.base import Batches
+    from edgevit.runner.engines.tensorrt.policy import Decision
+    from edgevit.runner.measure.accuracy import Normalize
+    from edgevit.runner.measure.conditions import Conditions, Progress
+
+
+def open_kept(
+    bundle: Bundle,
+    conditions: Conditions,
+    batches: Batches,
+    normalize: Normalize,
+    progress: Progress,
+    *,
+    stands_in: bool,
+) -> Opened:
+    """Return the engines; arguments as in `edgevit.runner.engines.base.Open`.
+
+    Raises:
+        DeviceError: No variant may be used (EV827).
+        EdgeViTError: What TensorRT and CUDA raise.
+    """
+    settings = BuildSettings(best_batch=conditions.batch, max_batch=max(16, conditions.batch))
+    options, golden = EngineOptions(settings=settings), bundle.golden()
+    gate, sessions = None, {}
+    if bundle.has_reference:
+        progress("build fp32", 0, 1)
+        sessions["fp32"] = engine_for(bundle, "fp32", options=options)
+        progress("build fp32", 1, 1)
+        gate = gate_against(sessions["fp32"], conditions.max_drop, batches, normalize)
+    plan = TrialPlan(
+        golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
+    )
+    decision, _ = choose_engine(bundle, plan, options=options, gate=gate, progress=progress)
+    kept = _kept(decision)
+    sessions["engine"] = engine_for(bundle, kept, options=options)
+    rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
+    return Opened(
+        sessions=sessions,
+        golden=_golden_of(golden, kept),
+        variant=kept,
+        build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
+    )
+
+
+def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the golden arrays as if the variant were the only one."""
+    return {**golden, "logits_simulated": simulated_logits(golden, variant)}
+
+
+def _kept(decision: Decision) -> str:
+    if decision.kept is None:
+        raise DeviceError(
+            "EV827",
+            "No variant of the bundle may be used on this device.",
+            why=decision.reason,
+            try_next="Quantize with more bits or another method, or allow a larger --max-drop.",
+        )
+    return decision.kept
