@@ -39,7 +39,7 @@ class Target(Protocol):
     widths: tuple[int, ...]
     """Widths of codes it runs, in bits."""
     engine: str
-    """What runs its bundles: "onnxruntime", or "tensorrt" where there is one."""
+    """Name of the engine that runs its bundles, see `edgevit.runner.engines`; manifests say it."""
     grids: tuple[str, ...]
     """Kinds of grid it runs exactly, in any form of the model; see `GridSpec.kind`."""
     precisions: tuple[str, ...]
