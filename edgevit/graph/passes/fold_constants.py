@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, replace
-from edgevit.graph.shapes import args_of, at_batch, batch_error, target_of
+from edgevit.graph.shapes import args_of, at_batch, batch_error, size_of, target_of
 from edgevit.graph.tracing import constant_of
 
 _BATCHES = (1, 2)
@@ -65,15 +65,13 @@ def _evaluate(module: GraphModule, node: Node, values: dict[Node, tuple[Any, ...
     if node.op == "get_attr":
         return constant_of(module, node)
     if "size" in node.meta:
-        size = node.meta["size"]
-        if size is None:
-            raise batch_error(node, "it is no integer multiple of the batch size")
-        return at_batch((size,), _BATCHES[at])[0]
+        return size_of(node, _BATCHES[at])
 
     def argument(source: Node) -> Any:
         if source in values:
             return values[source][at]
-        return torch.empty(at_batch(source.meta["shape"], _BATCHES[at]))
+        sizes = at_batch(source.meta["shape"], _BATCHES[at])
+        return torch.empty(sizes, dtype=source.meta["dtype"])
 
     args, kwargs = map_arg((args_of(node), node.kwargs), argument)
     return target_of(node)(*args, **kwargs)
