@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from small_models import SMALL, captured, randomise
@@ -177,6 +180,21 @@ def test_shapes_hold_where_calibration_changes_the_graph(vit: Graph, images: Ten
     for gemm in vit.gemms:
         multiply_output(vit, gemm.name, torch.full((1,), 0.5))
     refuse_false(vit.module, vit.input_size, "multiply_output")
+
+
+def test_operators_are_added_in_one_place() -> None:
+    """What copies a whole graph, node by node, copies what the nodes say of themselves."""
+    package = Path(passes.__file__).parents[2]
+    makes = re.compile(r"\.(call_function|create_node|node_copy)\(")
+    found = {
+        path.relative_to(package).as_posix(): makes.findall(path.read_text())
+        for path in package.rglob("*.py")
+    }
+    assert {name: made for name, made in found.items() if made} == {
+        "graph/rewrite.py": ["call_function"],
+        "graph/passes/intake.py": ["node_copy"],
+        "graph/passes/tidy.py": ["create_node"],
+    }
 
 
 def test_the_check_finds_a_false_shape_and_a_false_dtype(swin: Graph) -> None:

@@ -5,7 +5,8 @@ Rules:
 2. ``new_zeros(x, ...)`` and its like need only the shape of x: they are constants too.
 3. Constants are evaluated at batches 1 and 2 and must not change with the batch. A dimension that
    grows with it must hold the same for every image; then the value for one image is kept and
-   broadcasting does the rest.
+   broadcasting does the rest. Where it doesn't, in a concatenation or for a mask of windows,
+   `class_token` and `window_masks` write what does; the shape of the user stays that of a batch.
 4. Only constants an activation meets are stored.
 """
 
