@@ -2,14 +2,16 @@
 
     python benchmarks/parity.py --data imagenet_sample --models deit_s,vit_b,swin_t --bits 8,6
 
-Models without embedded weights are built untrained; images are real.
+Models without embedded weights are built untrained; images are real. With --check no row is added:
+what is measured has to be what the committed rows say, all but date, processor and command.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from rows import add_row
+from rows import add_row, read_rows
 
 from edgevit import api
 from edgevit.data import open_images
@@ -17,7 +19,7 @@ from edgevit.targets.cpu.parity import layer_parity
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
 
-def measure(data: str, model: str, bits: int, method: str, num_images: int) -> None:
+def measure(data: str, model: str, bits: int, method: str, num_images: int) -> dict[str, Any]:
     embedded = model in EMBEDDED_MODELS
     calibration = str(reference_images("calibration")) if embedded else data
     artefact = api.quantize(
@@ -28,26 +30,33 @@ def measure(data: str, model: str, bits: int, method: str, num_images: int) -> N
     subset = open_images(source).subset(num_images, 1)
     pixels, _, _ = next(iter(subset.batches(preprocessing, num_images)))
     rows = layer_parity(artefact.quantized, preprocessing.normalize(pixels))
-    add_row(
-        "parity",
-        {
-            "model": model,
-            "method": method,
-            "bits": bits,
-            "images": num_images,
-            "layers": len(rows),
-            "exact_layers": sum(row.is_exact for row in rows),
-            "codes": sum(row.codes for row in rows),
-            "wrong_codes": sum(row.wrong_codes for row in rows),
-            "sums": sum(row.sums for row in rows),
-            "wrong_sums": sum(row.wrong_sums for row in rows),
-            "wrong_outputs": sum(row.wrong_outputs for row in rows),
-            "kernels": "+".join(sorted({row.kernel for row in rows})),
-        },
-    )
     for row in rows:
         if not row.is_exact:
             print("  differs:", row)
+    return {
+        "model": model,
+        "method": method,
+        "bits": bits,
+        "images": num_images,
+        "layers": len(rows),
+        "exact_layers": sum(row.is_exact for row in rows),
+        "codes": sum(row.codes for row in rows),
+        "wrong_codes": sum(row.wrong_codes for row in rows),
+        "sums": sum(row.sums for row in rows),
+        "wrong_sums": sum(row.wrong_sums for row in rows),
+        "wrong_outputs": sum(row.wrong_outputs for row in rows),
+        "kernels": "+".join(sorted({row.kernel for row in rows})),
+    }
+
+
+def differences(found: dict[str, Any]) -> list[str]:
+    """Return what a measured row has otherwise than the committed one of its model and method."""
+    which = ("model", "method", "bits", "images")
+    known = [r for r in read_rows("parity") if all(r[key] == str(found[key]) for key in which)]
+    if not known:
+        return ["there is no such row"]
+    row = known[-1]
+    return [f"{key}: {v}, not {row[key]}" for key, v in found.items() if str(v) != row[key]]
 
 
 def main() -> None:
@@ -57,10 +66,19 @@ def main() -> None:
     parser.add_argument("--bits", default="8,6")
     parser.add_argument("--method", default="edgevit")
     parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--check", action="store_true", help="compare with the committed rows")
     options = parser.parse_args()
+    wrong = 0
     for model in options.models.split(","):
         for bits in options.bits.split(","):
-            measure(options.data, model, int(bits), options.method, options.num_images)
+            row = measure(options.data, model, int(bits), options.method, options.num_images)
+            if not options.check:
+                add_row("parity", row)
+                continue
+            found = differences(row)
+            wrong += len(found)
+            print(model, options.method, bits, "; ".join(found) or "the same", flush=True)
+    raise SystemExit(wrong > 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The few verbs with which passes and calibration change a graph.
 
-Every new node keeps the module path of the node it stands in for and gets its shape at once.
+Every new node keeps the module path of the node it stands in for and gets its shape and dtype at
+once, from its operator: `call` is the one way to add an operator to a graph.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.shapes import Shape, infer, reshape_argument, shape_of
+from edgevit.graph.shapes import Shape, infer, infer_dtype, reshape_argument, shape_of
 
 if TYPE_CHECKING:
     from edgevit.graph.model import Graph
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def call(like: Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
     """Add an operator at the graph's insertion point, in the module of `like`."""
     node = like.graph.call_function(target, args, kwargs)
-    node.meta = {"module": like.meta.get("module", ""), "shape": infer(node)}
+    node.meta = {"module": like.meta.get("module", ""), **infer(node)}
     return node
 
 
@@ -72,6 +73,21 @@ def add_constant(module: GraphModule, hint: str, value: Tensor) -> Node:
 def replace(old: Node, new: Node) -> None:
     """Let all users of `old` use `new`; `old` is left for dead code elimination."""
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    if old.meta.get("dtype") != new.meta.get("dtype"):
+        _renew_dtypes(new)
+
+
+def _renew_dtypes(node: Node) -> None:
+    """Bring the dtypes behind a node whose own has changed up to date."""
+    for user in node.users:
+        if user.op != "call_function" or "size" in user.meta:
+            continue
+        dtype = infer_dtype(user)
+        if dtype is not None and dtype == user.meta["dtype"]:
+            continue
+        if dtype is not None:  # else several tensors, as split gives them
+            user.meta["dtype"] = dtype
+        _renew_dtypes(user)
 
 
 def multiply_output(graph: Graph, name: str, factor: Tensor) -> str:

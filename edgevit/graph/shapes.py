@@ -1,8 +1,9 @@
 """Shapes with one symbolic dimension, the batch B.
 
 A dimension that grows with the batch, k times B, is written ``-k``: ``(-1, 197, 768)`` is
-[B, 197, 768] and ``(-64, 49, 96)`` is [64 B, 49, 96]. Every node of a canonical graph carries its
-shape in ``node.meta["shape"]``.
+[B, 197, 768] and ``(-64, 49, 96)`` is [64 B, 49, 96]. Every node that holds a tensor carries its
+shape in ``node.meta["shape"]`` and its element type in ``node.meta["dtype"]``, from the intake of a
+model to its lowering: `infer` finds both from the operator.
 """
 
 from __future__ import annotations
@@ -67,6 +68,18 @@ def at_batch(shape: Shape, batch: int) -> Shape:
     return tuple(-d * batch if d < 0 else d for d in shape)
 
 
+def size_of(node: Node, batch: int) -> int:
+    """Return the integer that a node with a "size" gives at one batch size.
+
+    Raises:
+        UnsupportedError: It is not an integer multiple of the batch (EV303).
+    """
+    size = node.meta["size"]
+    if size is None:
+        raise batch_error(node, "it is no integer multiple of the batch size")
+    return at_batch((size,), batch)[0]
+
+
 def symbolic(sizes: Sequence[Sequence[int]], batches: Sequence[int] = PROBES) -> Shape | None:
     """Return the shape that has these `sizes` at these `batches`, None if there is none."""
     shape: list[int] = []
@@ -92,25 +105,42 @@ def reshape_argument(shape: Shape, node: Node) -> list[int]:
     return [-1 if d < 0 else d for d in shape]
 
 
-def infer(node: Node) -> Shape | None:
-    """Return the output shape of an operator from its arguments' shapes, on meta tensors.
+def infer(node: Node) -> dict[str, Any]:
+    """Return the "shape" and "dtype" of an operator's output, found on meta tensors.
+
+    Nothing when it returns no tensor; the shape is None when it is no multiple of the batch.
 
     Raises:
-        UnsupportedError: The operator doesn't take these shapes at every batch (EV303).
+        UnsupportedError: The operator doesn't take its arguments' shapes at every batch (EV303).
     """
-    sizes = []
-    for batch in PROBES:
+    try:
+        results = [_output(node, batch) for batch in PROBES]
+    except RuntimeError as cause:
+        raise batch_error(node, str(cause).splitlines()[0]) from cause
+    if not isinstance(results[0], torch.Tensor):
+        return {}
+    return {"shape": symbolic([tuple(each.shape) for each in results]), "dtype": results[0].dtype}
 
-        def probe(source: Node, batch: int = batch) -> torch.Tensor:
-            dtype = source.meta.get("dtype", torch.float32)
-            return torch.empty(at_batch(shape_of(source), batch), dtype=dtype, device="meta")
 
-        args, kwargs = map_arg((node.args, node.kwargs), probe)
-        try:
-            result = target_of(node)(*args, **kwargs)
-        except RuntimeError as cause:
-            raise batch_error(node, str(cause).splitlines()[0]) from cause
-        if not isinstance(result, torch.Tensor):
-            return None
-        sizes.append(tuple(result.shape))
-    return symbolic(sizes)
+def infer_dtype(node: Node) -> torch.dtype | None:
+    """Return the dtype of an operator's output, None when it returns no tensor.
+
+    One image is enough for it: constants may stand for one image only (`passes.fold_constants`).
+    """
+    result = _output(node, 1)
+    return result.dtype if isinstance(result, torch.Tensor) else None
+
+
+def _output(node: Node, batch: int) -> Any:
+    """Return what an operator gives for arguments that have the right shapes and no content."""
+
+    def probe(source: Node) -> Any:
+        if "size" in source.meta:
+            return size_of(source, batch)
+        if "shape" not in source.meta:
+            return _output(source, batch)  # several tensors, as split gives them
+        sizes, dtype = at_batch(shape_of(source), batch), source.meta["dtype"]
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    args, kwargs = map_arg((node.args, node.kwargs), probe)
+    return target_of(node)(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,27 @@ def timm_distilled() -> nn.Module:
 
     return VisionTransformerDistilled(
         img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=5
+    )
+
+
+def timm_hybrid() -> nn.Module:
+    """A ViT behind a stem of overlapping convolutions, which stay convolutions."""
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import HybridEmbed
+
+    stem = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+    )
+    return VisionTransformer(
+        img_size=32,
+        patch_size=2,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        num_classes=5,
+        embed_layer=partial(HybridEmbed, backbone=stem),
     )
 
 
@@ -103,6 +124,7 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "timm_vit": timm_vit,
     "timm_swin": timm_swin,
     "timm_distilled": timm_distilled,
+    "timm_hybrid": timm_hybrid,
     "torchvision_vit": torchvision_vit,
     "torchvision_swin": torchvision_swin,
     "transformers_vit": transformers_vit,

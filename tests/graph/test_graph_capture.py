@@ -17,6 +17,7 @@ BLOCK = ("query", "key", "softmax_out", "value", "attn_out", "gelu_out")
 EXPECTED = {
     "timm_vit": {"ln_out": 4, "blocks": 2, "head_in": 1},
     "timm_distilled": {"ln_out": 2, "blocks": 1, "head_in": 2},
+    "timm_hybrid": {"ln_out": 2, "blocks": 1, "head_in": 1, "first": "linear_in"},
     "torchvision_vit": {"ln_out": 4, "blocks": 2, "head_in": 1},
     "transformers_vit": {"ln_out": 8, "blocks": 2, "head_in": 1},
     "transformers_vit_eager": {"ln_out": 8, "blocks": 2, "head_in": 1},
@@ -40,7 +41,11 @@ def test_role_counts(name: str) -> None:
     counts = Counter(site.role.value for site in graph.sites)
     assert counts.pop("weight") == sum(g.kind == "linear" for g in graph.gemms)
     expected = dict.fromkeys(BLOCK, wanted["blocks"])
-    expected |= {"patch_in": 1, "ln_out": wanted["ln_out"], "head_in": wanted["head_in"]}
+    expected |= {
+        wanted.get("first", "patch_in"): 1,
+        "ln_out": wanted["ln_out"],
+        "head_in": wanted["head_in"],
+    }
     assert counts == expected
 
 

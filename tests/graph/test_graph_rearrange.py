@@ -57,7 +57,7 @@ def chains(draw: Any) -> tuple[Shape, list[Shape | list[int]]]:
 def _module(source: Shape, steps: list[Shape | list[int]]) -> tuple[GraphModule, Node]:
     graph = Graph()
     node = image = graph.placeholder("image")
-    image.meta = {"shape": source, "module": ""}
+    image.meta = {"shape": source, "dtype": torch.float32, "module": ""}
     for step in steps:
         node = permute(node, step) if isinstance(step, list) else reshape(node, step)
     graph.output(node)

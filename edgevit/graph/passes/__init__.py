@@ -1,4 +1,8 @@
-"""Graph passes, one idea per file; each is a function ``GraphModule -> number of changes``."""
+"""Graph passes, one idea per file; each is a function ``GraphModule -> number of changes``.
+
+A pass adds operators through `graph.rewrite` only, so that every node's "shape" and "dtype" are
+those of the tensor it gives, after each pass and at every batch size.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
@@ -68,10 +67,9 @@ def _is_identity(node: Node) -> bool:
     if not isinstance(source, Node) or "size" in node.meta:
         return False
     if node.target in _CASTS:
-        return _dtype(source) == _dtype(node)
-    same_shape = source.meta.get("shape") == node.meta.get("shape")
+        return bool(source.meta.get("dtype") == node.meta["dtype"])
     if node.target in _SAME_SHAPE:
-        return same_shape and _keeps_order(node)
+        return _is_alike(source, node) and _keeps_order(node)
     return node.target in _ALWAYS
 
 
@@ -81,7 +79,7 @@ def _is_neutral(module: GraphModule, node: Node) -> bool:
     if node.target not in _NEUTRAL or len(arguments) != 2 or "size" in node.meta:
         return False
     source, other = arguments
-    if not isinstance(source, Node) or source.meta.get("shape") != node.meta.get("shape"):
+    if not isinstance(source, Node) or not _is_alike(source, node):
         return False
     if isinstance(other, Node):
         return other.op == "get_attr" and bool(
@@ -90,13 +88,14 @@ def _is_neutral(module: GraphModule, node: Node) -> bool:
     return bool(other == _NEUTRAL[node.target])
 
 
+def _is_alike(source: Node, node: Node) -> bool:
+    """Whether two tensors have one shape, known at every batch, and one dtype."""
+    known = source.meta.get("shape") is not None
+    return known and all(source.meta[key] == node.meta.get(key) for key in ("shape", "dtype"))
+
+
 def _keeps_order(node: Node) -> bool:
     """Whether an operator that keeps the shape keeps the elements (a pad may also crop)."""
     if node.target in {aten.pad.default, aten.constant_pad_nd.default}:
         return all(width == 0 for width in args_of(node)[1])
     return True
-
-
-def _dtype(node: Node) -> torch.dtype:
-    dtype: torch.dtype = node.meta.get("dtype", torch.float32)
-    return dtype

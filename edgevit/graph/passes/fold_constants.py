@@ -5,7 +5,8 @@ Rules:
 2. ``new_zeros(x, ...)`` and its like need only the shape of x: they are constants too.
 3. Constants are evaluated at batches 1 and 2 and must not change with the batch. A dimension that
    grows with it must hold the same for every image; then the value for one image is kept and
-   broadcasting does the rest.
+   broadcasting does the rest. Where it doesn't, in a concatenation or for a mask of windows,
+   `class_token` and `window_masks` write what does; the shape of the user stays that of a batch.
 4. Only constants an activation meets are stored.
 """
 
@@ -20,7 +21,7 @@ from torch.fx.node import map_arg
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, replace
-from edgevit.graph.shapes import args_of, at_batch, batch_error, target_of
+from edgevit.graph.shapes import args_of, at_batch, batch_error, size_of, target_of
 from edgevit.graph.tracing import constant_of
 
 _BATCHES = (1, 2)
@@ -65,15 +66,13 @@ def _evaluate(module: GraphModule, node: Node, values: dict[Node, tuple[Any, ...
     if node.op == "get_attr":
         return constant_of(module, node)
     if "size" in node.meta:
-        size = node.meta["size"]
-        if size is None:
-            raise batch_error(node, "it is no integer multiple of the batch size")
-        return at_batch((size,), _BATCHES[at])[0]
+        return size_of(node, _BATCHES[at])
 
     def argument(source: Node) -> Any:
         if source in values:
             return values[source][at]
-        return torch.empty(at_batch(source.meta["shape"], _BATCHES[at]))
+        sizes = at_batch(source.meta["shape"], _BATCHES[at])
+        return torch.empty(sizes, dtype=source.meta["dtype"])
 
     args, kwargs = map_arg((args_of(node), node.kwargs), argument)
     return target_of(node)(*args, **kwargs)

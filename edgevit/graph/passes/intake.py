@@ -2,8 +2,8 @@
 
 Rules:
 1. Parameters, buffers and lifted constants become buffers with flat names, float32, no gradient.
-2. Every node carries only: "module" (its path), "shape" (`graph.shapes`), "size" (a batch-sized
-   integer, encoded like a dimension), "fqn" and "dtype" (constants).
+2. Every node carries only: "module" (its path), "shape" and "dtype" (`graph.shapes`), "size" (a
+   batch-sized integer, encoded like a dimension) and "fqn" (constants).
 3. Guards and assertions are dropped; the image is the one placeholder, the logits the output.
 """
 
@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from edgevit.graph.rewrite import add_constant
-from edgevit.graph.shapes import PROBES, Shape, symbolic
+from edgevit.graph.shapes import PROBES, Shape, infer_dtype, symbolic
 
 _ASSERTIONS = (
     "_assert_tensor_metadata",
@@ -70,6 +70,8 @@ def _copy(
     if isinstance(value, Tensor):
         copied.meta["shape"] = _symbolic_shape(tuple(value.shape))
         copied.meta["dtype"] = value.dtype
+        if value.dtype.is_floating_point and value.dtype != torch.float32:
+            copied.meta["dtype"] = infer_dtype(copied)  # its constants are float32 now
     elif isinstance(value, int | torch.SymInt):
         shape = _symbolic_shape((value,))
         copied.meta["size"] = None if shape is None else shape[0]

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.attention import find_attention
 from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.rewrite import call, replace
-from edgevit.graph.shapes import args_of
+from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.tracing import constant_of
 
 _LAYOUT_OF_ONE = LAYOUT - {aten.cat.default, aten.constant_pad_nd.default}
@@ -54,8 +54,10 @@ def _collect(module: GraphModule, scores: Node) -> int:
 
 
 def _scalar(module: GraphModule, node: Node, operand: Node) -> float | None:
-    """Return f if the node is operand * f (or / (1 / f)) for a scalar f."""
+    """Return f if the node is operand * f (or / (1 / f)) for a scalar f, in the same shape."""
     if node.target not in {aten.mul.Tensor, aten.div.Tensor} or node.kwargs:
+        return None
+    if shape_of(node) != shape_of(operand):
         return None
     left, right = args_of(node)
     if node.target is aten.mul.Tensor and right is operand:

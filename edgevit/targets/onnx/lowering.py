@@ -17,9 +17,9 @@ from torch import Tensor, fx
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.shapes import Shape, reshape_argument, shape_of
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.row_gather import with_gathered_rows
-from edgevit.targets.onnx.shapes import Shapes, shapes_of
 
 aten = torch.ops.aten
 LAST = (1 << 31) - 1
@@ -45,7 +45,7 @@ class Lowering:
 
     graph: Graph
     builder: OnnxBuilder
-    shapes: Shapes
+    shapes: dict[str, Shape]
     gemms: dict[str, Gemm] = field(default_factory=dict)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
     flats: dict[str, str] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     """Write the whole graph and return the builder; the last node writes "logits"."""
     graph = with_gathered_rows(graph)
-    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=shapes_of(graph))
+    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph))
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
     context.nodes = {node.name: node for node in graph.module.graph.nodes}
     for node in graph.module.graph.nodes:
@@ -129,6 +129,16 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
             context.builder.add("Identity", [context.operand(result)], "logits")
     context.builder.prune("logits")
     return context.builder
+
+
+def _onnx_shapes(graph: Graph) -> dict[str, Shape]:
+    """Return fx node name -> shape, -1 for the dimension that follows the batch.
+
+    Raises:
+        UnsupportedError: More than one dimension of a tensor follows the batch (EV303).
+    """
+    nodes = (node for node in graph.module.graph.nodes if node.op != "output")
+    return {node.name: tuple(reshape_argument(shape_of(node), node)) for node in nodes}
 
 
 def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from edgevit.graph.model import Graph
-from edgevit.graph.rewrite import add_constant
-from edgevit.graph.shapes import shape_of
-from edgevit.targets.onnx.shapes import Shapes, shapes_of
+from edgevit.graph.rewrite import add_constant, call, replace
+from edgevit.graph.shapes import Shape, at_batch, reshape_argument, shape_of
 
 aten = torch.ops.aten
 _MOVES = {aten.reshape.default, aten.permute.default, aten.roll.default}
@@ -27,10 +26,9 @@ def with_gathered_rows(graph: Graph) -> Graph:
     if not chains:
         return graph
     graph = graph.clone()
-    shapes = shapes_of(graph)
     nodes = {node.name: node for node in graph.module.graph.nodes}
     for names in chains:
-        _replace(graph, shapes, [nodes[name] for name in names])
+        _replace(graph, [nodes[name] for name in names])
     graph.module.graph.eliminate_dead_code()
     graph.refresh()
     return graph
@@ -52,35 +50,34 @@ def _chains(graph: Graph) -> list[list[str]]:
     return found
 
 
-def _replace(graph: Graph, shapes: Shapes, chain: list[fx.Node]) -> None:
+def _replace(graph: Graph, chain: list[fx.Node]) -> None:
     source: Any = chain[0].args[0]
-    before, after = shapes[source.name], shapes[chain[-1].name]
-    rows = _row_order(shape_of(source), chain)
+    last = chain[-1]
+    before, after = shape_of(source), shape_of(last)
+    rows = _row_order(before, chain)
     if rows is None or before[-1] != after[-1]:
         return
-    index = add_constant(graph.module, f"{chain[-1].name}_rows", rows)
-    nodes = graph.module.graph
-    with nodes.inserting_before(chain[-1]):
-        flat = nodes.call_function(aten.reshape.default, (source, [-1, len(rows), before[-1]]))
-        moved = nodes.call_function(aten.index_select.default, (flat, 1, index))
-        result = nodes.call_function(aten.reshape.default, (moved, list(after)))
-    for node in (flat, moved, result):
-        node.meta = dict(chain[-1].meta)
-    chain[-1].replace_all_uses_with(result)
+    index = add_constant(graph.module, f"{last.name}_rows", rows)
+    with graph.module.graph.inserting_before(last):
+        flat = call(last, aten.reshape.default, source, [-1, len(rows), before[-1]])  # [B, T, C]
+        moved = call(last, aten.index_select.default, flat, 1, index)  # [B, T, C]
+        replace(last, call(last, aten.reshape.default, moved, reshape_argument(after, last)))
 
 
-def _row_order(before: tuple[int, ...], chain: list[fx.Node]) -> Tensor | None:
+def _row_order(before: Shape, chain: list[fx.Node]) -> Tensor | None:
     """Return int64 [T]: which row of an image each row of the result is, or None.
 
-    None when the chain takes rows apart or mixes images.
+    None when the chain takes rows apart or mixes images, or its rows are of the batch.
 
     Args:
-        before: Shape of the chain's source; -k stands for k times the batch.
+        before: Shape of the chain's source.
         chain: The layout nodes in order.
     """
     channels, orders = before[-1], []
+    if channels < 0:
+        return None
     for batch in (1, 2):
-        shape = [-size * batch if size < 0 else size for size in before]
+        shape = at_batch(before, batch)
         moved = torch.arange(torch.Size(shape).numel()).reshape(shape)
         for node in chain:
             target: Any = node.target
