@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -58,19 +57,17 @@ def copy(bundle, tmp_path):
 
 
 def test_help_is_quick_and_does_not_import_torch():
+    """What takes its time is modules: 148 of them, 9 our own, where `import torch` has 1500."""
     code = (
         "import sys, click.testing; from edgevit.cli import main;"
         "r = click.testing.CliRunner().invoke(main, ['--help']); assert r.exit_code == 0;"
-        "heavy = {'torch', 'timm', 'onnx', 'onnxruntime', 'rich', 'PIL'} & set(sys.modules);"
-        "assert not heavy, heavy"
+        "heavy = {'torch', 'timm', 'numpy', 'onnx', 'onnxruntime', 'rich', 'PIL'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "own = [name for name in sys.modules if name.startswith('edgevit')];"
+        "assert len(own) <= 12 and len(sys.modules) <= 200, (own, len(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert run_process("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5, times
+    assert run_process("--help").returncode == 0
 
 
 def test_quantize_inspect_validate(bundle, tmp_path):
@@ -229,9 +226,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
     ) as process:
-        time.sleep(4)
+        said = process.stderr.readline()  # the first stage is done
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        said += process.communicate(timeout=60)[1]
     assert process.returncode not in {0, None}
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
