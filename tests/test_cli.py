@@ -90,6 +90,15 @@ def test_quantize_inspect_validate(bundle, tmp_path):
     assert report["verdict"] in {"PASS", "FAIL", "UNDECIDED"}
 
 
+def test_measuring_needs_no_torch(bundle):
+    """It takes seconds to import, on a laptop as on a board."""
+    code = "import sys; sys.modules['torch'] = None; from edgevit.cli import main; main()"
+    data = ["--data", reference_images("test"), "--num", 10, "--rounds", 2]
+    command = [sys.executable, "-c", code, "validate", bundle, *data]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_json_to_standard_output_is_alone_there(bundle):
     result = run_process("inspect", bundle, "--json", "-")
     assert result.returncode == 0
