@@ -26,7 +26,7 @@ def test_tests_stand_in_the_folders_of_what_they_test():
     found = {path.parent.relative_to(home) for path in home.rglob("test_*.py")}
     strange = {folder for folder in found if not (PACKAGE / folder).is_dir()}
     assert {str(folder) for folder in strange} == {"hostile", "benchmarks"}
-    names = [path.name for path in home.rglob("*.py") if path.name != "conftest.py"]
+    names = [path.name for path in home.rglob("test_*.py")]
     assert len(names) == len(set(names)), "pytest imports them by their names alone"
 
 
