@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,3 +217,19 @@ def images():
     import torch
 
     return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def captured_models():
+    """Graphs of the models that the verbs have captured in this run; see captured_models.py."""
+    from captured_models import CapturedModels
+
+    return CapturedModels()
+
+
+@pytest.fixture(autouse=True)
+def equal_models_are_captured_once(request, monkeypatch):
+    """As soon as a test has brought in what captures models."""
+    if (module := sys.modules.get("edgevit.graph.capture")) is not None:
+        kept = request.getfixturevalue("captured_models")
+        monkeypatch.setattr(module, "graph_from_module", kept.of(module.graph_from_module))

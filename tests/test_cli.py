@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -58,19 +57,17 @@ def copy(bundle, tmp_path):
 
 
 def test_help_is_quick_and_does_not_import_torch():
+    """What takes its time is modules: 148 of them, 9 our own, where `import torch` has 1500."""
     code = (
         "import sys, click.testing; from edgevit.cli import main;"
         "r = click.testing.CliRunner().invoke(main, ['--help']); assert r.exit_code == 0;"
-        "heavy = {'torch', 'timm', 'onnx', 'onnxruntime', 'rich', 'PIL'} & set(sys.modules);"
-        "assert not heavy, heavy"
+        "heavy = {'torch', 'timm', 'numpy', 'onnx', 'onnxruntime', 'rich', 'PIL'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "own = [name for name in sys.modules if name.startswith('edgevit')];"
+        "assert len(own) <= 12 and len(sys.modules) <= 200, (own, len(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert run_process("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5, times
+    assert run_process("--help").returncode == 0
 
 
 def test_quantize_inspect_validate(bundle, tmp_path):
@@ -91,6 +88,15 @@ def test_quantize_inspect_validate(bundle, tmp_path):
     assert report["size_bytes"]["bundle"] < report["size_bytes"]["fp32"]
     assert 0 < report["eer"] < 100
     assert report["verdict"] in {"PASS", "FAIL", "UNDECIDED"}
+
+
+def test_measuring_needs_no_torch(bundle):
+    """It takes seconds to import, on a laptop as on a board."""
+    code = "import sys; sys.modules['torch'] = None; from edgevit.cli import main; main()"
+    data = ["--data", reference_images("test"), "--num", 10, "--rounds", 2]
+    command = [sys.executable, "-c", code, "validate", bundle, *data]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_to_standard_output_is_alone_there(bundle):
@@ -229,9 +235,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
     ) as process:
-        time.sleep(4)
+        said = process.stderr.readline()  # the first stage is done
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        said += process.communicate(timeout=60)[1]
     assert process.returncode not in {0, None}
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []

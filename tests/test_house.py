@@ -20,6 +20,16 @@ def test_every_folder_is_a_room():
     assert found - {"assets"} == set(house.ROOMS)
 
 
+def test_tests_stand_in_the_folders_of_what_they_test():
+    """Two more: what hostile parties send, and the scripts of the benchmarks."""
+    home = house.ROOT / "tests"
+    found = {path.parent.relative_to(home) for path in home.rglob("test_*.py")}
+    strange = {folder for folder in found if not (PACKAGE / folder).is_dir()}
+    assert {str(folder) for folder in strange} == {"hostile", "benchmarks"}
+    names = [path.name for path in home.rglob("test_*.py")]
+    assert len(names) == len(set(names)), "pytest imports them by their names alone"
+
+
 def test_no_import_runs_against_the_flow():
     assert house.against_the_flow(house.imports()) == []
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevit.data.class_orders import check_class_order
 from edgevit.data.classes import FILE_NAMES, check_class_names, read_class_names
 from edgevit.data.labels import num_labels
 from edgevit.errors import DataError, UsageError
-from edgevit.zoo.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from edgevit.zoo.loaded import LoadedModel
 
 ClassNames = str | Path | Sequence[str]
 IMAGENET_CLASSES = 1000

@@ -11,7 +11,10 @@ from small_models import logits, randomise
 from torch import nn
 
 from edgevit.graph.capture import graph_from_module
+from edgevit.graph.multiply_adds import multiply_adds
 from edgevit.graph.verify import relative_error
+from edgevit.zoo import load_model
+from edgevit.zoo.checkpoints import CHECKPOINTS
 
 
 def _timm(name: str, **options: object) -> nn.Module:
@@ -82,19 +85,18 @@ def test_at_full_resolution(name: str) -> None:
     assert (counts["patch_in"], counts["ln_out"], counts["head_in"]) == (1, layernorms, heads)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "blocks", "layernorms"),
-    [
-        ("deit_small_patch16_224", 12, 24),
-        ("vit_base_patch16_224", 12, 24),
-        ("swin_tiny_patch4_window7_224", 12, 27),
-    ],
+    ("name", "blocks", "layernorms", "giga"),
+    [("deit_s", 12, 24, 4.6), ("vit_b", 12, 24, 17.6), ("swin_t", 12, 27, 4.5)],
 )
-def test_full_models(name: str, blocks: int, layernorms: int) -> None:
-    model = randomise(_timm(name))
-    graph = graph_from_module(model, (3, 224, 224))  # check=True compares the logits
+def test_full_models(name: str, blocks: int, layernorms: int, giga: float) -> None:
+    """Their multiply-adds, rounded, are the figures of the literature."""
+    loaded = load_model(name, pretrained=False)
+    model = randomise(loaded.model)
+    graph = graph_from_module(model, loaded.preprocessing.input_size)  # it compares the logits
     counts = Counter(site.role.value for site in graph.sites)
     for role in ("query", "key", "softmax_out", "value", "attn_out", "gelu_out"):
         assert counts[role] == blocks
     assert (counts["patch_in"], counts["ln_out"], counts["head_in"]) == (1, layernorms, 1)
+    assert CHECKPOINTS[name].flops == giga * 1e9
+    assert round(multiply_adds(graph) / 1e9, 1) == giga

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from short_training import SHORT, new_run
 
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, planned
@@ -19,7 +21,7 @@ from edgevit.calibration.methods.edgevit_train import (
     train,
     train_part,
 )
-from edgevit.calibration.run import Run, calibrate
+from edgevit.calibration.run import calibrate
 from edgevit.calibration.search.sequential import walk
 from edgevit.calibration.statistics.fisher import sampled_loss
 from edgevit.calibration.training.checkpoint import Checkpoint, fingerprint
@@ -28,14 +30,6 @@ from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.graph.interpret import run_graph, run_part
 from edgevit.graph.parts import feeds_in, parts_of
 from edgevit.quantizers.quantized_graph import IntegerLinear
-from edgevit.targets.cpu.target import CpuTarget
-
-SHORT = Training(iterations=25, batch_size=4)
-
-
-def new_run(graph, images, bits=3, **changes):
-    placement = CpuTarget().place(graph, weight_bits=bits, act_bits=bits)
-    return Run(graph=graph.clone(), placement=placement, images=images, **changes)
 
 
 def with_targets(run, choices=CHOICES):
@@ -201,12 +195,12 @@ def error(graph, quantized, images):
     return float((wanted.exp() * (wanted - found)).sum(1).mean())
 
 
-def test_training_brings_the_logits_closer_and_repeats(graph, images):
+def test_training_brings_the_logits_closer_and_repeats(graph, images, trained):
     run = new_run(graph, images)
     plain = calibrate(graph, run.placement, images, METHODS["edgevit"])
-    trained = train(run, Training(iterations=150, batch_size=4))
-    assert error(graph, trained, images) < error(graph, plain, images)
-    first, again = (train(new_run(graph, images), SHORT) for _ in range(2))
+    longer = train(run, Training(iterations=150, batch_size=4))
+    assert error(graph, longer, images) < error(graph, plain, images)
+    first, again = trained(graph)[0], train(new_run(graph, images), SHORT)
     assert torch.equal(again.forward(images), first.forward(images))
 
 
@@ -218,8 +212,8 @@ def test_training_that_diverges_leaves_the_parts_as_they_were(vit, images):
     assert error(vit, lost, images) <= 1.5 * error(vit, kept, images)
 
 
-def test_an_interrupted_training_goes_on(vit, images, tmp_path):
-    whole = train(new_run(vit, images), SHORT)
+def test_an_interrupted_training_goes_on(vit, images, tmp_path, trained):
+    whole, _ = trained(vit)
 
     class Stop(Exception):
         pass
@@ -304,8 +298,9 @@ DAMAGED_TENSORS = [not_a_number, foreign_key, lacking_key, other_shape, other_dt
 
 
 @pytest.mark.parametrize("damage", [cut, flip, *map(resealed, DAMAGED_TENSORS)])
-def test_a_damaged_part_is_set_aside_and_trained_again(vit, images, tmp_path, damage):
-    whole = train(new_run(vit, images, checkpoint=tmp_path), SHORT)
+def test_a_damaged_part_is_set_aside_and_trained_again(vit, images, tmp_path, damage, trained):
+    whole, parts = trained(vit)
+    copytree(parts, tmp_path, dirs_exist_ok=True)
     path = min(tmp_path.glob("*.safetensors"))
     good = {key: value.clone() for key, value in load_file(path).items()}  # it maps the file
     damage(path)

@@ -8,25 +8,17 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from short_training import SHORT, new_run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
-from edgevit.calibration.methods.edgevit_train import Training, train
-from edgevit.calibration.run import Run
+from edgevit.calibration.methods.edgevit_train import train
 from edgevit.calibration.search.sequential import walk
 from edgevit.calibration.training import devices
 from edgevit.calibration.training.devices import Workbench, moved
 from edgevit.calibration.training.trainable import trainable_part
 from edgevit.graph.interpret import run_part
 from edgevit.graph.parts import feeds_in, parts_of
-from edgevit.targets.cpu.target import CpuTarget
-
-SHORT = Training(iterations=25, batch_size=4)
-
-
-def new_run(graph, images, **changes):
-    placement = CpuTarget().place(graph, weight_bits=3, act_bits=3)
-    return Run(graph=graph.clone(), placement=placement, images=images, **changes)
 
 
 def copied(graph, device):
@@ -37,8 +29,8 @@ def copied(graph, device):
     return copy
 
 
-def test_parts_trained_on_a_copy_are_the_same(graph, images, tmp_path, monkeypatch):
-    here = train(new_run(graph, images), SHORT)
+def test_parts_trained_on_a_copy_are_the_same(graph, images, tmp_path, monkeypatch, trained):
+    here, _ = trained(graph)
     monkeypatch.setattr(devices, "graph_on", copied)
     there = train(new_run(graph, images, checkpoint=tmp_path), SHORT)
     assert torch.equal(here.forward(images), there.forward(images))

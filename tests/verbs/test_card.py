@@ -15,7 +15,7 @@ from edgevit.cli import main
 from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError, check_together
 from edgevit.zoo import network
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EDGEVIT_DATA", ROOT.parent / "shared" / "data"))
 QUICK = ["--method", "minmax", "--num-calib", "2"]
 
