@@ -33,7 +33,7 @@ class _Python(Struct, frozen=True):
     problems: dict[Name, Text]
 
 
-_MODULES = ("numpy", "cuda", "torch")
+_MODULES = ("numpy", "cuda", "pycuda", "torch")
 """Modules that a board says the versions of, besides those of the engines."""
 
 

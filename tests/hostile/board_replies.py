@@ -168,7 +168,7 @@ def doctor(name: str, code: str, *options: str, **changed: Any) -> None:
 
 ORIN = {"name": "Orin", "compute_capability": "8.7"}
 NO_MAXIMUM = {"min": 1, "max": None, "cur": 1}
-NO_CUDA = {"cuda": None, "torch": None}
+NO_CUDA = {"cuda": None, "pycuda": None, "torch": None}
 doctor("clocks that are locked and unknown", "EV783", kind="jetson",
        gpu={**ORIN, "clocks_locked": True, "clock_hz": None})  # fmt: skip
 doctor("a maximum that is null", "EV783", kind="jetson",

@@ -62,6 +62,7 @@ _MODULES = {
     "tensorrt": ("tensorrt", "tensorrt-cu12-bindings", "tensorrt-cu13-bindings"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-jetson"),
     "cuda": ("cuda-bindings", "cuda-python"),
+    "pycuda": ("pycuda",),
     "torch": ("torch",),
 }
 # Those of them whose import is tried, as is that of every module asked for.

@@ -1,9 +1,9 @@
 """The little of CUDA that a session needs, as one interface, and the choice of what provides it.
 
 `cuda` is NVIDIA's cuda-python, `ctypes` the CUDA runtime library itself (for boards that have no
-other), `torch` that package. The variable EDGEVIT_CUDA names one; without it the
+other), `pycuda` and `torch` those packages. The variable EDGEVIT_CUDA names one; without it the
 first of `cuda` and `ctypes` that works is taken. All use the device's primary context, the one
-TensorRT uses; a second context gives "invalid resource handle".
+TensorRT uses; a second context (such as `pycuda.autoinit` makes) gives "invalid resource handle".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.engines.tensorrt.cuda_device import CHOICE_VARIABLE, CudaDevice, missing
 
-ADAPTERS = ("cuda", "ctypes", "torch")
+ADAPTERS = ("cuda", "ctypes", "pycuda", "torch")
 _TRIED = ("cuda", "ctypes")
 
 
@@ -61,6 +61,10 @@ def open_device(choice: str | None = None) -> CudaDevice:
 
 def _opened(name: str) -> CudaDevice:
     """Return the device through one adapter, or raise EV757 or EV758."""
+    if name == "pycuda":
+        from edgevit.runner.engines.tensorrt.cuda_pycuda import PycudaDevice
+
+        return PycudaDevice()
     if name == "torch":
         from edgevit.runner.engines.tensorrt.cuda_torch import TorchDevice
 

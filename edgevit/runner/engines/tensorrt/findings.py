@@ -52,9 +52,10 @@ def _cuda(facts: Mapping[str, Any]) -> Finding:
         return ok(name, f"cuda {python['cuda']}")
     if facts["cuda"] is not None:
         return ok(name, f"ctypes, with the CUDA runtime {facts['cuda']}; no package is needed")
-    if python["torch"] is not None:
-        found = f"torch {python['torch']}, which is used only where it is named"
-        return warning(name, found, f"export {CHOICE_VARIABLE}=torch")
+    for module in ("pycuda", "torch"):
+        if python[module] is not None:
+            found = f"{module} {python[module]}, which is used only where it is named"
+            return warning(name, found, f"export {CHOICE_VARIABLE}={module}")
     driver = (facts["gpu"]["driver"] or "0").split(".")[0]
     newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"

@@ -82,11 +82,11 @@ def test_a_package_that_fits_no_driver_gives_way_to_the_library(stubs, monkeypat
         cuda.open_device()
 
 
-@pytest.mark.parametrize("name", ["cuda", "torch"])
+@pytest.mark.parametrize("name", ["cuda", "pycuda", "torch"])
 def test_a_missing_package_is_named(name, monkeypatch):
     import sys
 
-    for module in ("cuda", "cuda.bindings", "torch"):
+    for module in ("cuda", "cuda.bindings", "pycuda", "pycuda.driver", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentError_, match="EV757") as caught:
         cuda.open_device(name)

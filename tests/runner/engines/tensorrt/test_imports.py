@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 FILES = sorted((ROOT / "edgevit" / "runner" / "engines" / "tensorrt").glob("*.py"))
-HEAVY = {"torch", "timm", "onnx", "onnxruntime", "rich", "click", "tensorrt", "cuda"}
+HEAVY = {"torch", "timm", "onnx", "onnxruntime", "rich", "click", "tensorrt", "cuda", "pycuda"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
