@@ -82,7 +82,13 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
         ConnectionLost: The connection broke.
     """
     if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
-        raise UsageError("EV825", "This is no folder.", where="--folder", why=repr(folder))
+        raise UsageError(
+            "EV825",
+            "This is no folder.",
+            where="--folder",
+            why=f"{folder!r} is empty or holds a control character.",
+            try_next="Name a folder of the board, such as ~/.cache/edgevit.",
+        )
     with connection.call("probe", folder=folder, name=name) as call:
         found = call.reply(Answer)
     if tuple(int(part) for part in re.findall(r"\d+", found.python)[:2]) < _OLDEST_PYTHON:
@@ -110,8 +116,8 @@ def check(board: Board, needs: Needs) -> list[str]:
     """Refuse a board that can't run the bundle; return warnings for one that can.
 
     Raises:
-        EnvironmentError_: numpy or the engine is missing there (EV818), or there is no room
-            (EV817).
+        EnvironmentError_: numpy (EV818), TensorRT (EV840) or ONNX Runtime (EV841) is missing
+            there, or there is no room (EV843).
     """
     _check_numpy(board)
     _check_engine(board, needs)
@@ -134,7 +140,7 @@ def _check_engine(board: Board, needs: Needs) -> None:
         problem = _no_tensorrt(board)
         if problem and (needs.engine == "tensorrt" or not board.has("onnxruntime")):
             raise EnvironmentError_(
-                "EV818",
+                "EV840",
                 "The board has no TensorRT that its Python could use.",
                 why=problem,
                 try_next="On a Jetson: sudo apt install python3-libnvinfer. To check accuracy "
@@ -142,7 +148,7 @@ def _check_engine(board: Board, needs: Needs) -> None:
             )
     elif not board.has("onnxruntime"):
         raise EnvironmentError_(
-            "EV818",
+            "EV841",
             "The board has no ONNX Runtime that its Python could use.",
             why=board.modules["onnxruntime"]["error"],
             try_next="On the board: python3 -m pip install onnxruntime; "
@@ -168,7 +174,7 @@ def _check_room(board: Board, needs: Needs) -> None:
     free = board.free_bytes + board.present_bytes  # what is there already is replaced or kept
     if free < wanted:
         raise EnvironmentError_(
-            "EV817",
+            "EV843",
             "The board's disk has no room for this.",
             where=board.root,
             why=f"{wanted / 1e6:.0f} MB are needed there and {free / 1e6:.0f} MB are free.",

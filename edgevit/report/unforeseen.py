@@ -26,7 +26,8 @@ def foreseen(error: Exception) -> EdgeViTError:
     """Return the error itself if it is one of EdgeViT's own, else one that stands for it.
 
     Returns:
-        EnvironmentError_: Memory (EV246), the system (EV247) or a package (EV248) is to blame.
+        EnvironmentError_: Memory (EV246), the system (EV247) or a package (EV248: it is missing;
+            EV244: it can't be imported) is to blame.
         EdgeViTError: Something is nested too deep (EV245), or nobody knows (EV249).
     """
     if isinstance(error, EdgeViTError):
@@ -62,14 +63,21 @@ def foreseen(error: Exception) -> EdgeViTError:
 
 def _package(error: ImportError) -> EdgeViTError:
     name = (error.name or "a package").partition(".")[0]
-    missing = isinstance(error, ModuleNotFoundError)
+    more = "`edgevit doctor` says what else is missing."
+    if isinstance(error, ModuleNotFoundError):
+        return EnvironmentError_(
+            "EV248",
+            f"The package {name} is not installed.",
+            where=_where(error),
+            why=_said(error),
+            try_next=f"pip install {name}; {more}",
+        )
     return EnvironmentError_(
-        "EV248",
-        f"The package {name} is not installed." if missing else f"{name} can't be imported.",
+        "EV244",
+        f"{name} can't be imported.",
         where=_where(error),
         why=_said(error),
-        try_next=f"pip install {'' if missing else '--force-reinstall '}{name}; "
-        "`edgevit doctor` says what else is missing.",
+        try_next=f"pip install --force-reinstall {name}; {more}",
     )
 
 

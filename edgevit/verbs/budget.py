@@ -53,7 +53,7 @@ class Limits:
         """Refuse what can't be meant.
 
         Raises:
-            UsageError: An unknown criterion (EV213), or nothing left to choose (EV214).
+            UsageError: An unknown criterion (EV213), or nothing left to choose (EV232).
         """
         from edgevit.calibration.mixed.widths import CRITERIA
 
@@ -78,7 +78,7 @@ class Limits:
             layers = self.fixed_layers
             fixed = f"{layers} fixes" if layers else "--weight-bits and --act-bits fix"
             raise UsageError(
-                "EV214",
+                "EV232",
                 "A budget leaves nothing to choose here.",
                 where="--avg-bits, --max-size-mb",
                 why=f"{fixed} what the budget is for.",

@@ -139,7 +139,7 @@ def test_missing_value_is_refused() -> None:
 def test_extreme_ratio_is_refused_instead_of_filling_memory() -> None:
     with pytest.raises(DataError) as caught:
         preprocessing().pixels(Image.new("RGB", (60_000, 1)))
-    assert caught.value.code == "EV104"
+    assert caught.value.code == "EV132"
 
 
 @pytest.mark.parametrize("values", [{"mean": (1e30,) * 3}, {"std": (1e-30,) * 3}])

@@ -149,7 +149,7 @@ def test_weights_in_the_cache_need_no_network(
 
 def test_models_without_classifier_weights_or_known_crop(no_network: None) -> None:
     caught("vit_small_patch14_dinov2.lvd142m", UnsupportedError, "EV159")
-    caught("vit_base_patch16_xp_224", UsageError, "EV159")
+    caught("vit_base_patch16_xp_224", UsageError, "EV184")
 
 
 def test_local_timm_folder(tmp_path: Path) -> None:
@@ -252,10 +252,10 @@ def test_factory_with_weights(own: str, tmp_path: Path) -> None:
 def test_factories_that_do_not_work(own: str) -> None:
     assert "edgevit_preprocessing = {" in caught(f"{own}:plain", UsageError, "EV157").try_next
     caught(f"{own}:no_module", UsageError, "EV156")
-    caught(f"{own}:no_logits", UsageError, "EV156")
-    caught(f"{own}:missing", UsageError, "EV151")
-    caught("no_such_package.models:f", UsageError, "EV151")
-    caught("not a module:f", UsageError, "EV151")
+    caught(f"{own}:no_logits", UsageError, "EV183")
+    caught(f"{own}:missing", UsageError, "EV180")
+    caught("no_such_package.models:f", UsageError, "EV179")
+    caught("not a module:f", UsageError, "EV179")
     error = caught("own_edgevit_broken:f", UsageError, "EV170")
     assert "a_package_that_is_missing" in error.why
     assert "own_edgevit_broken.py, line 1" in error.where

@@ -83,7 +83,7 @@ def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
 
     Raises:
         EdgeViTError: As `check_asked`.
-        EnvironmentError_: TensorRT is asked for and not here (EV818).
+        EnvironmentError_: TensorRT is asked for and not here (EV842).
     """
     check_asked(target, asked)
     wanted = is_for_tensorrt(target)
@@ -94,7 +94,7 @@ def choose_engine(target: str, asked: str = "auto") -> EngineChoice:
         return EngineChoice(name="tensorrt")
     if asked == "tensorrt":
         raise EnvironmentError_(
-            "EV818",
+            "EV842",
             "TensorRT can't run here.",
             where="--engine tensorrt",
             why=f"{missing.what} {missing.why}",

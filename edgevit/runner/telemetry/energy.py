@@ -85,7 +85,13 @@ def measure_energy(
         EdgeViTError: What a session raises.
     """
     if seconds <= 0 or idle_seconds <= 0:
-        raise UsageError("EV781", f"Energy can't be measured in {seconds} s, {idle_seconds} s.")
+        raise UsageError(
+            "EV781",
+            f"Energy can't be measured in {seconds} s, {idle_seconds} s.",
+            where="seconds, idle_seconds",
+            why="An engine runs, and the device idles, for a time above 0.",
+            try_next="Leave them out.",
+        )
     time.sleep(_SETTLE_SECONDS)
     recorder.watch(IDLE, idle_seconds)
     loads = {

@@ -17,7 +17,7 @@ def shapes_of(graph: Graph) -> Shapes:
     """Return fx node name -> shape; found by running batches of one and two.
 
     Raises:
-        UnsupportedError: More than one dimension of a tensor follows the batch (EV301).
+        UnsupportedError: More than one dimension of a tensor follows the batch (EV310).
     """
     found: list[Shapes] = []
     for batch in (1, 2):
@@ -35,7 +35,7 @@ def _joined(name: str, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int,
     shape = tuple(a if a == b else -1 for a, b in zip(one, two, strict=True))
     if shape.count(-1) > 1:
         raise UnsupportedError(
-            "EV301",
+            "EV310",
             "More than one dimension of a tensor depends on the batch size.",
             where=name,
             why=f"Its shape is {one} for one image and {two} for two.",

@@ -106,7 +106,11 @@ class CudaDevice(Protocol):
 def missing(name: str, error: Exception) -> EnvironmentError_:
     """Return the error for an adapter whose package can't be loaded."""
     return EnvironmentError_(
-        "EV757", f"The CUDA adapter {name!r} can't be loaded.", where=name, why=str(error)[:500]
+        "EV769",
+        f"The CUDA adapter {name!r} can't be loaded.",
+        where=name,
+        why=str(error)[:500],
+        try_next="Install its package, or name another adapter.",
     )
 
 

@@ -136,12 +136,12 @@ def built_engine(
     """Return a running engine of a variant; arguments as `engine_for`.
 
     Raises:
-        BundleError: The bundle is damaged, or has no reference (EV404).
+        BundleError: The bundle is damaged, or has no reference (EV425).
         UsageError: There is no such variant (EV416), or settings, tool or adapter can't be (EV754,
-            EV756, EV766).
-        EnvironmentError_: TensorRT, trtexec or CUDA is missing (EV750, EV751, EV757, EV770), or
-            the cache can't be written (EV755).
-        DeviceError: The build or the engine fails (EV752 to EV764, EV771, EV772).
+            EV756, EV766, EV768).
+        EnvironmentError_: TensorRT, trtexec or CUDA is missing (EV750, EV751, EV757, EV759,
+            EV770), or the cache can't be written (EV755).
+        DeviceError: The build or the engine fails (EV752 to EV764, EV767, EV771, EV772).
     """
     onnx, name = _graph(bundle, variant), variant or bundle.variants[0]
     if variant == REFERENCE:

@@ -193,7 +193,8 @@ class Trtexec:
         path: The executable; found if left out.
 
     Raises:
-        EnvironmentError_: It is not here (EV770), tells no version, or is too old (EV751).
+        EnvironmentError_: It is not here (EV770), tells no version (EV759), or is too old
+            (EV751).
         DeviceError: It can't be run (EV772).
     """
 
