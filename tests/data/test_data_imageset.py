@@ -198,11 +198,14 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize("arrays", BAD_ARRAYS.values(), ids=list(BAD_ARRAYS))
-def test_npz_with_other_contents(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_npz_with_other_contents(
+    arrays: dict[str, np.ndarray], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError) as caught:
         open_images(tmp_path / "a.npz")
-    assert caught.value.code == "EV107"
+    unread = request.node.callspec.id in ("no images", "pickled")
+    assert caught.value.code == ("EV135" if unread else "EV107")
 
 
 def test_a_member_of_an_npz_that_is_no_array(tmp_path: Path) -> None:
@@ -296,7 +299,7 @@ def test_truncated_archives(kind: str, tmp_path: Path) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(DataError) as caught:
             read(open_images(path))
-        assert caught.value.code in ("EV129", "EV106")
+        assert caught.value.code in ("EV129", "EV134", "EV106")
 
 
 def test_encrypted_zip(tmp_path: Path) -> None:
