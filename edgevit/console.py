@@ -1,4 +1,4 @@
-"""What all verbs of the command line share: the console, shown errors, written files."""
+"""The console, shown errors and written files, which all verbs of the command line share."""
 
 from __future__ import annotations
 

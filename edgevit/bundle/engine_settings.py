@@ -1,4 +1,4 @@
-"""What a bundle may ask of an engine: the closed lists of settings, providers and engines.
+"""The closed lists of settings, providers and engines that a bundle may ask for.
 
 They hold what EdgeViT's own targets write. ONNX Runtime has settings that write files, load
 libraries or take the place of its allocator; a bundle is data and has no say in those.

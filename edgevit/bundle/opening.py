@@ -96,12 +96,12 @@ class Bundle:
 
     @property
     def engine_name(self) -> str:
-        """What runs it on its target: "onnxruntime" or "tensorrt"."""
+        """Name of the engine that runs it on its target: "onnxruntime" or "tensorrt"."""
         return str(self.manifest.get("engine", {}).get("name", "onnxruntime"))
 
     @property
     def optimizes(self) -> bool:
-        """Whether ONNX Runtime may rewrite the graph; False where that would change numbers."""
+        """Return whether ONNX Runtime may rewrite the graph: not where it would change numbers."""
         return bool(self.manifest.get("engine", {}).get("optimize", True))
 
     @property
@@ -121,7 +121,7 @@ class Bundle:
 
     @property
     def has_reference(self) -> bool:
-        """Whether the fp32 model is in the bundle."""
+        """Return whether the fp32 model is in the bundle."""
         return REFERENCE_GRAPH in self.manifest["files"]
 
     def engine_onnx(self, variant: str | None = None) -> bytes:

@@ -32,7 +32,7 @@ _WORTHWHILE = 0.95  # zlib has to save 5 %
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies in a tensor file and how it is encoded.
+    """One tensor's place in a tensor file, and its encoding.
 
     Args:
         name: Initializer name in the ONNX graph.

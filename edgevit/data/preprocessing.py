@@ -1,4 +1,4 @@
-"""What happens to a picture before the model sees it: resize, centre crop, normalise.
+"""Prepares a picture for the model: resize, centre crop, normalise.
 
 Reproduces the evaluation transform of timm and torchvision (`Resize`, `CenterCrop`, `ToTensor`,
 `Normalize` on Pillow images) without torch: pixels are equal bit for bit, normalised floats too.
@@ -32,7 +32,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pictures become model inputs.
+    """Sizes and numbers with which pictures become model inputs.
 
     Args:
         input_size: (3, H, W) of the model; (1, H, W) if it takes grey pictures.

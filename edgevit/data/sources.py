@@ -1,4 +1,4 @@
-"""Where image bytes come from: a folder, a zip or a tar (arrays are in `arrays.py`).
+"""Reads image bytes from a folder, a zip or a tar (arrays are in `arrays.py`).
 
 Every source lists relative names of image files and reads one of them; archives are read in
 memory, member names never become paths, links in archives are ignored and sizes are bounded.

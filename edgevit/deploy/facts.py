@@ -1,4 +1,4 @@
-"""What a board says of itself: the facts that runner/board/facts.py prints there."""
+"""Asks a board for its facts, which runner/board/facts.py prints there."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PowerMode(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
-    """What `edgevit.runner.board.facts.board_facts` returns."""
+    """A board's facts, as `edgevit.runner.board.facts.board_facts` returns them."""
 
     kind: Name
     model: Name | None

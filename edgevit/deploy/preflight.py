@@ -27,7 +27,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What is known of a board before the deployment.
+    """A board as it is known before the deployment.
 
     Args:
         python: Version of its Python.
@@ -52,7 +52,7 @@ class Board:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a deployment needs.
+    """The engine, disk and memory that a deployment needs.
 
     Args:
         target: Name of the bundle's target.

@@ -22,7 +22,7 @@ _ROOM_BYTES, _IMAGE_BYTES, _ROUND_BYTES = 16 << 20, 200, 64
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What a board was sent and asked.
+    """The bundle and images that a board was sent, and the conditions it was asked for.
 
     Args:
         bundle: The bundle.

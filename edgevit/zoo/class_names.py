@@ -21,7 +21,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """Which label index is which class.
+    """Names of the classes, in the order of the label indices, and their source.
 
     Args:
         names: Class names in label order, None where there are none.

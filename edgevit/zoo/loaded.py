@@ -1,4 +1,4 @@
-"""What every loader returns: the model, and all that has to be known to feed and to name it."""
+"""The value of every loader: the model, and all that has to be known to feed and to name it."""
 
 from __future__ import annotations
 

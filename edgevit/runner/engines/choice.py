@@ -26,7 +26,7 @@ _CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Which engine runs a bundle here.
+    """The engine that runs a bundle here.
 
     Args:
         name: "onnxruntime" or "tensorrt".

@@ -31,7 +31,7 @@ _LEAST_MW = 1e-3  # less is rounding in the means of a sensor that did not move
 
 @dataclass(frozen=True)
 class Energy:
-    """What one engine took.
+    """Energy per image of one engine.
 
     Args:
         energy_mj: Millijoules per image above idle; None if it can't be told.

@@ -19,7 +19,7 @@ _KEPT_MESSAGES = 200
 
 
 class MessageLog:
-    """What TensorRT said: its errors and warnings, the newest kept.
+    """TensorRT's own errors and warnings, the newest kept.
 
     Args:
         on_message: Called with (severity, text) for every message; severity is one of

@@ -24,7 +24,7 @@ _MOST_NAMED_ERRORS = 5
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How an engine is built.
+    """Settings with which an engine is built.
 
     Args:
         workspace_bytes: Most scratch memory a kernel may use. On a board it is taken from the

@@ -46,7 +46,7 @@ INPUT_NAME = "image"
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How engines are built and run.
+    """Settings with which engines are built and run.
 
     Args:
         settings: Batch sizes, workspace, effort.

@@ -27,7 +27,7 @@ _ROWS = ("Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Late
 
 @dataclass(frozen=True)
 class TrtexecReport:
-    """What one run of trtexec said.
+    """The facts in the output of one run of trtexec.
 
     Args:
         version: TensorRT's version, (0, 0, 0) if it is not told.
