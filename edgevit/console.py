@@ -215,9 +215,9 @@ def check_named(path: str) -> None:
     if not path.strip() or "\0" in path:
         raise UsageError(
             "EV223",
-            "What is written needs a name.",
+            "The output has no name that can be written to.",
             where=f"{path!r}, as an option such as --output or --json got it",
-            why="No name has a zero byte."
+            why="A name can have no zero byte."
             if path.strip()
             else "The name is empty; a variable in the command may not be set.",
             try_next="Name it, as in --output my_bundle.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import error_codes
 import pytest
 from error_source import CODE, ROOT, Source
+from test_docstrings import RIDDLES
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,8 @@ def test_texts_are_followed_to_where_they_are_said(made_up):
         "| EV003 | 2 | Too much. | It has `<number of size>` bytes of `<most bytes>`. | — |",
         "| EV006 | none, it is a note | `<reason>` was left out. | — | — |",
     ]
+
+
+def test_no_error_begins_with_a_riddle(known):
+    sentences = [text for places in known.values() for one in places for text in one.what]
+    assert [text for text in sentences if text.split(" ")[0] in RIDDLES] == []

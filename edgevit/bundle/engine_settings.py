@@ -65,7 +65,7 @@ def _check(value: Any, known: tuple[str, ...], where: str) -> None:
 def _refused(where: str, value: Any, why: str) -> BundleError:
     return BundleError(
         "EV417",
-        "The bundle asks the engine for something that no bundle asks for.",
+        "The bundle has engine settings that EdgeViT never writes.",
         where=f"manifest.json, {where}",
         why=f"{ascii(value)[:80]} is {why}.",
         try_next="Don't use this bundle; get it again from a source you trust.",

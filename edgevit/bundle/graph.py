@@ -324,7 +324,7 @@ def foreign(where: str, what: str) -> NoReturn:
     """
     raise BundleError(
         "EV418",
-        "The ONNX graph holds something that EdgeViT never writes.",
+        "The ONNX graph holds an element that EdgeViT never writes.",
         where=where,
         why=f"It has {what}.",
         try_next="Don't run this bundle; get it again from a source you trust.",

@@ -127,7 +127,7 @@ def facts_from_output(output: str, device: str) -> dict[str, Any]:
                 wrong = wrong or plain(f" {error}", 500)
     raise DeviceError(
         "EV782",
-        "The board did not say what it is.",
+        "The board did not give its facts.",
         where=device,
         why=wrong or f"It answered: {plain(output, 300) or 'nothing'}",
         try_next=f"Try: ssh {device} python3 -c 'print(1)'",

@@ -84,7 +84,7 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
     if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
         raise UsageError(
             "EV825",
-            "This is no folder.",
+            "The board can have no such folder.",
             where="--folder",
             why=f"{folder!r} is empty or holds a control character.",
             try_next="Name a folder of the board, such as ~/.cache/edgevit.",

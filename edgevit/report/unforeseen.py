@@ -47,14 +47,14 @@ def foreseen(error: Exception) -> EdgeViTError:
     if isinstance(error, RecursionError):
         return EdgeViTError(
             "EV245",
-            "Something is nested deeper than EdgeViT follows it.",
+            "A file or a model is nested deeper than EdgeViT follows it.",
             where=_where(error),
             why="A file that was read, or the model, nests its parts without end.",
             try_next=f"{_MORE}. Take another file or model.",
         )
     return EdgeViTError(
         "EV249",
-        f"EdgeViT met something it did not expect: {type(error).__name__}.",
+        f"EdgeViT met an unexpected error: {type(error).__name__}.",
         where=_where(error),
         why=_said(error) or "It came without a message.",
         try_next=f"{_MORE}; please report both, with `edgevit doctor --json -`.",
@@ -84,7 +84,7 @@ def _package(error: ImportError) -> EdgeViTError:
 def _system(error: OSError) -> EdgeViTError:
     return EnvironmentError_(
         "EV247",
-        "The system refused what was asked of it.",
+        "The system refused a request.",
         where=str(error.filename or _where(error)),
         why=error.strerror or _said(error) or type(error).__name__,
         try_next=_OWN_WORDS.get(error.errno or 0, f"{_MORE}. Mend it and run it again."),

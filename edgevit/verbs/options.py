@@ -221,9 +221,11 @@ def _check_model(file: Path | None, kept: Mapping[str, Any], given: Mapping[str,
     if "model" not in kept and "model" not in given:
         raise UsageError(
             "EV226",
-            "Which model is to be quantized?",
+            "No model to quantize is named.",
             where="--model",
-            why="No model was named." if file is None else f"{file} names no model.",
+            why="Neither an option nor a recipe names one."
+            if file is None
+            else f"{file} names no model.",
             try_next="--model NAME; `edgevit models` lists names.",
         )
 

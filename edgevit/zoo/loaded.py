@@ -243,7 +243,7 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     except EdgeViTError:
         raise
     except Exception as error:  # the user's own values, of any kind
-        why = f"What it says can't be read: {type(error).__name__}: {error}"
+        why = f"Its preprocessing can't be read: {type(error).__name__}: {error}"
     raise UsageError(
         "EV157",
         "Nothing says how pictures become inputs of this model.",

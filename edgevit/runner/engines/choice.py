@@ -123,7 +123,7 @@ def onnxruntime_session(
     if choice.stands_in and provider not in (None, _CPU):
         raise UnsupportedError(
             "EV828",
-            "What stands in for TensorRT runs on the CPU only.",
+            "ONNX Runtime stands in for TensorRT on the CPU only.",
             where=f"--provider {provider}",
             why="Other providers rewrite the graph, and no longer compute what was simulated.",
             try_next="Leave --provider out.",

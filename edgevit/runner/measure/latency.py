@@ -88,7 +88,7 @@ def measure_alternating(
     if warmup < 0 or rounds < 2 or not sessions:
         raise UsageError(
             "EV714",
-            "That can't be measured.",
+            "These latencies can't be measured.",
             where=f"{warmup=}, {rounds=}, {len(sessions)} engines",
             why="It takes an engine, no negative warm-up, and 2 rounds for a comparison.",
             try_next="--rounds 50",

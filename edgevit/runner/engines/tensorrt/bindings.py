@@ -58,7 +58,7 @@ def load_tensorrt() -> Any:
         raise _not_loaded(str(error)[:500]) from error
     version = getattr(tensorrt, "__version__", None)
     if version is None:  # Python takes any folder of that name for a package
-        raise _not_loaded(f"What was found is no TensorRT: {list(tensorrt.__path__)}")
+        raise _not_loaded(f"The package found is no TensorRT: {list(tensorrt.__path__)}")
     check_version(version_from_text(version))
     return tensorrt
 
