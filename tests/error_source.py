@@ -17,8 +17,6 @@ from error_words import last_name, placeholder, spoken
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = re.compile(r"EV\d{3}")
-RELAYED = {("edgevit/deploy/remote_run.py", "_raised_there")}
-"""Where an error is made anew whose code came from elsewhere: a board's, of the same source."""
 NOTE = "a note"
 """The class of what is no error: it is said in a report."""
 _DEEPEST = 4
@@ -78,6 +76,7 @@ class Source:
         self._modules = []
         self._calls: dict[str, list[tuple[ast.Call, _Scope]]] = {}
         self._classes = {"EdgeViTError": ""}
+        self._functions: set[str] = set()
         self.statuses = {"EdgeViTError": 1}
         self.docstrings: list[tuple[str, str]] = []
         for path in sorted((root / package).rglob("*.py")):
@@ -89,6 +88,7 @@ class Source:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.FunctionDef):  # an inner one is walked later, and owns its own
                 module.owner.update(dict.fromkeys(ast.walk(node), node))
+                self._functions.add(node.name)
             elif isinstance(node, ast.ClassDef):
                 self._note_class(node)
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -110,23 +110,22 @@ class Source:
     def raised(self) -> list[Raised]:
         """Return every place that makes an error, once for each caller that gives it a code."""
         found = []
-        for name in [*self._classes, "type", ""]:
-            for call, scope in self._calls.get(name, []):
-                if name in self._classes or _has_code(call):
+        for name, calls in self._calls.items():
+            for call, scope in calls:  # a class may also be worked out: type(error)("EV101", ...)
+                if name in self._classes or (_has_code(call) and name not in self._functions):
                     found += list(self._read(name, call, scope))
         found += [note for module in self._modules for note in _notes(module)]
         return sorted(found, key=lambda one: (one.code, one.file, one.line))
 
     def _read(self, name: str, call: ast.Call, scope: _Scope) -> Iterator[Raised]:
         kind = name if name in self._classes else "EdgeViTError"
-        parts = {**dict(zip(_PARTS, call.args, strict=False))}
+        parts = dict(zip(_PARTS, call.args, strict=False))
         parts |= {word.arg: word.value for word in call.keywords if word.arg}
         for given in self._givers(parts.get("code"), scope):
             texts = {part: tuple(self._texts(parts.get(part), given)) for part in _PARTS}
+            said = texts["what"], texts["why"], texts["try_next"]
             for code in texts["code"] or ("",):
-                if (scope.module.name, getattr(scope.function, "name", "")) not in RELAYED:
-                    said = texts["what"], texts["why"], texts["try_next"]
-                    yield Raised(code, kind, *said, scope.module.name, call.lineno)
+                yield Raised(code, kind, *said, scope.module.name, call.lineno)
 
     def _givers(self, code: ast.expr | None, scope: _Scope, depth: int = 0) -> Iterator[_Scope]:
         """Yield the scope once for each call that hands the code down to it."""
@@ -136,8 +135,7 @@ class Source:
         calls = [(found, at) for found, at in self._callers(scope) if code.id in found]
         if not calls or depth > _DEEPEST:
             yield scope
-            return
-        for arguments, caller in calls:
+        for arguments, caller in calls if depth <= _DEEPEST else ():
             for giver in self._givers(arguments[code.id], caller, depth + 1):
                 given = {name: (value, giver) for name, value in arguments.items()}
                 yield _Scope(scope.module, scope.function, given)
@@ -187,16 +185,14 @@ class Source:
         if isinstance(table, ast.Name):
             for made in _assigned(table.id, scope.module.tree.body):
                 if isinstance(made, ast.Dict):
-                    texts = self._each(made.values, scope, depth)
-                    return _once(texts)
+                    return _once(self._each(made.values, scope, depth))
         return [placeholder(value)]
 
     def _named(self, name: str, scope: _Scope, depth: int) -> list[str]:
         if name in scope.given:
             value, giver = scope.given[name]
             return self._texts(value, giver, depth)
-        inside = list(ast.walk(scope.function)) if scope.function else []
-        values = _assigned(name, inside)
+        values = _assigned(name, list(ast.walk(scope.function)) if scope.function else [])
         if not values and name in _parameters(scope.function):
             given = [(found[name], at) for found, at in self._callers(scope) if name in found]
             texts = [text for value, at in given for text in self._texts(value, at, depth)]
@@ -221,9 +217,7 @@ def _has_code(call: ast.Call) -> bool:
 
 
 def _parameters(function: ast.FunctionDef | None) -> list[str]:
-    if function is None:
-        return []
-    named = function.args
+    named = function.args if function else ast.arguments([], [], None, [], [], None, [])
     return [one.arg for one in (*named.posonlyargs, *named.args, *named.kwonlyargs)]
 
 
