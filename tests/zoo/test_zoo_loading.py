@@ -238,7 +238,7 @@ def test_a_folder_called_as_a_timm_model_does_not_hide_it(
     monkeypatch.chdir(tmp_path)
     assert load_model(name, pretrained=False).source.startswith(f"timm:{name}")
     (tmp_path / name / "config.json").write_text("no json")
-    with pytest.raises(UsageError, match="EV151"):
+    with pytest.raises(UsageError, match="EV181"):
         load_model(name, pretrained=False)
 
 
@@ -255,7 +255,7 @@ def test_factories_that_do_not_work(own: str) -> None:
     caught(f"{own}:no_logits", UsageError, "EV183")
     caught(f"{own}:missing", UsageError, "EV180")
     caught("no_such_package.models:f", UsageError, "EV179")
-    caught("not a module:f", UsageError, "EV179")
+    caught("not a module:f", UsageError, "EV151")
     error = caught("own_edgevit_broken:f", UsageError, "EV170")
     assert "a_package_that_is_missing" in error.why
     assert "own_edgevit_broken.py, line 1" in error.where
