@@ -1,4 +1,4 @@
-"""What all verbs of the command line share: the console, shown errors, written files."""
+"""The console, shown errors and written files, which all verbs of the command line share."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def check_writable(*paths: str | None) -> None:
         if path is None or path == "-":
             continue
         check_named(path)
-        with _refused_by_the_system(path, "A file can't be written."):
+        with _refused_by_the_system("EV206", path, "A file can't be written."):
             target = _replaced(Path(path))
             is_device = _is_device(target)
             needed = target if is_device else target.parent
@@ -181,13 +181,13 @@ def check_writable(*paths: str | None) -> None:
 
 
 @contextmanager
-def _refused_by_the_system(path: str, what: str) -> Iterator[None]:
-    """Turn what the system says of a path into an error (EV206)."""
+def _refused_by_the_system(code: str, path: str, what: str) -> Iterator[None]:
+    """Turn what the system says of a path into an error."""
     try:
         yield
     except (OSError, ValueError) as error:
         raise EnvironmentError_(
-            "EV206",
+            code,
             what,
             where=path,
             why=getattr(error, "strerror", None) or str(error),
@@ -215,9 +215,9 @@ def check_named(path: str) -> None:
     if not path.strip() or "\0" in path:
         raise UsageError(
             "EV223",
-            "What is written needs a name.",
+            "The output has no name that can be written to.",
             where=f"{path!r}, as an option such as --output or --json got it",
-            why="No name has a zero byte."
+            why="A name can have no zero byte."
             if path.strip()
             else "The name is empty; a variable in the command may not be set.",
             try_next="Name it, as in --output my_bundle.",
@@ -228,9 +228,9 @@ def check_new_folder(path: Path) -> None:
     """Refuse a folder that can't be made, before the work starts.
 
     Raises:
-        EnvironmentError_: Something above it is a file, or closed (EV206).
+        EnvironmentError_: Something above it is a file, or closed (EV230).
     """
-    with _refused_by_the_system(str(path), "A folder can't be made."):
+    with _refused_by_the_system("EV230", str(path), "A folder can't be made."):
         above = path.absolute().parent
         while not above.exists() and above != above.parent:
             above = above.parent

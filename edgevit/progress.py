@@ -1,4 +1,4 @@
-"""How long work reports itself: a stage, steps done, steps in all; the caller draws it."""
+"""The form in which work reports itself: a stage, steps done, steps in all; the caller draws it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user asked for, as one frozen value that reads and writes TOML.
+"""The recipe of a bundle: the user's wishes as one frozen value that reads and writes TOML.
 
 The resolved recipe is saved in the bundle, so that the same artefact can be made again. Weights and
 images are not in it: it knows them by hash, so that others are noticed.

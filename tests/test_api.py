@@ -85,9 +85,9 @@ def test_budgets_that_can_not_be_met_or_meant():
     for wrong, code in (
         ({"avg_bits": 1.5}, "EV221"),
         ({"avg_bits": 4, "allocation": "hessian"}, "EV213"),
-        ({"avg_bits": 4, "weight_bits": 4, "act_bits": 4}, "EV214"),
-        ({"max_size_mb": 1, "weight_bits": 4}, "EV214"),
-        ({"avg_bits": 4, "layer_bits": {"head": (8, 8)}}, "EV214"),
+        ({"avg_bits": 4, "weight_bits": 4, "act_bits": 4}, "EV232"),
+        ({"max_size_mb": 1, "weight_bits": 4}, "EV232"),
+        ({"avg_bits": 4, "layer_bits": {"head": (8, 8)}}, "EV232"),
     ):
         with pytest.raises(UsageError, match=code):
             quick(**wrong)

@@ -313,7 +313,7 @@ def test_methods_are_listed_with_paper_images_cost_and_needs():
         (["--seed", str(1 << 63)], "EV220", 2),
         (["--float-layer", "nope"], "EV219", 2),
         (["--json", "no/such/folder.json"], "EV206", 3),
-        (["--output", "/dev/null/bundle"], "EV206", 3),
+        (["--output", "/dev/null/bundle"], "EV230", 3),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, code, status, tmp_path, monkeypatch):

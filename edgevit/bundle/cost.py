@@ -1,4 +1,4 @@
-"""What a graph costs, known before an engine gets to see it: memory of activations, and work.
+"""Counts a graph's cost before an engine gets to see it: memory of activations, and work.
 
 Shapes are inferred for any number of images (`edgevit.bundle.shape_rules`). Memory is the largest
 sum of what is alive at once, in whichever of three orders of the nodes it is largest: as written,
@@ -36,7 +36,7 @@ _NOTHING = Amount()
 
 @dataclass(frozen=True)
 class Cost:
-    """What running a graph costs.
+    """The memory and the work that running a graph takes.
 
     Args:
         activation_bytes: Memory of the tensors that are alive at once, without weights.

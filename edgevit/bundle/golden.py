@@ -53,11 +53,11 @@ def golden_bytes(golden: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Return the ``.npz`` for images uint8 [n, H, W, 3] and their logits float32 [n, classes].
 
     Raises:
-        UsageError: An array is missing, unknown, of the wrong dtype or of another length (EV413).
+        UsageError: An array is missing, unknown, of the wrong dtype or of another length (EV431).
     """
     problem = _problem(golden)
     if problem:
-        raise UsageError("EV413", "The golden images can't be stored.", where="golden", why=problem)
+        raise UsageError("EV431", "The golden images can't be stored.", where="golden", why=problem)
     stream = io.BytesIO()
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(array) for name, array in golden.items() if _is_known(name)

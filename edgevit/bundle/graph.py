@@ -149,7 +149,7 @@ def read_graph(skeleton: bytes, where: str) -> OnnxGraph:
         where: The file's name, for errors.
 
     Raises:
-        BundleError: The bytes are no ModelProto (EV409), refer to another file (EV409), or hold
+        BundleError: The bytes are no ModelProto (EV409), refer to another file (EV430), or hold
             anything that EdgeViT never writes (EV418).
     """
     if len(skeleton) > MAX_GRAPH_BYTES:
@@ -248,7 +248,7 @@ def _check_versions(model: dict[str, Any], where: str) -> None:
 def _constant(tensor: dict[str, Any], where: str) -> Constant:
     if "external_data" in tensor or tensor.get("data_location", 0) != 0:
         raise BundleError(
-            "EV409",
+            "EV430",
             "The ONNX graph refers to a file outside the bundle.",
             where=where,
             why="A tensor has external data; EdgeViT never writes that.",
@@ -324,7 +324,7 @@ def foreign(where: str, what: str) -> NoReturn:
     """
     raise BundleError(
         "EV418",
-        "The ONNX graph holds something that EdgeViT never writes.",
+        "The ONNX graph holds an element that EdgeViT never writes.",
         where=where,
         why=f"It has {what}.",
         try_next="Don't run this bundle; get it again from a source you trust.",

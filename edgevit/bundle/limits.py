@@ -1,4 +1,4 @@
-"""How much memory and work a bundle may cost before it is opened at all.
+"""Bounds the memory and work that a bundle may cost before it is opened at all.
 
 The limits are on by default, so that a bundle from a stranger can't fill the memory or run for
 ever; the environment raises them for a model that really is that large.
@@ -24,7 +24,7 @@ _MOST = 1 << 40
 
 @dataclass(frozen=True)
 class Limits:
-    """What running a bundle may cost.
+    """The most memory and work that running a bundle may take.
 
     Args:
         memory_bytes: Of the activations of its engine and its reference together.

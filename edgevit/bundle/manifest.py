@@ -46,7 +46,7 @@ def dump_manifest(manifest: dict[str, Any]) -> bytes:
     """Return the text of a manifest, with its seal.
 
     Raises:
-        UsageError: A value has no JSON form, such as NaN or an array (EV413).
+        UsageError: A value has no JSON form, such as NaN or an array (EV432).
         BundleError: A key is missing or has the wrong type (EV402).
     """
     unsealed = {key: value for key, value in manifest.items() if key != _SEAL}
@@ -54,7 +54,11 @@ def dump_manifest(manifest: dict[str, Any]) -> bytes:
         plain = json.loads(json.dumps(unsealed, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
-            "EV413", "The manifest has no JSON form.", where=MANIFEST, why=str(error)
+            "EV432",
+            "The manifest has no JSON form.",
+            where=MANIFEST,
+            why=str(error),
+            try_next="Give texts, finite numbers, lists and dictionaries.",
         ) from error
     sealed = {**plain, _SEAL: _seal(plain)}
     text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

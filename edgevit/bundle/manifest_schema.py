@@ -1,4 +1,4 @@
-"""What the values of a manifest may be, wherever anything reads them; all else is a damaged bundle.
+"""Checks a manifest's values wherever anything reads them; a wrong one is a damaged bundle.
 
 A manifest comes from outside. Its nesting, its numbers and its texts are bounded before any of it
 is used; keys that nobody reads may hold anything within these bounds.

@@ -37,14 +37,14 @@ def member(folder: Path, name: str) -> Iterator[BinaryIO]:
     """Open a file of the folder for reading; only regular files that really lie in it.
 
     Raises:
-        BundleError: It is missing or can't be read (EV404), or leads elsewhere (EV406).
+        BundleError: It is missing (EV404), can't be read (EV424), or leads elsewhere (EV426).
     """
     try:
         root = folder.resolve(strict=True)
         target = (root / name).resolve(strict=True)
         if target.parent != root or not stat.S_ISREG(target.stat().st_mode):
             raise BundleError(
-                "EV406",
+                "EV426",
                 "A file of the bundle is not a plain file in its folder.",
                 where=name,
                 why="It is a link that leads outside, a folder or a device.",
@@ -62,7 +62,11 @@ def member(folder: Path, name: str) -> Iterator[BinaryIO]:
         ) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
         raise BundleError(
-            "EV404", "A file of the bundle can't be read.", where=name, why=str(error)
+            "EV424",
+            "A file of the bundle can't be read.",
+            where=name,
+            why=str(error),
+            try_next="Check that you may read the file, or copy the bundle again.",
         ) from error
 
 

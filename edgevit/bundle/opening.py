@@ -96,12 +96,12 @@ class Bundle:
 
     @property
     def engine_name(self) -> str:
-        """What runs it on its target; empty in bundles written before that was recorded."""
+        """Name of the engine that runs it on its target; empty in bundles older than that entry."""
         return str(self.manifest.get("engine", {}).get("name", ""))
 
     @property
     def optimizes(self) -> bool:
-        """Whether ONNX Runtime may rewrite the graph; False where that would change numbers."""
+        """Return whether ONNX Runtime may rewrite the graph: not where it would change numbers."""
         return bool(self.manifest.get("engine", {}).get("optimize", True))
 
     @property
@@ -121,7 +121,7 @@ class Bundle:
 
     @property
     def has_reference(self) -> bool:
-        """Whether the fp32 model is in the bundle."""
+        """Return whether the fp32 model is in the bundle."""
         return REFERENCE_GRAPH in self.manifest["files"]
 
     def engine_onnx(self, variant: str | None = None) -> bytes:
@@ -131,8 +131,8 @@ class Bundle:
             variant: One of `variants`; the main one if left out.
 
         Raises:
-            BundleError: A file changed since opening, or its data is damaged (EV405, EV408), or
-                it costs more than is allowed (EV421, EV422).
+            BundleError: A file changed since opening, or its data is damaged (EV405, EV408, EV428,
+                EV429), or it costs more than is allowed (EV421, EV422).
             UsageError: There is no such variant (EV416).
         """
         if variant in (None, MAIN_VARIANT):
@@ -163,12 +163,12 @@ class Bundle:
         """Return the fp32 model as a serialized ONNX ModelProto.
 
         Raises:
-            BundleError: There is none (EV404), or as `engine_onnx`.
+            BundleError: There is none (EV425), or as `engine_onnx`.
         """
         onnx = self.reference_onnx()
         if onnx is None:
             raise BundleError(
-                "EV404",
+                "EV425",
                 "The bundle has no fp32 reference.",
                 where=str(self.path),
                 why="It was written without one.",
@@ -287,11 +287,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleError: It is no bundle (EV401), its manifest is damaged (EV402) or too new (EV403), a
-            file is missing (EV404) or differs in size or SHA-256 (EV405), a name leads outside the
-            folder (EV406), a tensor table is invalid (EV407), a graph refers to other files
-            or is malformed (EV409), holds what EdgeViT never writes (EV418) or shapes that do not
-            fit (EV419), the engine is asked for something foreign (EV417), or tensors are far
-            larger than their files (EV420).
+            file is missing (EV404) or differs in size or SHA-256 (EV405), a name is no bundle's
+            (EV406) or leads outside the folder (EV426), a file can't be read (EV424), a tensor
+            table is invalid (EV407) or stores one twice (EV427), a graph refers to other files
+            (EV430) or is malformed (EV409), holds what EdgeViT never writes (EV418) or shapes that
+            do not fit (EV419), the engine is asked for something foreign (EV417), or tensors are
+            far larger than their files (EV420).
     """
     folder = Path(path)
     found = found_at(folder)
@@ -365,13 +366,17 @@ def check_skeleton(skeleton: bytes, names: Iterable[str], where: str) -> OnnxGra
         names: The initializers that are kept outside the skeleton.
 
     Raises:
-        BundleError: As `read_graph`, or EV407 when one of the names is already an initializer.
+        BundleError: As `read_graph`, or EV427 when one of the names is already an initializer.
     """
     graph = read_graph(skeleton, where)
     twice = set(graph.constants) & set(names)
     if twice:
         raise BundleError(
-            "EV407", "A tensor is stored twice.", where=where, why=f"{min(twice)[:80]!r}"
+            "EV427",
+            "A tensor is stored twice.",
+            where=where,
+            why=f"{min(twice)[:80]!r} is in the graph and in the tensor file.",
+            try_next="Copy the bundle again or write it again.",
         )
     return graph
 

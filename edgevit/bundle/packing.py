@@ -65,13 +65,13 @@ def unpack(data: Buffer, bits: int, count: int, signed: bool) -> npt.NDArray[Any
         int8 codes if signed, else uint8 codes, shape [count].
 
     Raises:
-        BundleError: The number of bytes is not exactly what the codes need, or an unused bit of
-            the last byte is set (EV408).
+        BundleError: The number of bytes is not exactly what the codes need (EV428), or an unused
+            bit of the last byte is set (EV429).
     """
     view = memoryview(data).cast("B")
     if not 1 <= bits <= 8 or count < 0 or view.nbytes != packed_size_bytes(count, bits):
         raise BundleError(
-            "EV408",
+            "EV428",
             "A packed tensor has the wrong length.",
             why=f"{count} codes of {bits} bits don't fill {view.nbytes} bytes.",
             try_next="Copy the bundle again or write it again.",
@@ -100,7 +100,12 @@ def _levels(view: memoryview, bits: int, count: int) -> npt.NDArray[np.uint8]:
         levels[:, position] = level.astype(np.uint8)
     flat = levels.reshape(-1)  # [words * 8]
     if flat[count:].any():
-        raise BundleError("EV408", "A packed tensor has bits set after its last code.")
+        raise BundleError(
+            "EV429",
+            "A packed tensor has bits set after its last code.",
+            why=f"EdgeViT leaves the bits after {count} codes empty.",
+            try_next="Copy the bundle again or write it again.",
+        )
     return flat[:count]
 
 

@@ -1,4 +1,4 @@
-"""What each operator makes of shapes: the rules by which a graph's cost is known before it runs.
+"""Rules for the shapes that each operator makes, by which a graph's cost is known before it runs.
 
 A dimension is a positive number, or -k for k times the number of images. A tensor has at most one
 of the second kind, so that memory and work grow with the number of images and no faster; what
@@ -24,7 +24,7 @@ class Impossible(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a tensor.
+    """A tensor as far as it is known without running: shape, type, small constants.
 
     Args:
         shape: Its dimensions.
@@ -41,7 +41,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What an operator makes.
+    """An operator's output and cost: shape, type, work and workspace.
 
     Args:
         shape: Of its output.

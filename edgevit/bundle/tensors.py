@@ -32,7 +32,7 @@ _WORTHWHILE = 0.95  # zlib has to save 5 %
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies in a tensor file and how it is encoded.
+    """One tensor's place in a tensor file, and its encoding.
 
     Args:
         name: Initializer name in the ONNX graph.
@@ -93,16 +93,29 @@ def encode(
         compress: Whether to use zlib where it saves at least 5 %.
 
     Raises:
-        UsageError: The tensor can't be stored (EV413) or its codes don't fit (EV415).
+        UsageError: The tensor can't be stored (EV413), isn't packed (EV433) or its codes don't fit
+            (EV415).
     """
     dtype = array.dtype.name
     if dtype not in ONNX_DATA_TYPES or not is_plain(name):
-        raise UsageError("EV413", "A tensor can't be stored.", where=name[:80], why=f"{dtype=}")
+        raise UsageError(
+            "EV413",
+            "A tensor can't be stored.",
+            where=name[:80],
+            why=f"{dtype=}; a name is plain text.",
+            try_next=f"Known are {', '.join(ONNX_DATA_TYPES)}.",
+        )
     signed, bits = array.dtype.kind != "u", array.dtype.itemsize * 8
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     if packed_bits is not None and packed_bits < 8:
         if dtype not in ("int8", "uint8"):
-            raise UsageError("EV413", "Only 8-bit tensors are packed.", where=name, why=dtype)
+            raise UsageError(
+                "EV433",
+                "Only 8-bit tensors are packed.",
+                where=name,
+                why=f"It is {dtype}.",
+                try_next="Give int8 or uint8 codes, or no width for this tensor.",
+            )
         encoding, bits, data = "packed", packed_bits, pack(little, packed_bits)
     else:
         encoding, data = "raw", little.tobytes()

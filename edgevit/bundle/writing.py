@@ -76,10 +76,12 @@ def write_bundle(
         overwrite: Replace an existing bundle; a folder that is none is never replaced.
 
     Raises:
-        UsageError: The folder exists (EV411) or a value can't be stored (EV413, EV415).
+        UsageError: The folder exists (EV411) or a value can't be stored (EV413, EV415, EV431 to
+            EV434).
         UnsupportedError: A model is larger than protobuf allows, 2 GiB (EV414).
         EnvironmentError_: The disk is full or not writable (EV412).
-        BundleError: The manifest or a graph would not open again (EV402, EV407, EV409).
+        BundleError: The manifest or a graph would not open again (EV402, EV407, EV409, EV427,
+            EV430).
     """
     target = Path(os.path.abspath(path))
     golden_npz = golden_bytes(golden)
@@ -166,7 +168,13 @@ class _Files:
         """Write a tensor file; return the entry table."""
         unknown = set(packed_bits) - set(tensors)
         if unknown:
-            raise UsageError("EV413", "No such tensor to pack.", where=min(unknown))
+            raise UsageError(
+                "EV434",
+                "No such tensor to pack.",
+                where=min(unknown),
+                why="packed_bits names it and the tensors don't.",
+                try_next="Name tensors that are written.",
+            )
         entries: list[TensorEntry] = []
 
         def encoded() -> Iterator[bytes]:

@@ -27,7 +27,7 @@ class ArraySource:
         self.classes = None if classes is None else tuple(str(name) for name in classes.flat)
         why = self._wrong()
         if why:
-            raise _no_images("The .npz does not hold images.", path, why)
+            raise _no_images("EV107", "The .npz does not hold images.", path, why)
         self._digits = len(str(max(len(self.images) - 1, 0)))
 
     def _wrong(self) -> str:
@@ -84,12 +84,12 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         return loaded
     except ARCHIVE_DAMAGE as error:
         why = str(error) or type(error).__name__
-        raise _no_images("The .npz can't be read.", path, why) from error
+        raise _no_images("EV135", "The .npz can't be read.", path, why) from error
 
 
-def _no_images(what: str, path: Path, why: str) -> DataError:
+def _no_images(code: str, what: str, path: Path, why: str) -> DataError:
     return DataError(
-        "EV107",
+        code,
         what,
         where=str(path),
         why=why,

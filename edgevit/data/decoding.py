@@ -43,8 +43,8 @@ _DAMAGE = (
 
 
 def damaged(why: str) -> DataError:
-    """Return the error for one image that can't be used (EV104)."""
-    return DataError("EV104", "An image can't be used.", why=why, try_next="Replace the image.")
+    """Return the error for one image that can't be used (EV132)."""
+    return DataError("EV132", "An image can't be used.", why=why, try_next="Replace the image.")
 
 
 def image_from_bytes(data: bytes) -> Image.Image:
@@ -57,7 +57,7 @@ def image_from_bytes(data: bytes) -> Image.Image:
         A Pillow image of mode ``RGB``.
 
     Raises:
-        DataError: The file is damaged, truncated, too large or no picture (EV104).
+        DataError: The file is damaged, truncated, too large or no picture (EV132).
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -79,7 +79,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     profile), alpha is dropped and 16-bit grey is divided by 257.
 
     Raises:
-        DataError: The pixels are floating point, whose range nobody knows (EV104).
+        DataError: The pixels are floating point, whose range nobody knows (EV132).
     """
     if image.mode == "RGB":
         return image

@@ -114,7 +114,7 @@ class ImageSet:
 
         Raises:
             DataError: More than 5 % of the images are damaged (EV104), or a folder has no label
-                (EV105).
+                (EV133).
         """
         if batch_size < 1:
             raise UsageError(
@@ -150,7 +150,7 @@ class ImageSet:
         if missing:
             why = f"{len(missing)} folders have no label: {', '.join(missing[:8])}"
             raise DataError(
-                "EV105",
+                "EV133",
                 "A class folder has no label.",
                 where=self.location,
                 why=why,

@@ -1,4 +1,4 @@
-"""Which label index of the model the images of a class folder have.
+"""Finds the label index of the model for the images of each class folder.
 
 Folder names are matched with the model's class names. Without names the order of the folders
 counts, where the libraries that models are trained with agree on it, or where it is stated.

@@ -35,8 +35,9 @@ def open_images(path: str | Path) -> ImageSet:
             folders lies in it, is entered. Files that are no images are ignored.
 
     Raises:
-        DataError: Missing or unreadable (EV101, EV106, EV107), no images (EV102), or split
-            folders (train, test, ...) of which one has to be named (EV101).
+        DataError: Missing or unreadable (EV101, EV106, EV107, EV125 to EV129, EV131, EV134,
+            EV135), no images (EV102), or split folders (train, test, ...) of which one has to
+            be named (EV130).
     """
     location = str(path)
     file, sub = _split_location(location)
@@ -81,7 +82,7 @@ def _split_location(location: str) -> tuple[Path, str]:
     """Split ``PATH::SUB``; a path that exists as it is has no SUB."""
     if not location.strip():  # it would mean the working directory
         raise DataError(
-            "EV101",
+            "EV125",
             "The name of the images is empty.",
             where=f"{location!r}, as an option such as --calib or --data got it",
             why="A variable in the command may not be set.",
@@ -91,20 +92,32 @@ def _split_location(location: str) -> tuple[Path, str]:
     is_whole = found_at(location).kind in ("file", "folder")
     file = Path(path if separator and not is_whole else location)
     found = found_at(file)
+    if found.kind == "nothing":
+        raise _no_place("EV101", "The images don't exist.", location, found.why)
     if found.kind not in ("file", "folder"):
-        raise DataError(
-            "EV101",
-            "The images don't exist." if found.kind == "nothing" else "No images can be in this.",
-            where=location,
-            why=found.why,
-            try_next="Give an existing folder, .zip, .tar, .tar.gz or .npz; "
-            "PATH::FOLDER names a folder in it.",
-        )
+        raise _no_place("EV126", "No images can be in this.", location, found.why)
     inside = sub if str(file) != location else ""
     parts = [part for part in inside.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise DataError("EV101", "The part after :: leaves the folder.", where=location)
+        raise DataError(
+            "EV127",
+            "The part after :: leaves the folder.",
+            where=location,
+            why="It goes up with ..",
+            try_next="Name a folder inside.",
+        )
     return file, "/".join(parts)
+
+
+def _no_place(code: str, what: str, location: str, why: str) -> DataError:
+    return DataError(
+        code,
+        what,
+        where=location,
+        why=why,
+        try_next="Give an existing folder, .zip, .tar, .tar.gz or .npz; "
+        "PATH::FOLDER names a folder in it.",
+    )
 
 
 def _source(file: Path, location: str, prefix: str) -> Source:
@@ -115,22 +128,27 @@ def _source(file: Path, location: str, prefix: str) -> Source:
         return ArraySource(file)
     if is_image(file.name):
         raise DataError(
-            "EV101", "This is one image.", where=location, try_next="Give the folder it lies in."
+            "EV128", "This is one image.", where=location, try_next="Give the folder it lies in."
         )
     try:
         if zipfile.is_zipfile(file):
             return ZipSource(file)
         if not tarfile.is_tarfile(file):
             raise DataError(
-                "EV101",
+                "EV129",
                 "The file is no folder, .zip, .tar or .npz.",
                 where=location,
                 try_next="Give images in one of these.",
             )
         plain = _is_plain_tar(file)
     except (OSError, EOFError) as error:
-        why = str(error)
-        raise DataError("EV106", "The file can't be read.", where=location, why=why) from error
+        raise DataError(
+            "EV134",
+            "The file can't be read.",
+            where=location,
+            why=str(error),
+            try_next="Check that you may read it and that it is whole.",
+        ) from error
     return TarSource(file) if plain else CompressedTarSource(file, lambda n: n.startswith(prefix))
 
 
@@ -154,7 +172,7 @@ def _refuse_splits(names: list[str], location: str) -> None:
     if tops and tops <= SPLITS and all(name.count("/") >= 2 for name in names if "/" in name):
         choice = " or ".join(f"{location}::{top}" for top in sorted(tops))
         raise DataError(
-            "EV101",
+            "EV130",
             f"The images are in splits: {', '.join(sorted(tops))}.",
             where=location,
             try_next=f"Name one: {choice}.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Found:
-    """What is at a path.
+    """The kind of thing that is at a path.
 
     Args:
         kind: "file", "folder", "special" (a device, pipe or socket), "nothing", or "closed" where

@@ -1,4 +1,4 @@
-"""What happens to a picture before the model sees it: resize, centre crop, normalise.
+"""Prepares a picture for the model: resize, centre crop, normalise.
 
 Reproduces the evaluation transform of timm and torchvision (`Resize`, `CenterCrop`, `ToTensor`,
 `Normalize` on Pillow images) without torch: pixels are equal bit for bit, normalised floats too.
@@ -32,7 +32,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pictures become model inputs.
+    """Sizes and numbers with which pictures become model inputs.
 
     Args:
         input_size: (3, H, W) of the model; (1, H, W) if it takes grey pictures.
@@ -87,7 +87,7 @@ class Preprocessing:
         """Read what `to_dict` wrote.
 
         Raises:
-            DataError: A key is missing or unknown, or a value is impossible (EV108).
+            DataError: A key is missing or unknown (EV136), or a value is impossible (EV108).
         """
         try:
             tupled: dict[str, Any] = {
@@ -95,7 +95,13 @@ class Preprocessing:
             }
             return Preprocessing(**tupled)
         except TypeError as error:
-            raise DataError("EV108", "The preprocessing can't be read.", why=str(error)) from error
+            raise DataError(
+                "EV136",
+                "The preprocessing can't be read.",
+                where=", ".join(map(str, values)),
+                why=str(error),
+                try_next=f"It has {', '.join(Preprocessing.__dataclass_fields__)}.",
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -110,7 +116,7 @@ class Preprocessing:
 
         Raises:
             DataError: The picture is so long and thin that resizing it takes too much memory, or
-                its mode has no defined range (EV104).
+                its mode has no defined range (EV132).
         """
         channels, height, width = self.input_size
         picture = rgb_from_image(image)

@@ -1,4 +1,4 @@
-"""Where image bytes come from: a folder, a zip or a tar (arrays are in `arrays.py`).
+"""Reads image bytes from a folder, a zip or a tar (arrays are in `arrays.py`).
 
 Every source lists relative names of image files and reads one of them; archives are read in
 memory, member names never become paths, links in archives are ignored and sizes are bounded.
@@ -42,10 +42,10 @@ class Source(Protocol):
         """Return the relative names (``class/file.jpg``) in any order."""
 
     def read(self, name: str) -> bytes:
-        """Return one image's bytes, or raise DataError (EV104)."""
+        """Return one image's bytes, or raise DataError (EV132)."""
 
     def decode(self, data: bytes) -> Image.Image:
-        """Return the RGB picture in these bytes, or raise DataError (EV104)."""
+        """Return the RGB picture in these bytes, or raise DataError (EV132)."""
 
 
 class FolderSource:
@@ -64,8 +64,13 @@ class FolderSource:
             identity = (status.st_dev, status.st_ino)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            why = str(error)
-            raise DataError("EV101", "Can't read a folder.", where=str(folder), why=why) from error
+            raise DataError(
+                "EV131",
+                "Can't read a folder.",
+                where=str(folder),
+                why=str(error),
+                try_next="Check that you may open it.",
+            ) from error
         if identity in above:  # a link back to a folder we are in
             return
         for entry in entries:

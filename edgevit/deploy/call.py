@@ -171,7 +171,7 @@ def _reported(failed: Failed) -> EdgeViTError:
         )
     return DeviceError(
         "EV824",
-        "The board could not do what it was asked.",
+        "The board could not carry out a request.",
         why=why,
         try_next="Check that the folder may be written to; --folder names another one.",
     )

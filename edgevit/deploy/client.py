@@ -113,16 +113,21 @@ def refused(device: str, log: str) -> EdgeViTError:
     why = plain(log, 1500) or f"No connection within {CONNECT_SECONDS} seconds."
     host = re.sub(r"^(ssh://)?(.*@)?", "", device)
     if re.search("Host key verification failed|HOST IDENTIFICATION HAS CHANGED", log):
-        changed = "HAS CHANGED" in log
+        if "HAS CHANGED" in log:
+            return DeviceError(
+                "EV839",
+                "The board's host key has changed.",
+                where=device,
+                why=why,
+                try_next=f"If you know why it changed: ssh-keygen -R {host}, then ssh {device} "
+                "once and compare the fingerprint.",
+            )
         return DeviceError(
             "EV812",
-            "The board's host key has changed." if changed else "The board's host key is unknown.",
+            "The board's host key is unknown.",
             where=device,
             why=why,
-            try_next=f"If you know why it changed: ssh-keygen -R {host}, then ssh {device} once "
-            "and compare the fingerprint."
-            if changed
-            else f"ssh {device} once and compare the fingerprint it shows with the board's.",
+            try_next=f"ssh {device} once and compare the fingerprint it shows with the board's.",
         )
     if re.search("Permission denied|Too many authentication failures", log):
         return DeviceError(

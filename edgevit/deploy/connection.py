@@ -42,8 +42,8 @@ class Connection:
     Raises:
         UsageError: The address is none (EV811).
         EnvironmentError_: There is no SSH client here (EV810).
-        DeviceError: The board can't be reached (EV814), its host key is unknown or changed (EV812),
-            or it refuses the login (EV813).
+        DeviceError: The board can't be reached (EV814), its host key is unknown (EV812) or
+            changed (EV839), or it refuses the login (EV813).
     """
 
     def __init__(self, device: str, *, python: str = "python3") -> None:

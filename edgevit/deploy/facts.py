@@ -1,4 +1,4 @@
-"""What a board says of itself: the facts that runner/board/facts.py prints there."""
+"""Asks a board for its facts, which runner/board/facts.py prints there."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PowerMode(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
-    """What `edgevit.runner.board.facts.board_facts` returns."""
+    """A board's facts, as `edgevit.runner.board.facts.board_facts` returns them."""
 
     kind: Name
     model: Name | None
@@ -139,7 +139,7 @@ def facts_from_output(output: str, device: str) -> dict[str, Any]:
                 wrong = wrong or plain(f" {error}", 500)
     raise DeviceError(
         "EV782",
-        "The board did not say what it is.",
+        "The board did not give its facts.",
         where=device,
         why=wrong or f"It answered: {plain(output, 300) or 'nothing'}",
         try_next=f"Try: ssh {device} python3 -c 'print(1)'",

@@ -33,7 +33,7 @@ def pack_images(
 
     Raises:
         DataError: No image could be read (EV102), or too many could not (EV104).
-        EnvironmentError_: There is no room here (EV206).
+        EnvironmentError_: There is no room here (EV231).
     """
     labels: list[npt.NDArray[np.int64]] = []
     counts: list[int] = []
@@ -51,7 +51,7 @@ def pack_images(
         return _indexed(images, preprocessing, folder, counts, labels)
     except OSError as error:
         raise EnvironmentError_(
-            "EV206",
+            "EV231",
             "The images can't be prepared for sending.",
             where=str(folder),
             why=str(error),
@@ -80,7 +80,13 @@ def _indexed(
     labels: list[npt.NDArray[np.int64]],
 ) -> Shipment:
     if not counts:
-        raise DataError("EV102", "There are no images.", where=images.location)
+        raise DataError(
+            "EV102",
+            "There are no images.",
+            where=images.location,
+            why="None could be read.",
+            try_next="Give images that open.",
+        )
     channels, height, width = preprocessing.input_size
     shipment = Shipment(
         folder=folder,

@@ -21,7 +21,7 @@ _Class = Annotated[int, Meta(ge=-1, le=10**7)]
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
-    """What it has is all it may have."""
+    """A record that may have no other keys than its own."""
 
 
 class Answers(_Strict, frozen=True):
@@ -52,7 +52,7 @@ class Conditions(_Strict, frozen=True):
 
 
 class EngineUsed(_Strict, frozen=True):
-    """Which engine ran."""
+    """The engine that ran."""
 
     name: Name
     provider: Name
@@ -181,7 +181,7 @@ class _Product(_Strict, frozen=True):
 
 
 class Build(_Strict, frozen=True):
-    """Which variant was kept and why."""
+    """The variant that was kept, and why."""
 
     kept: Name
     reason: Text
@@ -192,7 +192,7 @@ class Build(_Strict, frozen=True):
 
 
 class Machine(_Strict, frozen=True):
-    """Where it was measured."""
+    """The machine on which it was measured."""
 
     machine: Name
     python: Name
@@ -200,14 +200,14 @@ class Machine(_Strict, frozen=True):
 
 
 class Of(_Strict, frozen=True):
-    """What was measured: hashes of the bundle's manifest and of the images as they were read."""
+    """Hashes of the measured bundle's manifest and of the images as they were read."""
 
     bundle_sha256: Hash
     images_sha256: Hash
 
 
 class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag_field="schema_version", tag=1):
-    """What `edgevit.runner.board` writes."""
+    """The measurements that `edgevit.runner.board` writes."""
 
     engine: Answers
     fp32: Answers | None

@@ -56,7 +56,7 @@ class Alive(Message, frozen=True, tag="alive"):
 
 
 class Board(Message, frozen=True, tag="board"):
-    """What it is."""
+    """The board's Python, machine, folder and room."""
 
     python: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}[0-9A-Za-z.+]{0,40}\Z")]
     machine: Name
@@ -66,7 +66,7 @@ class Board(Message, frozen=True, tag="board"):
 
 
 class Has(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much it has of one file, and the SHA-256 of that much."""
+    """Bytes of one file that the board has, and their SHA-256."""
 
     bytes: Bytes
     sha256: Hash
@@ -74,13 +74,13 @@ class Has(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Present(Message, frozen=True, tag="present"):
-    """How much it has of the files."""
+    """Bytes of all files that the board has."""
 
     files: Annotated[list[Has], Meta(max_length=100_000)]
 
 
 class Received(Message, frozen=True, tag="received"):
-    """How many bytes came in by now."""
+    """Bytes that came in by now."""
 
     bytes: Bytes
 
@@ -116,7 +116,7 @@ class Done(Message, frozen=True, tag="done"):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What may answer a verb, and how long it may take.
+    """The messages that may answer a verb, and the longest time they may take.
 
     Args:
         replies: The messages.

@@ -29,7 +29,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What is known of a board before the deployment.
+    """A board as it is known before the deployment.
 
     Args:
         python: Version of its Python.
@@ -54,7 +54,7 @@ class Board:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a deployment needs.
+    """The engine, disk and memory that a deployment needs.
 
     Args:
         target: Name of the bundle's target.
@@ -86,7 +86,13 @@ def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
         ConnectionLost: The connection broke.
     """
     if folder is not None and not re.fullmatch(r"[^\0-\x1f]+", folder):
-        raise UsageError("EV825", "This is no folder.", where="--folder", why=repr(folder))
+        raise UsageError(
+            "EV825",
+            "The board can have no such folder.",
+            where="--folder",
+            why=f"{folder!r} is empty or holds a control character.",
+            try_next="Name a folder of the board, such as ~/.cache/edgevit.",
+        )
     with connection.call("probe", folder=folder, name=name) as call:
         found = call.reply(Answer)
     if tuple(int(part) for part in re.findall(r"\d+", found.python)[:2]) < _OLDEST_PYTHON:
@@ -115,8 +121,8 @@ def check(board: Board, needs: Needs) -> list[str]:
     """Refuse a board that can't run the bundle; return warnings for one that can.
 
     Raises:
-        EnvironmentError_: numpy or the engine is missing there (EV818), or there is no room
-            (EV817).
+        EnvironmentError_: numpy (EV818) or the engine (EV840) is missing
+            there, or there is no room (EV843).
     """
     _check_numpy(board)
     _check_engine(board, needs)
@@ -151,7 +157,7 @@ def _require(board: Board, engine: Engine) -> None:
     if problem:
         pip = f"On the board: python3 -m pip install {engine.wheel or engine.module}; "
         raise EnvironmentError_(
-            "EV818",
+            "EV840",
             f"The board has no {engine.title} that its Python could use.",
             why=problem,
             try_next=engine.mend
@@ -172,7 +178,7 @@ def _check_room(board: Board, needs: Needs) -> None:
     free = board.free_bytes + board.present_bytes  # what is there already is replaced or kept
     if free < wanted:
         raise EnvironmentError_(
-            "EV817",
+            "EV843",
             "The board's disk has no room for this.",
             where=board.root,
             why=f"{wanted / 1e6:.0f} MB are needed there and {free / 1e6:.0f} MB are free.",

@@ -1,4 +1,4 @@
-"""What of EdgeViT goes to the board: the rooms that need Python 3.8, numpy and an engine only."""
+"""Lists the files of EdgeViT that go to the board: they need Python 3.8, numpy and an engine."""
 
 from __future__ import annotations
 

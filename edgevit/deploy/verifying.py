@@ -22,7 +22,7 @@ _ROOM_BYTES, _IMAGE_BYTES, _ROUND_BYTES = 16 << 20, 200, 64
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What a board was sent and asked.
+    """The bundle and images that a board was sent, and the conditions it was asked for.
 
     Args:
         bundle: The bundle.
@@ -52,7 +52,7 @@ def check_measured(measured: Measured, sent: Sent) -> None:
     for problem in _problems(measured, sent):
         raise DeviceError(
             "EV836",
-            "The board's measurements are not of what was sent.",
+            "The board's measurements don't fit the bundle and images that were sent.",
             why=plain(problem),
             try_next="Deploy again. If it stays so, something on the board answers in the place "
             "of EdgeViT.",

@@ -15,7 +15,7 @@ def facts_over_ssh(device: str, python: str = "python3") -> dict[str, Any]:
         python: The board's Python.
 
     Raises:
-        EdgeViTError: The board can't be reached (EV810 to EV816).
+        EdgeViTError: The board can't be reached (EV810 to EV816, EV839).
         DeviceError: Its answer is no facts (EV782).
     """
     from edgevit.deploy.call import ConnectionLost

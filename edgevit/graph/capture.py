@@ -51,7 +51,7 @@ def graph_from_module(
     Raises:
         UnsupportedError: The model can't be captured (EV301), returns no logits (EV302), mixes
             the batch with something else (EV303), contains an operator without a canonical form
-            (EV304), its graph computes something else (EV305), or its logits are not finite
+            (EV304, EV316), its graph computes something else (EV305), or its logits are not finite
             (EV309).
     """
     model = _float32_on_cpu(model)

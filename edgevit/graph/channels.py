@@ -1,4 +1,4 @@
-"""Which channels of which linear make each attention head, and which columns each head feeds.
+"""Finds the channels of linears that make each attention head, and the columns each head feeds.
 
 Calibration rescales heads with it: rows of the linear in front, columns of the one behind.
 """

@@ -1,4 +1,4 @@
-"""Which LayerNorms feed nothing but linears, so that their affine can be rescaled with them.
+"""Finds LayerNorms that feed nothing but linears, so that their affine can be rescaled with them.
 
 This is what RepQ-ViT's scale reparameterisation (Li et al., arXiv 2212.08254, section 3.2) needs:
 x' = (x - shift) / factor on the LayerNorm's output, undone in weights and biases of its readers.

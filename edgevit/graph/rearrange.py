@@ -88,7 +88,7 @@ class Rearrangement:
         return tuple(self.size(group) for group in self.groups)
 
     def has_batch(self, atom: int) -> bool:
-        """Whether the atom holds the batch."""
+        """Return whether the atom holds the batch."""
         return self.sizes[atom] % _B == 0
 
     def steps(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -144,7 +144,7 @@ def chain_cost(nodes: list[Node]) -> int:
 
 
 def is_rearranging(node: object) -> bool:
-    """Whether this is a reshape or a permute node."""
+    """Return whether this is a reshape or a permute node."""
     targets = {aten.reshape.default, aten.permute.default}
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
 

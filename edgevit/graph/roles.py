@@ -14,7 +14,7 @@ Kind = Literal["linear", "qk", "pv", "matmul"]
 
 
 class Role(str, Enum):
-    """Where an operand comes from, looking through pure layout operators."""
+    """Origin of an operand, looking through pure layout operators."""
 
     PATCH_IN = "patch_in"
     """The image itself, cut into patches."""

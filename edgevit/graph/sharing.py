@@ -1,4 +1,4 @@
-"""Which sites read the same tensor: they share one grid, so that an engine rounds it once."""
+"""Finds sites that read the same tensor: they share one grid, so that an engine rounds it once."""
 
 from __future__ import annotations
 

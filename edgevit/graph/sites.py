@@ -123,7 +123,7 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
 
 
 def _makes_logits(node: Node) -> bool:
-    """Whether a linear's output is the logits, or is averaged with others to give them."""
+    """Return whether a linear's output is the logits, or is averaged with others to give them."""
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op == "output":

@@ -67,7 +67,7 @@ def _not_finite(batch: int) -> UnsupportedError:
 def _mismatch(why: str) -> UnsupportedError:
     return UnsupportedError(
         "EV305",
-        "The canonical graph doesn't compute what the model computes.",
+        "The canonical graph and the model compute different logits.",
         where="graph capture",
         why=why,
         try_next="Report the model's name: this is a defect of a graph pass.",

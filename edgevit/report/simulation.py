@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What one method's logits add up to, batch by batch.
+    """Sums over one method's logits, batch by batch.
 
     Args:
         num_images: Images so far.

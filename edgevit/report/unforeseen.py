@@ -26,7 +26,8 @@ def foreseen(error: Exception) -> EdgeViTError:
     """Return the error itself if it is one of EdgeViT's own, else one that stands for it.
 
     Returns:
-        EnvironmentError_: Memory (EV246), the system (EV247) or a package (EV248) is to blame.
+        EnvironmentError_: Memory (EV246), the system (EV247) or a package (EV248: it is missing;
+            EV244: it can't be imported) is to blame.
         EdgeViTError: Something is nested too deep (EV245), or nobody knows (EV249).
     """
     if isinstance(error, EdgeViTError):
@@ -46,14 +47,14 @@ def foreseen(error: Exception) -> EdgeViTError:
     if isinstance(error, RecursionError):
         return EdgeViTError(
             "EV245",
-            "Something is nested deeper than EdgeViT follows it.",
+            "A file or a model is nested deeper than EdgeViT follows it.",
             where=_where(error),
             why="A file that was read, or the model, nests its parts without end.",
             try_next=f"{_MORE}. Take another file or model.",
         )
     return EdgeViTError(
         "EV249",
-        f"EdgeViT met something it did not expect: {type(error).__name__}.",
+        f"EdgeViT met an unexpected error: {type(error).__name__}.",
         where=_where(error),
         why=_said(error) or "It came without a message.",
         try_next=f"{_MORE}; please report both, with `edgevit doctor --json -`.",
@@ -62,21 +63,28 @@ def foreseen(error: Exception) -> EdgeViTError:
 
 def _package(error: ImportError) -> EdgeViTError:
     name = (error.name or "a package").partition(".")[0]
-    missing = isinstance(error, ModuleNotFoundError)
+    more = "`edgevit doctor` says what else is missing."
+    if isinstance(error, ModuleNotFoundError):
+        return EnvironmentError_(
+            "EV248",
+            f"The package {name} is not installed.",
+            where=_where(error),
+            why=_said(error),
+            try_next=f"pip install {name}; {more}",
+        )
     return EnvironmentError_(
-        "EV248",
-        f"The package {name} is not installed." if missing else f"{name} can't be imported.",
+        "EV244",
+        f"{name} can't be imported.",
         where=_where(error),
         why=_said(error),
-        try_next=f"pip install {'' if missing else '--force-reinstall '}{name}; "
-        "`edgevit doctor` says what else is missing.",
+        try_next=f"pip install --force-reinstall {name}; {more}",
     )
 
 
 def _system(error: OSError) -> EdgeViTError:
     return EnvironmentError_(
         "EV247",
-        "The system refused what was asked of it.",
+        "The system refused a request.",
         where=str(error.filename or _where(error)),
         why=error.strerror or _said(error) or type(error).__name__,
         try_next=_OWN_WORDS.get(error.errno or 0, f"{_MORE}. Mend it and run it again."),

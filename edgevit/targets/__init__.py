@@ -1,1 +1,1 @@
-"""What each device can run exactly, the placement it allows, and the lowering to its ONNX form."""
+"""The capabilities of each device, the placement it allows, and the lowering to its ONNX form."""

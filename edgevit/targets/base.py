@@ -1,4 +1,4 @@
-"""What a target is: a capability table, the placement it allows, and a lowering."""
+"""The interface of a target: a capability table, the placement it allows, and a lowering."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lowered:
 
 
 class Target(Protocol):
-    """What every target provides."""
+    """A target, as every one provides it."""
 
     name: str
     description: str

@@ -1,4 +1,4 @@
-"""Which sites may have twin uniform grids, and what is missing where a target runs none there.
+"""Finds sites that may have twin uniform grids, and says what is missing where a target runs none.
 
 Source: Yuan et al., "PTQ4ViT" (arXiv 2111.12293): behind a softmax and behind a GELU.
 """

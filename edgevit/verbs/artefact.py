@@ -1,4 +1,4 @@
-"""What `quantize` returns: a quantized model in memory, which can be simulated and saved."""
+"""The artefact that `quantize` returns: a model in memory, which can be simulated and saved."""
 
 from __future__ import annotations
 

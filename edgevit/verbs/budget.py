@@ -1,4 +1,4 @@
-"""What `quantize` may spend: a mean width or a size, turned into widths per layer."""
+"""Turns the budget of `quantize`, a mean width or a size, into widths per layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DRAFT_IMAGES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the user set; all None for widths that are the same everywhere.
+    """The budgets that the user set; all None for widths that are the same everywhere.
 
     Args:
         avg_bits: Largest mean width of weights, and of activations.
@@ -46,14 +46,14 @@ class Limits:
 
     @property
     def are_set(self) -> bool:
-        """Whether there is anything to allocate."""
+        """Return whether there is anything to allocate."""
         return self.avg_bits is not None or self.max_size_mb is not None
 
     def check(self) -> None:
         """Refuse what can't be meant.
 
         Raises:
-            UsageError: An unknown criterion (EV213), or nothing left to choose (EV214).
+            UsageError: An unknown criterion (EV213), or nothing left to choose (EV232).
         """
         from edgevit.calibration.mixed.widths import CRITERIA
 
@@ -78,7 +78,7 @@ class Limits:
             layers = self.fixed_layers
             fixed = f"{layers} fixes" if layers else "--weight-bits and --act-bits fix"
             raise UsageError(
-                "EV214",
+                "EV232",
                 "A budget leaves nothing to choose here.",
                 where="--avg-bits, --max-size-mb",
                 why=f"{fixed} what the budget is for.",

@@ -191,11 +191,16 @@ def _refuse_no_file(path: Path) -> None:
     found = found_at(path)
     if found.kind == "file":
         return
-    there = found.kind != "nothing"
-    raise UsageError(
-        "EV347" if there else "EV343",
-        "This is no file that a model could be in." if there else "There is no such model.",
+    if found.kind == "nothing":
+        raise _no_model("EV343", "There is no such model.", path, found.why)
+    raise _no_model("EV347", "This is no file that a model could be in.", path, found.why)
+
+
+def _no_model(code: str, what: str, path: Path, why: str) -> UsageError:
+    return UsageError(
+        code,
+        what,
         where=str(path),
-        why=found.why,
+        why=why,
         try_next="Give an ONNX file or a bundle's folder.",
     )

@@ -54,7 +54,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Where and how a bundle is deployed.
+    """The board and the settings of one deployment.
 
     Args:
         nonce: Tells this deployment from others of the same bundle.

@@ -59,7 +59,7 @@ def known_target(target: str | None, device: str | None) -> str | None:
     if known == "simulation" and device is not None:
         raise UsageError(
             "EV837",
-            "No device runs what is for simulation.",
+            "No device runs the simulation target.",
             where=f"--target {target} --device {device}",
             try_next="Leave --device out, or name a target that has bundles, such as cpu.",
         )

@@ -1,4 +1,4 @@
-"""Which Efficient Error Rate a user asks for: metrics, weights and reference, by their names.
+"""Reads the Efficient Error Rate a user asks for: metrics, weights and reference, by their names.
 
 A reference is a model's name, ``fp32``, a bundle, or a JSON report of an earlier measurement.
 """

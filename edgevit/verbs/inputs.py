@@ -1,4 +1,4 @@
-"""What is quantized: a model as a canonical graph, and the images it is calibrated on."""
+"""Loads the inputs of `quantize`: a model as a canonical graph, and images to calibrate on."""
 
 from __future__ import annotations
 

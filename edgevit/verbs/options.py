@@ -1,4 +1,4 @@
-"""What is asked of `quantize`: what the caller gives, else what a recipe says, else defaults."""
+"""Settles the options of `quantize`: the caller's, else those of a recipe, else defaults."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class Asked:
 
     @property
     def fixed_layers(self) -> str:
-        """What fixes the widths of single layers, in words; empty if nothing does."""
+        """Words for the option that fixes the widths of single layers; empty if nothing does."""
         if not self.layer_bits:
             return ""
         return f"layer_bits of {self.file}" if "layer_bits" in self.kept else "layer_bits"
 
     @property
     def checkpoint_name(self) -> str:
-        """What a recipe keeps of a checkpoint file: its name, which any encoding can write."""
+        """Return the name of a checkpoint file as a recipe keeps it: any encoding can write it."""
         if self.weights is None:
             return ""
         return Path(self.weights).name.encode("utf-8", "backslashreplace").decode()
@@ -221,9 +221,11 @@ def _check_model(file: Path | None, kept: Mapping[str, Any], given: Mapping[str,
     if "model" not in kept and "model" not in given:
         raise UsageError(
             "EV226",
-            "Which model is to be quantized?",
+            "No model to quantize is named.",
             where="--model",
-            why="No model was named." if file is None else f"{file} names no model.",
+            why="Neither an option nor a recipe names one."
+            if file is None
+            else f"{file} names no model.",
             try_next="--model NAME; `edgevit models` lists names.",
         )
 

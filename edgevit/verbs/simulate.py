@@ -186,7 +186,7 @@ def compare_methods(
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """What all methods have in common: the model, its grids, the images.
+    """The case that all methods have in common: the model, its grids, the images.
 
     Args:
         asked: The choices.

@@ -1,4 +1,4 @@
-"""What the caller says about a model beside its name: weights, arguments, preprocessing."""
+"""The caller's choices for a model beside its name: weights, arguments, preprocessing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the caller says about a model beside its name.
+    """The caller's choices for a model beside its name.
 
     Args:
         pretrained: Published weights, if `weights` is None; False draws random ones.

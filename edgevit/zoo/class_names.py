@@ -24,7 +24,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """Which label index is which class.
+    """Names of the classes, in the order of the label indices, and their source.
 
     Args:
         names: Class names in label order, None where there are none.
@@ -44,7 +44,7 @@ def check_naming(classes: ClassNames | None, order: str | None) -> None:
     """Refuse two statements of the same thing, before anything is loaded.
 
     Raises:
-        UsageError: There is no such order (EV116), or names were given beside it (EV113).
+        UsageError: There is no such order (EV116), or names were given beside it (EV137).
         DataError: The file of names can't be read; see `read_class_names`.
     """
     check_class_order(order)
@@ -52,7 +52,7 @@ def check_naming(classes: ClassNames | None, order: str | None) -> None:
         read_class_names(Path(classes))
     if classes is not None and order is not None:
         raise UsageError(
-            "EV113",
+            "EV137",
             "The class names and the order of the folders are two statements of one thing.",
             where="--classes, --class-order",
             why="Names in the order of the model's outputs say which folder is which.",

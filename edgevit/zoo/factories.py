@@ -31,8 +31,8 @@ def load(name: str, choices: Choices) -> LoadedModel:
     function or of the model.
 
     Raises:
-        UsageError: There is no such function (EV151), it fails (EV170), it returns no module
-            (EV156), or nothing says the preprocessing (EV157).
+        UsageError: There is no such module (EV179) or function (EV180), it fails (EV170), it
+            returns no module (EV156), or nothing says the preprocessing (EV157).
     """
     function = _function(name)
     takes = "pretrained" in _parameters(function)
@@ -46,6 +46,7 @@ def load(name: str, choices: Choices) -> LoadedModel:
             "The function does not return a torch.nn.Module.",
             where=name,
             why=f"It returned {type(model).__name__}.",
+            try_next="Return the model from it.",
         )
     model, notes = plain_module(model)
     if choices.weights is not None:
@@ -129,7 +130,7 @@ def _function(name: str) -> Callable[..., Any]:
         if not isinstance(error, ModuleNotFoundError) or not _is_part(error.name, module_name):
             raise
         raise UsageError(
-            "EV151",
+            "EV179",
             f"There is no Python module {error.name!r}.",
             where=name,
             try_next="Write package.module:function; the module is looked for on Python's path "
@@ -137,7 +138,13 @@ def _function(name: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise UsageError("EV151", f"{module_name} has no function {attribute!r}.", where=name)
+        raise UsageError(
+            "EV180",
+            f"{module_name} has no function {attribute!r}.",
+            where=name,
+            why=f"It has no such name, or that is a {type(function).__name__}.",
+            try_next="Write package.module:function; the function returns the model.",
+        )
     return function  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Which models there are, without building one."""
+"""Lists the models that there are, without building one."""
 
 from __future__ import annotations
 

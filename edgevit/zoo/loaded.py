@@ -1,4 +1,4 @@
-"""What every loader returns: the model, and all that has to be known to feed and to name it."""
+"""The value of every loader: the model, and all that has to be known to feed and to name it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def loaded_from_module(
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), the output is no logits (EV156), or there are more or fewer class names than
+            (EV157), the output is no logits (EV183), or there are more or fewer class names than
             logits (EV165).
     """
     model, more = plain_module(model)
@@ -243,7 +243,7 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     except EdgeViTError:
         raise
     except Exception as error:  # the user's own values, of any kind
-        why = f"What it says can't be read: {type(error).__name__}: {error}"
+        why = f"Its preprocessing can't be read: {type(error).__name__}: {error}"
     raise UsageError(
         "EV157",
         "Nothing says how pictures become inputs of this model.",
@@ -275,7 +275,7 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Run one black image [1, 3, H, W] and return the number of logits.
 
     Raises:
-        UsageError: The output is no float tensor [1, classes] (EV156), or the model fails on
+        UsageError: The output is no float tensor [1, classes] (EV183), or the model fails on
             such an image (EV174).
     """
     try:
@@ -293,7 +293,7 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
         return int(logits.shape[1])
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     raise UsageError(
-        "EV156",
+        "EV183",
         "The model does not return logits.",
         why=f"For an image [1, 3, H, W] it returned {shape} instead of a tensor [1, classes].",
         try_next="Wrap it in a module whose forward returns the logits.",

@@ -107,7 +107,7 @@ def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> No
     Models of transformers and functions of the user's own are not asked; loading them says.
 
     Raises:
-        UsageError: Unknown model (EV151), or nobody published weights (EV159).
+        UsageError: Unknown model (EV151), or nobody published weights (EV184).
         EnvironmentError_: The weights are not here and the network can't be reached (EV152).
         DataError: There is no such checkpoint file (EV154).
     """
@@ -162,7 +162,7 @@ def _folder(path: Path) -> tuple[str, Loader]:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            "EV151",
+            "EV181",
             "The folder is no model.",
             where=str(path),
             why=f"config.json: {error}",

@@ -1,4 +1,4 @@
-"""What a name can't be: a file, a path that leads elsewhere, or text with control characters."""
+"""Refuses names no model can have: a file, a path that leads elsewhere, control characters."""
 
 from __future__ import annotations
 

@@ -129,14 +129,21 @@ def downloads(name: str, try_next: str = OTHER_WEIGHTS) -> Iterator[None]:
     except Exception as error:  # every library has its own classes; others are raised again
         status = _refusal(error)
         if status:
-            what = "The server refused the weights."
-            check = "Check the name, and whether the weights need a login."
             raise EnvironmentError_(
-                "EV161", what, where=name, why=status, try_next=check
+                "EV161",
+                "The server refused the weights.",
+                where=name,
+                why=status,
+                try_next="Check the name, and whether the weights need a login.",
             ) from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            what = "No space is left to store the weights."
-            raise EnvironmentError_("EV162", what, where=str(Path.home())) from error
+            raise EnvironmentError_(
+                "EV162",
+                "No space is left to store the weights.",
+                where=str(Path.home()),
+                why=_said(error),
+                try_next="Free some space there, or give the weights as a file: --weights FILE.",
+            ) from error
         if is_offline(error):
             raise no_network(name, _said(error), try_next) from error
         raise

@@ -110,7 +110,7 @@ def check_obtainable(name: str) -> None:
     """Make sure that published weights are here or can be downloaded.
 
     Raises:
-        UsageError: Unknown model (EV151), or nobody published weights (EV159).
+        UsageError: Unknown model (EV151), or nobody published weights (EV184).
         UnsupportedError: They are those of a model without a classifier (EV159).
         EnvironmentError_: They are not here and the hub can't be reached (EV152).
     """
@@ -184,13 +184,13 @@ def _weights_file(name: str, config: dict[str, Any]) -> Path | None:
     """Return the file of weights that were downloaded before, None where timm will download them.
 
     Raises:
-        UsageError: Nobody published weights (EV159).
+        UsageError: Nobody published weights (EV184).
         EnvironmentError_: They are not here and the hub can't be reached (EV152).
     """
     repository = str(config.get("hf_hub_id") or "")
     if not repository and not config.get("url"):
         raise UsageError(
-            "EV159",
+            "EV184",
             "There are no published weights for this model.",
             where=name,
             try_next="--no-pretrained builds it with random weights; --weights FILE gives yours.",

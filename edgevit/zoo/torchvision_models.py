@@ -61,7 +61,7 @@ def check_obtainable(name: str) -> None:
     """Make sure that the default weights are here or can be downloaded.
 
     Raises:
-        UsageError: torchvision has no such model (EV151).
+        UsageError: torchvision has no such model (EV182).
         EnvironmentError_: They are not here and the network can't be reached (EV152).
     """
     url = _published(name).url
@@ -75,13 +75,13 @@ def _published(name: str) -> Any:
     """Return the default weights of a classification model.
 
     Raises:
-        UsageError: torchvision has no such model (EV151).
+        UsageError: torchvision has no such model (EV182).
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=6, cutoff=0.5)
         raise UsageError(
-            "EV151",
+            "EV182",
             f"torchvision has no classification model {name!r}.",
             where="--model",
             why=f"Nearest names: {', '.join(near)}." if near else "No name is near it.",

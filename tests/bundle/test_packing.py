@@ -42,7 +42,7 @@ def test_any_other_length_is_refused(case, difference):
     packed = pack(codes, bits)
     wrong = packed[:difference] if difference < 0 else packed + bytes(difference)
     if len(wrong) != len(packed):
-        with pytest.raises(BundleError, match="EV408"):
+        with pytest.raises(BundleError, match="EV428"):
             unpack(wrong, bits, codes.size, signed)
 
 
@@ -50,7 +50,7 @@ def test_any_other_length_is_refused(case, difference):
 def test_a_bit_after_the_last_code_is_refused(bits):
     packed = bytearray(pack(np.zeros(3, np.uint8), bits))
     packed[-1] |= 0x80
-    with pytest.raises(BundleError, match="EV408"):
+    with pytest.raises(BundleError, match="EV429"):
         unpack(bytes(packed), bits, 3, False)
 
 

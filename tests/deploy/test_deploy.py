@@ -104,12 +104,12 @@ def test_command_line(board, bundle, few, tmp_path):
     assert done.returncode in (5, 8), done.stderr
     board.replace_host_key()
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, "EV812" in done.stderr) == (7, True), done.stderr
+    assert (done.returncode, "EV839" in done.stderr) == (7, True), done.stderr
 
 
 def test_host_keys_are_checked(board, bundle, few):
     board.replace_host_key()
-    error = refused(DeviceError, "EV812", bundle, few)
+    error = refused(DeviceError, "EV839", bundle, few)
     assert "has changed" in error.what
     assert "ssh-keygen -R board" in error.try_next
     (board.folder / "known_hosts").write_text("")
@@ -145,7 +145,7 @@ def test_no_ssh_client(bundle, few, monkeypatch):
 
 def test_missing_engine(make_board, bundle, few, tmp_path):
     board = make_board(bare_python(tmp_path / "v", "numpy"))
-    error = refused(EnvironmentError_, "EV818", bundle, few)
+    error = refused(EnvironmentError_, "EV840", bundle, few)
     assert "No module named 'onnxruntime'" in error.why
     assert board.left() == []
 
@@ -189,7 +189,7 @@ def test_a_bundle_for_tensorrt_on_a_board_without(board, make_bundle, few):
     assert report["engine"]["stands_in"] is True
     assert any("no latency of the device was measured" in line for line in report["warnings"])
     assert report["agreement"]["engine_vs_simulated"] == 100
-    refused(EnvironmentError_, "EV818", for_jetson, few, engine="tensorrt")
+    refused(EnvironmentError_, "EV840", for_jetson, few, engine="tensorrt")
     assert board.left() == []
 
 

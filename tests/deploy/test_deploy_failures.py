@@ -114,7 +114,7 @@ def test_the_disk_is_full_before(board, bundle, few, tiny_disk):
     (tiny_disk / "filler").write_bytes(b"\0" * (20 << 20))
     with pytest.raises(EnvironmentError_) as caught:
         deploy(bundle, few, device="board", folder=str(tiny_disk), **QUICK)
-    assert caught.value.code == "EV817"
+    assert caught.value.code == "EV843"
     assert "MB are free" in caught.value.why
     assert os.listdir(tiny_disk) == ["filler"]
 

@@ -61,7 +61,7 @@ def test_a_broken_onnxruntime_on_a_board(make_board, board_path, bundle, few, tm
     assert "Missing: onnxruntime." in result.output
     assert BROKEN[broken][1] in result.output
     assert "pip install --force-reinstall onnxruntime" in result.output
-    with pytest.raises(EnvironmentError_, match="EV818") as caught:
+    with pytest.raises(EnvironmentError_, match="EV840") as caught:
         deploy(bundle, few, device="board", python=str(python))
     assert BROKEN[broken][1] in caught.value.why
 
@@ -96,4 +96,4 @@ def test_a_board_whose_host_key_is_not_known(board):
     board.replace_host_key()
     result = doctor()
     assert result.exit_code == 7
-    assert "EV812" in result.output
+    assert "EV839" in result.output

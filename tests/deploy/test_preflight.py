@@ -60,5 +60,5 @@ def test_an_engine_that_will_do(target, engine, modules):
 )
 def test_an_engine_that_is_missing(target, engine, modules, why):
     found = verdict(target, engine, **modules)
-    assert found.startswith("EV818")
+    assert found.startswith("EV840")
     assert why in found

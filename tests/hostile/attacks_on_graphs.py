@@ -190,7 +190,7 @@ PROGRAMS: dict[str, tuple[Attack, str]] = {
     "engine configuration in the model": (_on_model(_metadata), "EV418"),
     "documentation": (_set("doc_string", "x" * 100), "EV418"),
     "sparse tensor": (_on_model(lambda model: model.graph.sparse_initializer.add()), "EV418"),
-    "external data": (_on_model(_external), "EV409"),
+    "external data": (_on_model(_external), "EV430"),
     "newer operators": (_opset("", 21), "EV418"),
     "operators of machine learning": (_opset("ai.onnx.ml", 3), "EV418"),
     "newer format": (_set("ir_version", 12), "EV418"),

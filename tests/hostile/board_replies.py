@@ -107,7 +107,7 @@ board("room that is no number", "EV833", free_bytes=float("nan"))
 board("more digits than a number has", "EV833", free_bytes=10**400)
 board("true room", "EV833", free_bytes=True)
 board("one more key", "EV833", shell="/bin/sh")
-board("no room", "EV817", free_bytes=0, present_bytes=0)
+board("no room", "EV843", free_bytes=0, present_bytes=0)
 board("a machine with escapes", "", machine=ESC)
 
 

@@ -20,7 +20,7 @@ from edgevit.runner.board.facts import board_facts
 from edgevit.verbs.deploy import deploy
 
 HERE = Path(__file__).parent
-STATUSES = {"EV782": 7, "EV815": 7, "EV816": 7, "EV817": 3, "EV818": 3, "EV703": 7, "EV783": 3}
+STATUSES = {"EV782": 7, "EV815": 7, "EV816": 7, "EV843": 3, "EV818": 3, "EV703": 7, "EV783": 3}
 MOST_BYTES = 2 << 30
 OVER_SSH = (
     "probe: silence",

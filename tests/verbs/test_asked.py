@@ -147,7 +147,7 @@ def test_a_default_is_nothing_that_was_given(by_hand, monkeypatch):
 
 @pytest.mark.parametrize("budget", [{"avg_bits": 4}, {"max_size_mb": 1}])
 def test_a_budget_beside_widths_of_single_layers_is_refused(by_hand, budget):
-    with pytest.raises(UsageError, match="EV214") as caught:
+    with pytest.raises(UsageError, match="EV232") as caught:
         api.quantize(None, IMAGES, recipe=by_hand, **budget)
     assert f"layer_bits of {by_hand}" in caught.value.why
 

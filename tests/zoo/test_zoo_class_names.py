@@ -62,7 +62,7 @@ def test_a_file_that_does_not_fit_is_noted(weights: Path) -> None:
 
 
 def test_two_statements_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="EV113"):
+    with pytest.raises(UsageError, match="EV137"):
         check_naming(["a"], "timm")
     with pytest.raises(UsageError, match="EV116"):
         check_naming(None, "alphabet")

@@ -23,7 +23,7 @@ def test_torchvision_model() -> None:
     assert loaded.source == "torchvision:mobilenet_v3_small.IMAGENET1K_V1"
     assert loaded.classes is not None
     assert loaded.classes[0] == "n01440764"
-    error = caught("torchvision:vit_b_61", UsageError, "EV151")
+    error = caught("torchvision:vit_b_61", UsageError, "EV182")
     assert "vit_b_16" in error.why
 
 
@@ -156,8 +156,8 @@ def test_transformers_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:
-    caught(str(tmp_path), UsageError, "EV151")
+    caught(str(tmp_path), UsageError, "EV181")
     (tmp_path / "config.json").write_text("{")
-    caught(str(tmp_path), UsageError, "EV151")
+    caught(str(tmp_path), UsageError, "EV181")
     (tmp_path / "config.json").write_text('{"model_type": "nothing known"}')
     caught(str(tmp_path), UsageError, "EV164")

@@ -149,7 +149,7 @@ def test_weights_in_the_cache_need_no_network(
 
 def test_models_without_classifier_weights_or_known_crop(no_network: None) -> None:
     caught("vit_small_patch14_dinov2.lvd142m", UnsupportedError, "EV159")
-    caught("vit_base_patch16_xp_224", UsageError, "EV159")
+    caught("vit_base_patch16_xp_224", UsageError, "EV184")
 
 
 def test_local_timm_folder(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_folder_called_as_a_timm_model_does_not_hide_it(
     monkeypatch.chdir(tmp_path)
     assert load_model(name, pretrained=False).source.startswith(f"timm:{name}")
     (tmp_path / name / "config.json").write_text("no json")
-    with pytest.raises(UsageError, match="EV151"):
+    with pytest.raises(UsageError, match="EV181"):
         load_model(name, pretrained=False)
 
 
@@ -252,9 +252,9 @@ def test_factory_with_weights(own: str, tmp_path: Path) -> None:
 def test_factories_that_do_not_work(own: str) -> None:
     assert "edgevit_preprocessing = {" in caught(f"{own}:plain", UsageError, "EV157").try_next
     caught(f"{own}:no_module", UsageError, "EV156")
-    caught(f"{own}:no_logits", UsageError, "EV156")
-    caught(f"{own}:missing", UsageError, "EV151")
-    caught("no_such_package.models:f", UsageError, "EV151")
+    caught(f"{own}:no_logits", UsageError, "EV183")
+    caught(f"{own}:missing", UsageError, "EV180")
+    caught("no_such_package.models:f", UsageError, "EV179")
     caught("not a module:f", UsageError, "EV151")
     error = caught("own_edgevit_broken:f", UsageError, "EV170")
     assert "a_package_that_is_missing" in error.why

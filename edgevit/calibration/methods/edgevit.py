@@ -62,7 +62,7 @@ def _calibrated(run: Run, choices: Choices) -> QuantizedGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is decided before the first layer is, and how layers are.
+    """The graph before the first layer is decided, and the rule that decides layers.
 
     Args:
         quantized: The quantized graph, no layer quantized yet.

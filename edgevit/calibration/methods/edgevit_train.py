@@ -40,7 +40,7 @@ HELD_OUT = 8  # one image in so many judges a part and is not trained on
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How every part is trained.
+    """Settings with which every part is trained.
 
     Args:
         iterations: Steps of Adam per part.
@@ -133,7 +133,7 @@ def graph_start(graph: Graph) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What one part is trained on.
+    """The inputs and the goal that one part is trained on.
 
     Args:
         part: The part.

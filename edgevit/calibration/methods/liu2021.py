@@ -75,7 +75,7 @@ def calibrate(run: Run) -> QuantizedGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
-    """What candidates are judged on: operands of the quantized stream, float32 output."""
+    """The data that candidates are judged on: operands of the quantized stream, float32 output."""
 
     left: Tensor
     right: Tensor | None

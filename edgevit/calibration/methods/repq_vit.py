@@ -49,7 +49,7 @@ Specs = dict[str, GridSpec]
 
 @dataclass(kw_only=True)
 class Seen:
-    """What the pass over the images fixes.
+    """The grids that the pass over the images fixes.
 
     Args:
         tensors: Site -> its grid; layers that read one tensor share the first one's.

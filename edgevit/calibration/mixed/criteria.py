@@ -1,4 +1,4 @@
-"""How much each unit loses at each width: Fisher sensitivity, or Liu et al.'s nuclear norm.
+"""Estimates each unit's loss at each width: Fisher sensitivity, or Liu et al.'s nuclear norm.
 
 *Fisher*: ``Omega_i(b) = 1/2 E sum g^2 (O_i(b) - O_i)^2``, the expected growth of the loss to second
 order when only layer i is rounded (as in PTQ4ViT, arXiv 2111.12293, section 3.3), from the
@@ -32,7 +32,7 @@ Operand = Literal["activations", "weights"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """What each unit loses at each width when only it is rounded, [U, B] each."""
+    """Loss of each unit at each width when only it is rounded, [U, B] each."""
 
     weights: Losses
     activations: Losses

@@ -1,4 +1,4 @@
-"""What gets one width: single layers, or whole attention and MLP modules as in Liu et al.
+"""Units that get one width: single layers, or whole attention and MLP modules as in Liu et al.
 
 Weights and activations have units of their own. Layers that read one tensor share one
 activation width, because the engine rounds the tensor once.

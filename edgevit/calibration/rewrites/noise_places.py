@@ -1,4 +1,4 @@
-"""Where a constant can be added in front of quantized linears, and how it is added and undone.
+"""Finds places for a constant in front of quantized linears, adds it there and undoes it.
 
 A LayerNorm's beta takes it at no cost; anywhere else it is one addition on the tensor in front of
 its rounding. Either way the float32 graph goes on computing what it did, and the integer layers

@@ -44,7 +44,7 @@ FREE_HEADS_BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What such a method chooses.
+    """The choices by which such methods differ.
 
     Args:
         activations: How activation grids are chosen.
@@ -76,7 +76,7 @@ class Choices:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether it needs the Fisher pass (a backward pass through the model)."""
+        """Return whether it needs the Fisher pass (a backward pass through the model)."""
         return self.activations == "fisher" or self.weights == "gram"
 
 

@@ -28,7 +28,7 @@ Layer = IntegerLinear | IntegerMatmul
 
 @dataclass(frozen=True, kw_only=True)
 class Operands:
-    """What arrives at a product: left [..., M, K], right [..., K, N] or None for a linear."""
+    """Operands of a product: left [..., M, K], right [..., K, N], or None for a linear."""
 
     left: Tensor
     right: Tensor | None

@@ -25,7 +25,7 @@ from edgevit.quantizers.quantized_graph import float_product
 
 @dataclass(kw_only=True)
 class Statistics:
-    """What calibration knows of the operands of every product.
+    """Statistics of the operands of every product, as calibration needs them.
 
     Args:
         histograms: Site name -> histogram, weighted by the effect on the loss (or by 1); sites

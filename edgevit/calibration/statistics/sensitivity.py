@@ -1,4 +1,4 @@
-"""How much each layer of a quantized graph costs: its operands, its output, the whole model.
+"""Measures each quantized layer's cost: on its operands, its output, the whole model.
 
 * SQNR of an operand: ``10 log10(sum x^2 / sum (x - x_hat)^2)`` over the calibration images.
 * Fisher error: ``1/2 E sum g^2 (O_hat - O)^2`` with float32 inputs, in nats to second order (Yuan
@@ -110,7 +110,7 @@ def _add(
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What quantizing some layers does to the model on labelled images.
+    """Accuracy and divergence of the model on labelled images with some layers quantized.
 
     Args:
         top1: Percent of the images.

@@ -1,4 +1,4 @@
-"""Where training runs: copies of graphs, grids and layers on another device.
+"""Copies graphs, grids and layers to the device on which training runs.
 
 Calibration itself stays on the CPU. Training takes a GPU if torch has one: it needs the layers of
 one part there at a time, and images in batches.

@@ -1,4 +1,4 @@
-"""How the agent speaks: marked lines of JSON out, lines and bytes in."""
+"""The agent's replies and requests: marked lines of JSON out, lines and bytes in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARTIAL = ".part"
 
 
 class Refused(Exception):
-    """What the other side is told instead of a result: a kind and a message."""
+    """A refusal, told to the other side instead of a result: a kind and a message."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -64,7 +64,7 @@ def canonicalise(module: GraphModule) -> None:
     """Run all passes in order, on a module made by `passes.intake`.
 
     Raises:
-        UnsupportedError: EV303, EV304.
+        UnsupportedError: EV303, EV304, EV316.
     """
     for each in PASSES:
         if each(module):

@@ -58,7 +58,7 @@ def _opened(module: GraphModule, node: Node) -> Node:
 
 def _unsupported(node: Node) -> UnsupportedError:
     return UnsupportedError(
-        "EV304",
+        "EV316",
         "This kind of scaled_dot_product_attention has no canonical form.",
         where=node.meta.get("module") or "model",
         why="It drops attention weights or groups queries.",

@@ -74,7 +74,7 @@ def _is_identity(node: Node) -> bool:
 
 
 def _is_neutral(module: GraphModule, node: Node) -> bool:
-    """Whether an elementwise operator adds 0 or multiplies by 1."""
+    """Return whether an elementwise operator adds 0 or multiplies by 1."""
     arguments = args_of(node)
     if node.target not in _NEUTRAL or len(arguments) != 2 or "size" in node.meta:
         return False
@@ -95,7 +95,7 @@ def _is_alike(source: Node, node: Node) -> bool:
 
 
 def _keeps_order(node: Node) -> bool:
-    """Whether an operator that keeps the shape keeps the elements (a pad may also crop)."""
+    """Return whether an operator that keeps the shape keeps the elements (a pad may also crop)."""
     if node.target in {aten.pad.default, aten.constant_pad_nd.default}:
         return all(width == 0 for width in args_of(node)[1])
     return True

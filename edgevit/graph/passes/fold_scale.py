@@ -69,7 +69,7 @@ def _rows(channels: Tensor, factor: Tensor, width: int) -> Tensor | None:
 
 
 def _others_read(module: GraphModule, linear: Node, node: Node, channels: Tensor) -> bool:
-    """Whether any other user than `node` sees one of these channels of the linear."""
+    """Return whether any other user than `node` sees one of these channels of the linear."""
     mine = torch.zeros(shape_of(linear)[-1], dtype=torch.bool)
     mine[channels[channels >= 0]] = True
     for reader, tensor in readers_of(linear):

@@ -1,1 +1,1 @@
-"""What runs on a board: the measurement of a shipped bundle, and the board's facts."""
+"""The programs that run on a board: the measurement of a shipped bundle, and the board's facts."""

@@ -79,7 +79,7 @@ def _write(output: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise EnvironmentError_(
-            "EV817",
+            "EV844",
             "The measurements can't be written.",
             where=str(output),
             why=error.strerror or str(error),
@@ -102,7 +102,7 @@ def _require_numpy() -> None:
         import numpy  # noqa: F401
     except ImportError as error:
         raise EnvironmentError_(
-            "EV816",
+            "EV818",
             "The board's Python has no numpy.",
             where=sys.executable,
             why=str(error),

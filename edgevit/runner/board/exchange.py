@@ -42,7 +42,7 @@ def measurements_from_dict(content: Mapping[str, Any]) -> Measurements:
     """Read what `dict_from_measurements` wrote.
 
     Raises:
-        DeviceError: It is something else (EV821).
+        DeviceError: It is something else (EV845).
     """
     try:
         if content["schema_version"] != SCHEMA_VERSION:
@@ -63,7 +63,7 @@ def measurements_from_dict(content: Mapping[str, Any]) -> Measurements:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceError(
-            "EV821",
+            "EV845",
             "The board's measurements can't be read.",
             why=f"{type(error).__name__}: {error}",
             try_next="Deploy again; the board and this machine have to run the same EdgeViT.",

@@ -22,7 +22,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Which engine runs a bundle here.
+    """The engine that runs a bundle here.
 
     Args:
         name: Of the engine.
@@ -78,7 +78,7 @@ def choose_engine(manifest: Mapping[str, Any], asked: str = AUTO) -> EngineChoic
     Raises:
         EdgeViTError: As `check_asked`.
         EnvironmentError_: The bundle's engine is not here, and none may stand in for it (its own
-            code) or it was asked for by name (EV818).
+            code) or it was asked for by name (EV842).
     """
     check_asked(manifest, asked)
     own = engine_of(manifest)
@@ -91,7 +91,7 @@ def choose_engine(manifest: Mapping[str, Any], asked: str = AUTO) -> EngineChoic
         raise missing
     if asked == own.name:
         raise EnvironmentError_(
-            "EV818",
+            "EV842",
             f"{own.title} can't run here.",
             where=f"--engine {own.name}",
             why=f"{missing.what} {missing.why}",

@@ -1,4 +1,4 @@
-"""How many threads an engine may be asked for; the engines trust the number and crash on others."""
+"""Bounds the threads an engine is asked for; the engines trust the number and crash on others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is measured on a device, and the statistics and the report made of it; numpy alone."""
+"""Measurements on a device, and the statistics and the report made of them; numpy alone."""

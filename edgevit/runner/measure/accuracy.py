@@ -35,7 +35,7 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one engine said about N images.
+    """One engine's answers for N images.
 
     Args:
         top5: int64 [N, min(5, classes)], best class first; ties go to the lower class.
@@ -54,7 +54,7 @@ class Predictions:
 
     @property
     def labelled(self) -> bool:
-        """Whether every image has a label, so that accuracy is defined."""
+        """Return whether every image has a label, so that accuracy is defined."""
         return self.num_images > 0 and bool((self.labels >= 0).all())
 
     def correct(self, k: int) -> npt.NDArray[np.bool_]:

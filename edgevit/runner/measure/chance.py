@@ -1,4 +1,4 @@
-"""Whether answers are better than chance, so that a drop in accuracy says something at all.
+"""Tests if answers are better than chance, so that a drop in accuracy says something at all.
 
 A model whose classes are numbered otherwise than the labels, or whose images are prepared wrongly,
 is as right as somebody who never looks; quantized it stays so, and no drop shows it. The test is

@@ -1,4 +1,4 @@
-"""How a bundle is measured: engine, threads, batch, rounds and limits."""
+"""The conditions of a measurement: engine, threads, batch, rounds and limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a bundle is measured.
+    """The conditions under which a bundle is measured.
 
     Args:
         engine: One of `edgevit.runner.engines.choice.engine_choices`.

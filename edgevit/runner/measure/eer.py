@@ -32,7 +32,7 @@ FLOAT_BITS = 32.0
 
 @dataclass(frozen=True)
 class EerAsked:
-    """Which rate is asked for.
+    """The rate that is asked for: metrics, weights and reference.
 
     Args:
         metrics: Some of `METRICS`.

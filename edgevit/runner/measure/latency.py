@@ -82,13 +82,13 @@ def measure_alternating(
             given a second of idle time before and after.
 
     Raises:
-        UsageError: A number of rounds that can't be right (EV708).
+        UsageError: A number of rounds that can't be right (EV714).
         EdgeViTError: What a session raises.
     """
     if warmup < 0 or rounds < 2 or not sessions:
         raise UsageError(
-            "EV708",
-            "That can't be measured.",
+            "EV714",
+            "These latencies can't be measured.",
             where=f"{warmup=}, {rounds=}, {len(sessions)} engines",
             why="It takes an engine, no negative warm-up, and 2 rounds for a comparison.",
             try_next="--rounds 50",

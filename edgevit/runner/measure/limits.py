@@ -1,4 +1,4 @@
-"""What `validate` is asked for, refused before anything is measured when it can't be meant."""
+"""Refuses wishes of `validate` that can't be meant, before anything is measured."""
 
 from __future__ import annotations
 

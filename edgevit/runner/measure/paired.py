@@ -104,7 +104,12 @@ def compared(fp32: Predictions, engine: Predictions, *, confidence: float = 0.95
         UsageError: They are not of the same images (EV801).
     """
     if not np.array_equal(fp32.labels, engine.labels):
-        raise UsageError("EV801", "These predictions are not of the same images.")
+        raise UsageError(
+            "EV801",
+            "These predictions are not of the same images.",
+            why=f"{fp32.num_images} and {engine.num_images} images; their labels differ.",
+            try_next="Predict the same images in the same order.",
+        )
     fp32_right, engine_right = fp32.correct(1), engine.correct(1)  # [N]
     return Comparison(
         only_fp32=int((fp32_right & ~engine_right).sum()),
@@ -126,7 +131,7 @@ def drop_points(
         confidence: Two-sided confidence of the interval.
 
     Raises:
-        UsageError: The counts can't be right (EV801).
+        UsageError: The counts can't be right (EV806).
     """
     counts = (only_fp32, only_engine)
     check_counts(min(counts) >= 0 and num_images > 0 and sum(counts) <= num_images, f"{counts}")
@@ -190,10 +195,15 @@ def check_counts(holds: bool, found: str) -> None:
     """Refuse what can't have been counted.
 
     Raises:
-        UsageError: It does not hold (EV801).
+        UsageError: It does not hold (EV806).
     """
     if not holds:
-        raise UsageError("EV801", "These counts can't be compared.", why=found)
+        raise UsageError(
+            "EV806",
+            "These counts can't be compared.",
+            why=found,
+            try_next="Counts go from 0 to the number of images, a confidence from 0 to 1.",
+        )
 
 
 def _tango_score(b: float, c: float, n: float, hypothesis: float) -> float:

@@ -1,4 +1,4 @@
-"""What logits say: which class an image is of, also for a single logit that says yes or no.
+"""Reads classes from logits, also from a single logit that says yes or no.
 
 One logit is the score of class 1 against 0, as a classifier trained with a logistic loss has it:
 above 0 it means the second class.

@@ -26,7 +26,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """How close the engine is to the simulation on the golden images.
+    """Distance of the engine from the simulation on the golden images.
 
     Args:
         num_images: How many golden images there are.

@@ -45,7 +45,7 @@ def wilson_percent(successes: int, num_images: int, *, confidence: float = 0.95)
     """Return a proportion in percent with Wilson's score interval.
 
     Raises:
-        UsageError: The counts can't be right (EV801).
+        UsageError: The counts can't be right (EV806).
     """
     check_counts(0 <= successes <= num_images and num_images > 0, f"{successes} of {num_images}")
     z, n = normal_quantile(confidence), num_images
@@ -86,7 +86,7 @@ def ratio_of_medians(
         seed: Makes the interval repeatable.
 
     Raises:
-        UsageError: The samples are no pairs (EV801).
+        UsageError: The samples are no pairs (EV806).
     """
     check_counts(len(baseline) == len(other) > 0, f"{len(baseline)} and {len(other)} samples")
     random = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ _LEAST_MW = 1e-3  # less is rounding in the means of a sensor that did not move
 
 @dataclass(frozen=True)
 class Energy:
-    """What one engine took.
+    """Energy per image of one engine.
 
     Args:
         energy_mj: Millijoules per image above idle; None if it can't be told.
@@ -85,7 +85,13 @@ def measure_energy(
         EdgeViTError: What a session raises.
     """
     if seconds <= 0 or idle_seconds <= 0:
-        raise UsageError("EV781", f"Energy can't be measured in {seconds} s, {idle_seconds} s.")
+        raise UsageError(
+            "EV781",
+            f"Energy can't be measured in {seconds} s, {idle_seconds} s.",
+            where="seconds, idle_seconds",
+            why="An engine runs, and the device idles, for a time above 0.",
+            try_next="Leave them out.",
+        )
     time.sleep(_SETTLE_SECONDS)
     recorder.watch(IDLE, idle_seconds)
     loads = {

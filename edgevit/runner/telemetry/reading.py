@@ -26,7 +26,7 @@ WHOLE_DEVICE = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What the sensors said at one time.
+    """The sensors' values at one time.
 
     Args:
         time_s: Seconds of CLOCK_MONOTONIC, which all processes share.

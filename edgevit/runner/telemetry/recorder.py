@@ -28,7 +28,7 @@ _STOP_SECONDS = 10
 
 @dataclass(frozen=True)
 class Recording:
-    """What was read, and when what was going on.
+    """The readings of a run, and the times of its phases.
 
     Args:
         source: Where the readings are from, such as "sysfs" or "sysfs+nvml".

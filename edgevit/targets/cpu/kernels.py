@@ -48,7 +48,7 @@ def _save_optimised(model: bytes, path: Path) -> None:
 
     Raises:
         EnvironmentError_: The graph is fine but can't be written there (EV208).
-        UnsupportedError: ONNX Runtime refuses the graph (EV304).
+        UnsupportedError: ONNX Runtime refuses the graph (EV317).
     """
     providers = ["CPUExecutionProvider"]
     options = session_options()
@@ -62,7 +62,7 @@ def _save_optimised(model: bytes, path: Path) -> None:
         onnxruntime.InferenceSession(model, session_options(), providers=providers)
     except Exception as error:
         raise UnsupportedError(
-            "EV304",
+            "EV317",
             "ONNX Runtime refuses the quantized graph.",
             where="onnxruntime",
             why=str(error).strip()[:500],
@@ -85,14 +85,14 @@ def check_kernels(outputs: dict[str, str], kernels: dict[str, str]) -> dict[str,
         kernels: What `kernels_of` returned.
 
     Raises:
-        UnsupportedError: A quantized product would run in float (EV303).
+        UnsupportedError: A quantized product would run in float (EV315).
     """
     found = {gemm: kernels.get(tensor, "(fused away)") for gemm, tensor in outputs.items()}
     wrong = {gemm: kernel for gemm, kernel in found.items() if kernel not in INTEGER_KERNELS}
     if wrong:
         listed = ", ".join(f"{gemm} -> {kernel}" for gemm, kernel in list(wrong.items())[:5])
         raise UnsupportedError(
-            "EV303",
+            "EV315",
             f"{len(wrong)} of {len(found)} quantized products would not run as integers.",
             where=listed,
             why="ONNX Runtime replaced their operator on this machine.",

@@ -152,7 +152,7 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
     emit = OPERATORS.get(node.target)
     if emit is None:
         raise UnsupportedError(
-            "EV302",
+            "EV312",
             f"The operator {node.target} can't be written for this target.",
             where=str(node.meta.get("module") or node.name),
             why="EdgeViT has no exact ONNX form for it.",
@@ -195,7 +195,7 @@ def _binary(op: str) -> Callable[[Lowering, fx.Node], None]:
     def emit(context: Lowering, node: fx.Node) -> None:
         if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("rounding_mode") is not None:
             raise UnsupportedError(
-                "EV302",
+                "EV313",
                 f"{node.target} with {dict(node.kwargs)} has no ONNX form here.",
                 where=str(node.meta.get("module") or node.name),
                 why="Only the plain form is written.",
@@ -302,7 +302,7 @@ def _index(context: Lowering, node: fx.Node) -> None:
     axes = [axis for axis, index in enumerate(indices) if index is not None]
     if len(axes) != 1:
         raise UnsupportedError(
-            "EV302",
+            "EV314",
             "Indexing along more than one axis has no ONNX form here.",
             where=str(node.meta.get("module") or node.name),
             why="Only a gather along one axis is written.",

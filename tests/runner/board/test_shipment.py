@@ -48,6 +48,6 @@ def test_an_index_that_does_not_fit_is_refused(folder, change):
 
 def test_measurements_that_can_not_be_written_leave_nothing(tmp_path):
     (tmp_path / "out.json").mkdir()  # a folder is in the way
-    with pytest.raises(EnvironmentError_, match="EV817"):
+    with pytest.raises(EnvironmentError_, match="EV844"):
         _write(tmp_path / "out.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

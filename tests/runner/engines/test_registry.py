@@ -151,7 +151,7 @@ def test_an_engine_without_a_stand_in_says_itself_what_is_missing(monkeypatch):
         with pytest.raises(EdgeViTError) as caught:
             choose_engine(manifest, asked)
         codes.append(caught.value.code)
-    assert codes == ["EV701", "EV701", "EV818", "EV826"]
+    assert codes == ["EV701", "EV701", "EV842", "EV826"]
     for asked, reason in (("auto", "there is no TensorRT"), ("onnxruntime", "it was asked for")):
         choice = choose_engine({"target": "tensorrt"}, asked)
         assert (choice.name, choice.stands_in) == ("onnxruntime", True)

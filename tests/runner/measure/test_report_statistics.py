@@ -163,12 +163,12 @@ def test_the_bootstrap_repeats_and_does_not_need_much_memory():
 
 def test_counts_that_can_not_be_right():
     for wrong in ((1, 0), (-1, 3), (4, 3)):
-        with pytest.raises(UsageError, match="EV801"):
+        with pytest.raises(UsageError, match="EV806"):
             wilson_percent(*wrong)
     for b, c, n in ((-1, 0, 5), (3, 3, 5), (0, 0, 0)):
-        with pytest.raises(UsageError, match="EV801"):
+        with pytest.raises(UsageError, match="EV806"):
             drop_points(b, c, n)
-    with pytest.raises(UsageError, match="EV801"):
+    with pytest.raises(UsageError, match="EV806"):
         drop_points(1, 1, 10, confidence=1.0)
-    with pytest.raises(UsageError, match="EV801"):
+    with pytest.raises(UsageError, match="EV806"):
         ratio_of_medians(np.ones(3), np.ones(4))

@@ -90,7 +90,7 @@ def test_percentiles_and_ratios():
 
 @pytest.mark.parametrize("wrong", [{"warmup": -1}, {"rounds": 1}])
 def test_rounds_that_can_not_be_measured(sessions, wrong):
-    with pytest.raises(UsageError, match="EV708"):
+    with pytest.raises(UsageError, match="EV714"):
         measure_alternating(sessions, IMAGE, **wrong)
 
 

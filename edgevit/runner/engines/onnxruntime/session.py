@@ -52,7 +52,7 @@ class EngineSession:
     Raises:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
         DeviceError: The provider is not available or not used (EV702), or the engine refuses the
-            model (EV703).
+            model (EV703), or the model is no image classifier (EV713).
         UsageError: The number of threads is not positive (EV707) or too large (EV227).
     """
 
@@ -127,7 +127,7 @@ class EngineSession:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
             raise DeviceError(
-                "EV703",
+                "EV713",
                 "The model is not an image classifier.",
                 why=f"{len(inputs)} inputs, {len(outputs)} outputs; one of each is expected.",
             )
@@ -163,7 +163,7 @@ def session_from_bundle(
             exact on this processor (`variant_here`).
 
     Raises:
-        BundleError: The fp32 engine is asked for but not in the bundle (EV404), or the bundle asks
+        BundleError: The fp32 engine is asked for but not in the bundle (EV425), or the bundle asks
             its engine for something foreign (EV417).
         EdgeViTError: As `EngineSession`.
     """
@@ -191,7 +191,7 @@ def variant_here(bundle: Bundle, provider: str | None = None) -> str:
 
     Raises:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
-        DeviceError: The engine fails (EV703).
+        DeviceError: The engine refuses the product (EV712).
     """
     if EXACT_VARIANT not in bundle.variants or (provider or bundle.provider) != CPU:
         return bundle.variants[0]
@@ -199,7 +199,7 @@ def variant_here(bundle: Bundle, provider: str | None = None) -> str:
     try:
         return EXACT_VARIANT if saturates(runtime) else bundle.variants[0]
     except Exception as error:  # as above
-        raise _engine_failed("EV703", "The engine refuses a product.", error) from error
+        raise _engine_failed("EV712", "The engine refuses a product.", error) from error
 
 
 def _options(runtime: Any, threads: int | None) -> Any:

@@ -19,7 +19,7 @@ _KEPT_MESSAGES = 200
 
 
 class MessageLog:
-    """What TensorRT said: its errors and warnings, the newest kept.
+    """TensorRT's own errors and warnings, the newest kept.
 
     Args:
         on_message: Called with (severity, text) for every message; severity is one of
@@ -49,7 +49,8 @@ def load_tensorrt() -> Any:
     """Return the module `tensorrt`.
 
     Raises:
-        EnvironmentError_: It can't be imported (EV750) or is older than 10.3 (EV751).
+        EnvironmentError_: It can't be imported (EV750), tells no version (EV759) or is
+            older than 10.3 (EV751).
     """
     try:
         import tensorrt
@@ -57,7 +58,7 @@ def load_tensorrt() -> Any:
         raise _not_loaded(str(error)[:500]) from error
     version = getattr(tensorrt, "__version__", None)
     if version is None:  # Python takes any folder of that name for a package
-        raise _not_loaded(f"What was found is no TensorRT: {list(tensorrt.__path__)}")
+        raise _not_loaded(f"The package found is no TensorRT: {list(tensorrt.__path__)}")
     check_version(version_from_text(version))
     return tensorrt
 
@@ -77,11 +78,17 @@ def version_from_text(text: str) -> tuple[int, int, int]:
     """Return (major, minor, patch) of texts such as "10.3.0.26".
 
     Raises:
-        EnvironmentError_: There are no three numbers in it (EV751).
+        EnvironmentError_: There are no three numbers in it (EV759).
     """
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
     if found is None:
-        raise EnvironmentError_("EV751", "TensorRT's version can't be read.", where=text[:80])
+        raise EnvironmentError_(
+            "EV759",
+            "TensorRT's version can't be read.",
+            where=text[:80],
+            why="It does not begin with three numbers, such as 10.3.0.",
+            try_next="Install TensorRT 10.3 or newer.",
+        )
     major, minor, patch = (int(number) for number in found.groups())
     return major, minor, patch
 

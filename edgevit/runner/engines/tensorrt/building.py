@@ -24,7 +24,7 @@ _MOST_NAMED_ERRORS = 5
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How an engine is built.
+    """Settings with which an engine is built.
 
     Args:
         workspace_bytes: Most scratch memory a kernel may use. On a board it is taken from the
@@ -102,8 +102,9 @@ def plan_from_onnx(
         progress: Called while building; may stop it.
 
     Raises:
-        DeviceError: The parser refuses the graph (EV752) or no engine comes out (EV753).
-        UsageError: The settings can't be (EV754).
+        DeviceError: The parser refuses the graph (EV752), it is no image classifier of one size
+            (EV767), or no engine comes out (EV753).
+        UsageError: The settings can't be (EV754), or TensorRT refuses the batch sizes (EV768).
     """
     settings.check()
     log = MessageLog() if log is None else log
@@ -160,7 +161,13 @@ def _config(trt: Any, builder: Any, network: Any, settings: BuildSettings) -> An
         batches = (settings.min_batch, settings.best_batch, settings.max_batch)
         profile.set_shape(image.name, *[(batch, *shape[1:]) for batch in batches])
         if config.add_optimization_profile(profile) < 0:
-            raise UsageError("EV754", "TensorRT refuses the batch sizes.", where=str(batches))
+            raise UsageError(
+                "EV768",
+                "TensorRT refuses the batch sizes.",
+                where=str(batches),
+                why="They are the smallest, best and largest batch of the engine's profile.",
+                try_next="Take a smaller largest batch.",
+            )
     return config
 
 
@@ -169,7 +176,7 @@ def _image_input(network: Any) -> Any:
     image = network.get_input(0) if network.num_inputs == 1 else None
     if image is None or network.num_outputs != 1 or len(image.shape) != 4 or -1 in image.shape[1:]:
         raise DeviceError(
-            "EV752",
+            "EV767",
             "The graph is not an image classifier of one size.",
             why=f"{network.num_inputs} inputs, {network.num_outputs} outputs,"
             f" input shape {None if image is None else list(image.shape)}.",

@@ -60,7 +60,7 @@ def open_device(choice: str | None = None) -> CudaDevice:
 
 
 def _opened(name: str) -> CudaDevice:
-    """Return the device through one adapter, or raise EV757 or EV758."""
+    """Return the device through one adapter, or raise EV769 or EV758."""
     if name == "pycuda":
         from edgevit.runner.engines.tensorrt.cuda_pycuda import PycudaDevice
 

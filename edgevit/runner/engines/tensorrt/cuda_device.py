@@ -1,4 +1,4 @@
-"""What a session needs of CUDA, as one interface that each adapter provides."""
+"""The interface of CUDA that a session needs and each adapter provides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HostBuffer:
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a GPU is.
+    """A GPU's name, compute capability and memory.
 
     Args:
         name: Such as "Orin".
@@ -47,12 +47,12 @@ class DeviceFacts:
 
 
 class CudaDevice(Protocol):
-    """What an adapter provides. Pointers, streams and events are plain numbers or handles."""
+    """A device through one adapter. Pointers, streams and events are plain numbers or handles."""
 
     adapter: str
 
     def facts(self) -> DeviceFacts:
-        """Return what the GPU is."""
+        """Return the GPU's name, compute capability and memory."""
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of new device memory."""
@@ -106,7 +106,11 @@ class CudaDevice(Protocol):
 def missing(name: str, error: Exception) -> EnvironmentError_:
     """Return the error for an adapter whose package can't be loaded."""
     return EnvironmentError_(
-        "EV757", f"The CUDA adapter {name!r} can't be loaded.", where=name, why=str(error)[:500]
+        "EV769",
+        f"The CUDA adapter {name!r} can't be loaded.",
+        where=name,
+        why=str(error)[:500],
+        try_next="Install its package, or name another adapter.",
     )
 
 

@@ -72,7 +72,7 @@ class CudaLibrary:
         path: The library; without it EDGEVIT_CUDART, then wherever the system finds it.
 
     Raises:
-        EnvironmentError_: There is no such library (EV757).
+        EnvironmentError_: There is no such library (EV769).
     """
 
     cudaMemcpyKind = _MemcpyKind

@@ -23,7 +23,7 @@ class PycudaDevice:
     """Device 0 of pycuda.
 
     Raises:
-        EnvironmentError_: pycuda is not installed (EV757).
+        EnvironmentError_: pycuda is not installed (EV769).
         DeviceError: CUDA does not start (EV758).
     """
 

@@ -17,7 +17,7 @@ class TorchDevice:
     """Device 0 of PyTorch.
 
     Raises:
-        EnvironmentError_: PyTorch is not installed (EV757).
+        EnvironmentError_: PyTorch is not installed (EV769).
         DeviceError: It sees no GPU (EV758).
     """
 

@@ -23,7 +23,7 @@ PASS, FAIL, UNDECIDED = "PASS", "FAIL", "UNDECIDED"
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether an engine keeps the accuracy.
+    """The verdict on an engine's accuracy.
 
     Args:
         verdict: "PASS", "FAIL", "UNDECIDED", or "" when no limit was asked for.

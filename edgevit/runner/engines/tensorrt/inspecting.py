@@ -89,7 +89,7 @@ class EngineLayer:
 
     @property
     def only_moves(self) -> bool:
-        """Whether it computes nothing: reformats, casts, (de)quantizes or rearranges."""
+        """Return whether it computes nothing: reformats, casts, (de)quantizes or rearranges."""
         if self.kind.lower() in ("reformat", "shuffle", "noop") or "CopyNode" in self.name:
             return True
         found = _MYELIN.search(self.name)
@@ -98,7 +98,7 @@ class EngineLayer:
 
     @property
     def is_attention(self) -> bool:
-        """Whether it is a fused attention kernel (both products and the softmax in one)."""
+        """Return whether it is a fused attention kernel (both products and the softmax in one)."""
         return bool(_ATTENTION_NAME.match(self.name) or _ATTENTION_TACTIC.search(self.tactic))
 
 

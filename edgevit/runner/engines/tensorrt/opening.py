@@ -36,7 +36,7 @@ REFERENCE = "fp32"
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How engines are built and run.
+    """Settings with which engines are built and run.
 
     Args:
         settings: Batch sizes, workspace, effort.
@@ -110,7 +110,7 @@ def built_engine(
     """Return a running engine of a variant; arguments as `engine_for`.
 
     Raises:
-        BundleError: The bundle is damaged, has no reference (EV404), or asks its engine for
+        BundleError: The bundle is damaged, has no reference (EV425), or asks its engine for
             something foreign (EV417).
         UsageError: There is no such variant (EV416), or settings or adapter can't be (EV754,
             EV756).

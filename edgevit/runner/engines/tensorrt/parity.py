@@ -1,4 +1,4 @@
-"""Whether an engine computes what was simulated: its logits on the golden images of its variant."""
+"""Compares an engine's logits on the golden images of its variant with the simulated ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parity:
-    """How close an engine is to its own simulation on the golden images.
+    """Distance of an engine from its own simulation on the golden images.
 
     Args:
         num_images: How many there are.
@@ -40,7 +40,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What counts as computing the same.
+    """Limits within which an engine counts as computing the same.
 
     Args:
         min_cosine: Least cosine of the logits.

@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the baseline: median of paired ratios with its interval."""
+    """Speed as a multiple of the baseline's: median of paired ratios with its interval."""
 
     value: float
     low: float
@@ -65,7 +65,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was chosen and why.
+    """The variant that was chosen, and why.
 
     Args:
         kept: The variant to use; None if none may be used.

@@ -1,4 +1,4 @@
-"""Why FP16 is not slower than an 8-bit engine, from the two engines in numbers.
+"""Reasons why FP16 is not slower than an 8-bit engine, from the two engines in numbers.
 
 Each reason is ranked by the milliseconds it costs, as far as the per-layer times tell.
 """

@@ -1,4 +1,4 @@
-"""What is measured of each variant, and what a variant is opened as."""
+"""The plan by which each variant is measured, and the form in which a variant is opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Session(Protocol):
-    """What a variant is opened as."""
+    """A running engine, as the trials need it."""
 
     def run(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
         """Return float32 [B, classes] for float32 [B, 3, H, W]."""
@@ -43,7 +43,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What is measured.
+    """Data and settings of the measurements.
 
     Args:
         golden: What `Bundle.golden` returns.

@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Conformance:
-    """What the rules found.
+    """The findings of the rules.
 
     Args:
         target: Name of the device profile.
@@ -77,7 +77,7 @@ class Conformance:
 
     @property
     def conforms(self) -> bool:
-        """Whether there are no errors."""
+        """Return whether there are no errors."""
         return not self.errors
 
     def of_level(self, level: Level) -> tuple[Finding, ...]:

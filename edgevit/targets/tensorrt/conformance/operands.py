@@ -64,7 +64,7 @@ class Quantizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Operand:
-    """What one input of a product goes back to.
+    """The origin of one input of a product.
 
     Args:
         passed: Nodes between the product and where the walk ended, nearest first.
@@ -98,7 +98,7 @@ class Product:
 
     @property
     def quantized(self) -> bool:
-        """Whether both operands are dequantized codes."""
+        """Return whether both operands are dequantized codes."""
         return all(operand.dequantizer for operand in self.operands)
 
 

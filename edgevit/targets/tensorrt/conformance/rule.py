@@ -1,4 +1,4 @@
-"""What a rule of the conformance checker is, and the list of all of them.
+"""The form of a rule of the conformance checker, and the list of all of them.
 
 A rule is one small function: it looks at a graph and yields a `Fault` for every place that breaks
 it. Its number, level, source and remedy are attached by the decorator `rule`.
@@ -15,7 +15,7 @@ from edgevit.targets.tensorrt.profiles import DeviceProfile, version_key
 
 
 class Level(str, Enum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     ERROR = "E"
     """TensorRT refuses the file, or computes something else than what was meant."""
@@ -27,7 +27,7 @@ class Level(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How close the graph in ONNX Runtime (CPU, optimisations off) is to the simulation.
+    """Distance of the graph in ONNX Runtime (CPU, optimisations off) from the simulation.
 
     Args:
         num_images: How many images were compared.
@@ -44,7 +44,7 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a model beyond its graph; whoever exports it can tell more than a file.
+    """Facts of a model beyond its graph; whoever exports it can tell more than a file.
 
     Args:
         asked: Precision the engine is meant to have ("fp16", "int8", "fp8"); "" if not said.
@@ -63,7 +63,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a rule looks at.
+    """The graph and the facts that a rule looks at.
 
     Args:
         view: The graph.

@@ -63,7 +63,7 @@ def test_a_model_the_engine_refuses(data):
 
 @pytest.mark.parametrize("data", [model(outputs=2), model(rank=1)], ids=["outputs", "rank"])
 def test_a_model_that_is_no_classifier(data):
-    with pytest.raises(DeviceError, match="EV703"):
+    with pytest.raises(DeviceError, match="EV713"):
         EngineSession(data)
 
 
@@ -163,7 +163,7 @@ def test_a_bundle_brings_its_configuration_and_the_reference_does_not_take_it(
 
 def test_a_bundle_without_reference_has_no_fp32_engine(parts, tmp_path):
     bundle = open_bundle(parts.write(tmp_path / "out", reference=None))
-    with pytest.raises(BundleError, match="EV404"):
+    with pytest.raises(BundleError, match="EV425"):
         session_from_bundle(bundle, "fp32")
 
 

@@ -153,7 +153,7 @@ def test_an_engine_that_refuses_the_probe_is_named(bundle, monkeypatch):
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(sessions, "saturates", refuses)
-    with pytest.raises(DeviceError, match="EV703"):
+    with pytest.raises(DeviceError, match="EV712"):
         session_from_bundle(bundle)
 
 

@@ -120,7 +120,7 @@ def test_a_tensorrt_that_is_too_old_is_not_called_missing(tmp_path):
     assert done.returncode == 0, done.stderr
     warning, refusal = done.stdout.splitlines()
     assert "(TensorRT 8.6.2 is too old)" in warning
-    assert refusal.startswith("EV818 TensorRT 8.6.2 is too old")
+    assert refusal.startswith("EV842 TensorRT 8.6.2 is too old")
 
 
 def test_a_folder_of_that_name_is_no_tensorrt(tmp_path):
