@@ -110,4 +110,4 @@ def _levels(view: memoryview, bits: int, count: int) -> npt.NDArray[np.uint8]:
 
 
 def _unpackable(what: str, why: str) -> UsageError:
-    return UsageError("EV415", f"Can't pack {what}.", where="quantizers.packing", why=why)
+    return UsageError("EV415", f"Can't pack {what}.", where="bundle.packing", why=why)

@@ -1,4 +1,4 @@
-"""What every number grid is: rounding, codes and, where it has them, integers to add up.
+"""The protocol of every number grid: rounding, codes and, where it has them, integers to add up.
 
 Calibration, simulation and targets know no other thing about a grid than what is said here.
 """
@@ -56,12 +56,12 @@ class Grid(ABC):
 
     @property
     def operand_offset(self) -> int:
-        """What is added to an operand to carry it in 8 bits."""
+        """The number added to an operand to carry it in 8 bits."""
         return 0
 
     @property
     def codes_are_operands(self) -> bool:
-        """Whether a code is its own operand."""
+        """True if a code is its own operand."""
         return False
 
     @property

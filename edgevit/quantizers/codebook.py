@@ -97,7 +97,7 @@ class CodebookGrid(Grid):
 
     @property
     def operand_offset(self) -> int:
-        """What is added to an operand to carry it in 8 bits."""
+        """The number added to an operand to carry it in 8 bits."""
         return int(self.zero_point)
 
     def fake_quantize(self, x: Tensor) -> Tensor:

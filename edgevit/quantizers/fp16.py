@@ -1,4 +1,4 @@
-"""What a float16 body does to numbers: constants, scales and codes that are float16 exactly.
+"""The numbers of a float16 body: constants, scales and codes that are float16 exactly.
 
 A device whose body is float16 rounds every scale to float16 before it uses it. Rounding them here,
 once and before anything is lowered, keeps simulation and engine at the same codes.

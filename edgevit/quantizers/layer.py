@@ -1,4 +1,4 @@
-"""What every quantized product is: two grids, two rounded operands, and what is made of them."""
+"""The protocol of a quantized product: two grids, two rounded operands, and what comes of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layer(ABC):
 
     @property
     def runs_in_integers(self) -> bool:
-        """Whether engines have an integer kernel for it."""
+        """True if engines have an integer kernel for it."""
         return self.has_integer_sums
 
     @abstractmethod

@@ -52,7 +52,7 @@ class IntegerLinear(Linear):
 
     @property
     def runs_in_integers(self) -> bool:
-        """Whether engines have an integer kernel for it: its weight's zero points are all 0."""
+        """True if engines have an integer kernel for it: its weight's zero points are all 0."""
         return self.weight_grid.codes_are_operands
 
     def sums(self, left: Tensor) -> Tensor:

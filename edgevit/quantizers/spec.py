@@ -1,4 +1,4 @@
-"""What may be quantized and how: grid specifications and the Placement a target offers.
+"""Grid specifications, and the Placement a target offers: what may be quantized and how.
 
 A `Placement` is the language calibration and targets share: for every site the grids that the
 target runs exactly, best first. Calibration picks one of them; it can't pick anything else.
@@ -122,7 +122,7 @@ class Missing:
 
 @dataclass(kw_only=True)
 class Placement:
-    """Which sites get a grid on a target, and which grids it offers for each.
+    """The sites that get a grid on a target, and the grids it offers for each.
 
     Args:
         target: Name of the target that made it.

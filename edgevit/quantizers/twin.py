@@ -48,7 +48,7 @@ class TwinGrid(Grid):
 
     @property
     def fine_is_negative(self) -> bool:
-        """Whether the fine region holds the negative values (GELU)."""
+        """True if the fine region holds the negative values (GELU)."""
         return FINE_IS_NEGATIVE[self.spec.kind]
 
     @property
@@ -63,7 +63,7 @@ class TwinGrid(Grid):
 
     @property
     def has_gap(self) -> bool:
-        """Whether the first coarse level above the fine ones is farther than one fine step."""
+        """True if the first coarse level above the fine ones is farther than one fine step."""
         return not self.fine_is_negative and 1 << self.ratio_log2 > self.half
 
     @property
@@ -106,7 +106,7 @@ class TwinGrid(Grid):
 
     @property
     def operand_offset(self) -> int:
-        """What is added to an operand to carry it in u8: 2^(k-1) for GELU, else 0."""
+        """The number added to an operand to carry it in u8: 2^(k-1) for GELU, else 0."""
         return -self.fine_range[0]
 
     def fake_quantize(self, x: Tensor) -> Tensor:

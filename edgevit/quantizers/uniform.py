@@ -104,12 +104,12 @@ class UniformGrid(Grid):
 
     @property
     def operand_offset(self) -> int:
-        """What is added to an operand to carry it in 8 bits: the zero point, one per tensor."""
+        """The number added to an operand to carry it in 8 bits: the zero point, one per tensor."""
         return int(self.zero_point)
 
     @property
     def codes_are_operands(self) -> bool:
-        """Whether every zero point is 0."""
+        """True if every zero point is 0."""
         return self.spec.fixed_zero_point == 0
 
     def unsigned(self) -> UniformGrid:

@@ -25,7 +25,7 @@ class GridChooser(Generic[AnyGrid]):
         self._kept: dict[str, AnyGrid] = {}
 
     def __contains__(self, site: Site) -> bool:
-        """Whether the grid of a site's tensor is settled."""
+        """Return whether the grid of a site's tensor is settled."""
         return self._leader[site.name] in self._kept
 
     def grid(self, site: Site) -> AnyGrid:

@@ -89,7 +89,7 @@ def _is_neutral(module: GraphModule, node: Node) -> bool:
 
 
 def _is_alike(source: Node, node: Node) -> bool:
-    """Whether two tensors have one shape, known at every batch, and one dtype."""
+    """Return whether two tensors have one shape, known at every batch, and one dtype."""
     known = source.meta.get("shape") is not None
     return known and all(source.meta[key] == node.meta.get(key) for key in ("shape", "dtype"))
 

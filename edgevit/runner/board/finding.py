@@ -1,4 +1,4 @@
-"""What one check of a machine found: ok, a warning, or missing, and the command that mends it."""
+"""The finding of one check: ok, a warning, or missing, and the command that mends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is: one value that says what it runs, whether it is here, and how it is opened.
+"""The protocol of an engine: one value that says what it runs, whether it is here, how it opens.
 
 Each module of `edgevit.runner.engines` with an `ENGINE` of this kind is one; nothing else has to
 know of it. Boards get this file: it needs Python 3.8 alone, and so does every such module.
@@ -100,7 +100,7 @@ class OpenOne(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs bundles. A manifest's ``engine.name`` says which one its bundle is made for.
+    """An engine that runs bundles; a manifest's ``engine.name`` names the one it is made for.
 
     Args:
         name: As in manifests and after ``--engine``.

@@ -35,7 +35,7 @@ _EXACT = 1 << 24  # sums up to here can be read off the float32 output without l
 
 @dataclass(frozen=True, kw_only=True)
 class LayerParity:
-    """How one quantized product of the engine compares with its simulation.
+    """The comparison of one quantized product of the engine with its simulation.
 
     Args:
         module: Layer.
@@ -58,13 +58,13 @@ class LayerParity:
 
     @property
     def is_exact_up_to_fusing(self) -> bool:
-        """Whether nothing differs but the number of roundings after the integer sum."""
+        """True if nothing differs but the number of roundings after the integer sum."""
         integers = self.wrong_codes == self.wrong_sums == 0
         return integers and self.wrong_outputs == self.fused_outputs
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing differs."""
+        """True if nothing differs."""
         return self.wrong_codes == self.wrong_sums == self.wrong_outputs == 0
 
 

@@ -1,4 +1,4 @@
-"""How the products of a graph are written for ONNX Runtime: in float32, or in integers.
+"""The writer of a graph's products for ONNX Runtime: in float32, or in integers.
 
 A quantized product is ``QuantizeLinear -> (Clip) -> MatMulIntegerToFloat`` (ONNX Runtime's own
 operator): ``float32(acc) * float32(s_x * s_w) + bias``. Written this way no optimiser has to

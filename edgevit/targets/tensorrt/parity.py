@@ -86,7 +86,7 @@ class AsWritten:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerParity:
-    """How one quantized product of the graph compares with its simulation.
+    """The comparison of one quantized product of the graph with its simulation.
 
     Args:
         module: Layer.

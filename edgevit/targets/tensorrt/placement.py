@@ -1,4 +1,4 @@
-"""What a TensorRT device may quantize: which products, on which grids, in which variants.
+"""The placement of a TensorRT device: which products, on which grids, in which variants.
 
 Rules (NVIDIA, TensorRT documentation, "Working with quantized types"; TensorRT issues 2981, 3714
 and 4167 for attention): scales are symmetric, per tensor for activations and per output channel for
@@ -141,7 +141,7 @@ def _attention_sites(graph: Graph, main: Placement, limits: AttentionLimits) -> 
 
 
 def _is_plain(attention: Attention) -> bool:
-    """Whether scores go straight into the softmax: a bias or mask in between is not fused."""
+    """Return whether scores go straight into the softmax; what is in between is not fused."""
     node: Any = args_of(attention.softmax)[0]
     while node.target in LAYOUT:
         node = args_of(node)[0]

@@ -1,4 +1,4 @@
-"""How products are written for TensorRT: float operands behind a Q/DQ pair, then a plain MatMul.
+"""The writer of products for TensorRT: float operands behind a Q/DQ pair, then a plain MatMul.
 
 The engine's builder recognises ``QuantizeLinear -> DequantizeLinear -> MatMul`` with a weight that
 is dequantized as well, and runs it in integers: ``acc * (s_x * s_w) + bias``. What it needs for

@@ -1,4 +1,4 @@
-"""What each TensorRT device can run, as data: compute capability, TensorRT range, precisions.
+"""The TensorRT devices as data: compute capability, TensorRT range, precisions.
 
 Everything that decides on a precision reads this table: the targets before calibration, the
 conformance checker, the build policy and the board itself, so it needs nothing but Python 3.8.
@@ -81,7 +81,7 @@ class DeviceProfile:
 
     @property
     def is_jetson(self) -> bool:
-        """Whether it is a Jetson board."""
+        """True for a Jetson board."""
         return bool(self.soc)
 
     def runs(self, precision: str) -> bool:

@@ -52,7 +52,7 @@ def _stand_in_provider(bundle: Bundle, asked: str | None) -> str:
     if asked not in (None, CPU):
         raise UnsupportedError(
             "EV828",
-            f"What stands in for {engine_of(bundle.manifest).title} runs on the CPU only.",
+            f"The stand-in for {engine_of(bundle.manifest).title} runs on the CPU only.",
             where=f"--provider {asked}",
             why="Other providers rewrite the graph, and no longer compute what was simulated.",
             try_next="Leave --provider out.",

@@ -1,4 +1,4 @@
-"""What a bundle may ask of ONNX Runtime: the closed lists of providers and settings.
+"""The closed lists of providers and settings that a bundle may ask ONNX Runtime for.
 
 They hold what EdgeViT's own targets write. ONNX Runtime has settings that write files, load
 libraries or take the place of its allocator; a bundle is data and has no say in those.

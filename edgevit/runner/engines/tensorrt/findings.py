@@ -1,4 +1,4 @@
-"""What a doctor says of TensorRT on a machine: the library, its Python module, and CUDA.
+"""Findings about TensorRT on a machine: the library, its Python module, and CUDA.
 
 What JetPack brings is NVIDIA's packaging (Debian packages tensorrt, python3-libnvinfer).
 """
