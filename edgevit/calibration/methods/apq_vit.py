@@ -220,7 +220,7 @@ class _Search:
         self.chosen[self.leader[gemm.left.name]] = left
         if weight is None:
             self.quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
-        elif isinstance(right, UniformGrid):
+        else:
             bias = self.run.graph.constant(str(gemm.bias))
             self.quantized.layers[gemm.name] = integer_linear(left, right, weight, bias)
 
