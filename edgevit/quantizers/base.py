@@ -1,19 +1,43 @@
 """The protocol of every number grid: rounding, codes and, where it has them, integers to add up.
 
-Calibration, simulation and targets know no other thing about a grid than what is said here.
+Calibration, simulation and targets know no other thing about a grid than what is said here. A kind
+of grid is a class with `kinds` in a file of this folder; it is found by being there.
 """
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from edgevit import quantizers
+from edgevit.graph.roles import Role
 from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
+
+BEAM, HALVINGS = 4, 5
+"""Searches from coarse to fine: candidates kept each time, and times their distance is halved."""
+
+
+class Seen(Protocol):
+    """The values of a tensor, as a weighted histogram."""
+
+    low: float
+    high: float
+    counts: Tensor
+    """float64 [BINS]: the weight of each bin."""
+
+    @property
+    def centers(self) -> Tensor:
+        """float32 [BINS]: the value each bin stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +56,39 @@ class Grid(ABC):
     spec: GridSpec
     scale: Tensor
 
+    kinds: ClassVar[tuple[str, ...]]
+    """The kinds of specification it is made from, see `GridSpec.kind`."""
     has_integer_sums: ClassVar[bool] = True
     """Whether every value is a whole number of one step (`unit`)."""
     has_half_form: ClassVar[bool] = False
     """Whether a device with a float16 body runs it, with its scale rounded to float16."""
+
+    needs_histogram: ClassVar[bool] = True
+    """Whether `fit` looks at more than the ends of what was seen."""
+
+    @classmethod
+    def specs_at(cls, role: Role, bits: int) -> tuple[GridSpec, ...]:
+        """Return what a target that runs every grid offers at a site of this role."""
+        return ()
+
+    @classmethod
+    def from_range(cls, spec: GridSpec, low: float, high: float) -> Grid:
+        """Return the grid that covers [low, high].
+
+        Raises:
+            TypeError: A range does not settle it.
+        """
+        raise TypeError(f"a {spec.kind} grid is not settled by a range")
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> Grid:
+        """Return the grid of this specification with the least weighted squared error."""
+
+    def error(self, seen: Seen) -> float:
+        """Return the weighted squared error of rounding what was seen."""
+        centers = seen.centers
+        return float((seen.counts * (centers - self.fake_quantize(centers)).double() ** 2).sum())
 
     @abstractmethod
     def codes(self, x: Tensor) -> Tensor:
@@ -115,3 +168,37 @@ class Grid(ABC):
 
 
 AnyGrid = TypeVar("AnyGrid", bound=Grid)
+
+
+def grid_class(kind: str) -> type[Grid]:
+    """Return the class that makes grids of a kind.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if kind not in grid_classes():
+        raise ValueError(f"no grid is of kind {kind!r}: {', '.join(grid_classes())}")
+    return grid_classes()[kind]
+
+
+@cache
+def grid_classes() -> Mapping[str, type[Grid]]:
+    """Return kind -> class of every grid in this folder, by the names of their files.
+
+    Raises:
+        ValueError: Two classes are of one kind.
+    """
+    found: dict[str, type[Grid]] = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(quantizers.__path__)):
+        module = import_module(f"{quantizers.__name__}.{name}")
+        for made in vars(module).values():
+            if _is_kind(made) and made.__module__ == module.__name__:
+                for kind in made.kinds:
+                    if found.setdefault(kind, made) is not made:
+                        raise ValueError(f"two grids are of kind {kind!r}")
+    return found
+
+
+def _is_kind(made: object) -> bool:
+    is_grid = inspect.isclass(made) and issubclass(made, Grid)
+    return is_grid and not inspect.isabstract(made)

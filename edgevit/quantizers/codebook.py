@@ -18,13 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.base import Grid
+from edgevit.quantizers.base import Grid, Seen
+from edgevit.quantizers.codebook_levels import best_levels
 from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
 FINE_BITS = 8
 FINE_LEVELS = 1 << FINE_BITS
+SHARES = (1.1, 1.0, 0.84, 0.71, 0.59, 0.5, 0.35, 0.25)
+"""Parts of the range seen that the fine grid is tried with; what lies outside is clipped."""
 
 
 def fine_spec(spec: GridSpec) -> GridSpec:
@@ -62,6 +65,8 @@ class CodebookGrid(Grid):
     zero_point: Tensor
     levels: tuple[int, ...]
 
+    kinds = ("codebook",)
+
     def __post_init__(self) -> None:
         within, count = level_spec(self.spec), len(self.levels)
         if not 1 <= count <= 1 << self.spec.bits:
@@ -70,6 +75,18 @@ class CodebookGrid(Grid):
         if not ascending or self.levels[0] < within.qmin or self.levels[-1] > within.qmax:
             width = self.spec.level_bits
             raise ValueError(f"levels are not ascending {width}-bit codes: {self.levels}")
+
+    @classmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> CodebookGrid:
+        """Return the codebook with the least weighted squared error."""
+        within, found = level_spec(spec), []
+        for share in SHARES:
+            grid = UniformGrid.from_range(within, share * seen.low, share * seen.high)
+            levels, error = best_levels(_moments(grid, seen), 1 << spec.bits)
+            found.append((error * float(grid.scale) ** 2, grid, levels))
+        _, grid, levels = min(found, key=lambda one: one[0])
+        codes = tuple(level + within.qmin for level in levels)
+        return cls(spec=spec, scale=grid.scale, zero_point=grid.zero_point, levels=codes)
 
     @property
     def fine(self) -> UniformGrid:
@@ -136,3 +153,15 @@ class CodebookGrid(Grid):
             "zero_point": self.zero_point.tolist(),
             "levels": list(self.levels),
         }
+
+
+def _moments(grid: UniformGrid, seen: Seen) -> Tensor:
+    """Return float64 [3, 2^bits]: of each code, weight, weighted sum and squares of what it takes.
+
+    Values are in fine steps, counted from the least code.
+    """
+    centers = seen.centers
+    codes = (grid.codes(centers) - grid.spec.qmin).long()  # [BINS]
+    values = centers.double() / float(grid.scale) + float(grid.zero_point) - grid.spec.qmin
+    powers = torch.stack([values**0, values, values**2]) * seen.counts  # [3, BINS]
+    return torch.zeros(3, 1 << grid.spec.bits, dtype=torch.float64).index_add_(1, codes, powers)

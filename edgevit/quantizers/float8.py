@@ -14,9 +14,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.base import Grid
+from edgevit.quantizers.base import Grid, Seen
 from edgevit.quantizers.layer import Layer, Linear
 from edgevit.quantizers.ops import Ops, Value
+from edgevit.quantizers.spec import GridSpec
 
 LARGEST = 448.0
 
@@ -30,8 +31,25 @@ class Float8Grid(Grid):
         scale: float32 [], the value of the number 1.
     """
 
+    kinds = ("e4m3",)
     has_integer_sums = False
     has_half_form = True
+    needs_histogram = False
+
+    @classmethod
+    def from_range(cls, spec: GridSpec, low: float, high: float) -> Float8Grid:
+        """Return the grid whose largest number stands for the largest magnitude."""
+        return cls(spec=spec, scale=torch.tensor(max(high, -low) / LARGEST))
+
+    @classmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> Float8Grid:
+        """Return the grid that covers everything seen, or the top it is fixed to.
+
+        Source: max calibration, as in arXiv 2209.05433, section 4.
+        """
+        if spec.fixed_top is not None:
+            return cls.from_range(spec, 0.0, spec.fixed_top)
+        return cls.from_range(spec, seen.low, seen.high)
 
     @property
     def carrier(self) -> str:

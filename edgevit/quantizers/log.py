@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.base import Grid
+from edgevit.graph.roles import Role
+from edgevit.quantizers.base import Grid, Seen
+from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.uniform import SMALLEST_SCALE
 
 STEPS_PER_OCTAVE = {"log2": 1, "log-sqrt2": 2}
 
@@ -32,7 +35,27 @@ class LogGrid(Grid):
         scale: float32 [], the value of code 0.
     """
 
+    kinds = tuple(STEPS_PER_OCTAVE)
     has_integer_sums = False
+
+    @classmethod
+    def specs_at(cls, role: Role, bits: int) -> tuple[GridSpec, ...]:
+        """Return both grids behind a softmax."""
+        if role is not Role.SOFTMAX_OUT:
+            return ()
+        return tuple(GridSpec(kind=kind, bits=bits) for kind in cls.kinds)
+
+    @classmethod
+    def from_range(cls, spec: GridSpec, low: float, high: float) -> LogGrid:
+        """Return the grid whose code 0 stands for `high`."""
+        return cls(spec=spec, scale=torch.tensor(max(high, SMALLEST_SCALE)))
+
+    @classmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> LogGrid:
+        """Return the grid with the least weighted squared error, over two octaves of scales."""
+        shares = torch.logspace(-1, 1, 65, base=2.0).tolist()
+        grids = [cls.from_range(spec, seen.low, share * seen.high) for share in shares]
+        return min(grids, key=lambda grid: grid.error(seen))
 
     def __post_init__(self) -> None:
         if self.spec.kind not in STEPS_PER_OCTAVE:

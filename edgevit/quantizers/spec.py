@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from edgevit.errors import UnsupportedError, UsageError
 
-Kind = Literal["uniform", "twin-softmax", "twin-gelu", "codebook", "log2", "log-sqrt2", "e4m3"]
+Kind = str
+"""Name of a kind of grid, one of `edgevit.quantizers.base.grid_classes`."""
 FloatType = Literal["float32", "float16"]
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
@@ -82,9 +83,7 @@ class GridSpec:
 
     @property
     def carrier(self) -> str:
-        """The 8-bit type that holds a code at run time."""
-        if self.kind == "e4m3":
-            return "f8"
+        """The 8-bit integers that hold a code at run time."""
         return "s8" if self.signed else "u8"
 
     @property

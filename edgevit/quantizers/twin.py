@@ -17,9 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.base import Grid
+from edgevit.graph.roles import Role
+from edgevit.quantizers.base import BEAM, HALVINGS, Grid, Seen
 from edgevit.quantizers.ops import Ops, Value
+from edgevit.quantizers.spec import GridSpec
+from edgevit.quantizers.uniform import SMALLEST_SCALE
 
+TWINS = {Role.SOFTMAX_OUT: "twin-softmax", Role.GELU_OUT: "twin-gelu"}
+OPERAND_MAX = (1 << 11) - 1
+"""Largest twin operand: with 8-bit partners, int32 sums hold for up to 8,192 products."""
 FINE_IS_NEGATIVE = {"twin-softmax": False, "twin-gelu": True}
 """Kind -> whether its fine region holds the negative values, else the smallest positive ones."""
 
@@ -37,9 +43,38 @@ class TwinGrid(Grid):
 
     ratio_log2: int
 
+    kinds = ("twin-softmax", "twin-gelu")
+
     def __post_init__(self) -> None:
         if not 0 <= self.ratio_log2 <= self.spec.max_ratio_log2:
             raise ValueError(f"ratio 2^{self.ratio_log2} is not offered: {self.spec}")
+
+    @classmethod
+    def specs_at(cls, role: Role, bits: int) -> tuple[GridSpec, ...]:
+        """Return the twin grid with the largest ratio whose sums still fit int32."""
+        if role not in TWINS:
+            return ()
+        ratio = largest_ratio_log2(TWINS[role], bits, carrier_max=OPERAND_MAX)
+        return (GridSpec(kind=TWINS[role], bits=bits, max_ratio_log2=ratio),)
+
+    @classmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> TwinGrid:
+        """Try every ratio 2^m the target carries with a range of steps, then refine the best."""
+        half, top = 1 << (spec.bits - 1), max(seen.high, SMALLEST_SCALE)
+
+        def grid_at(ratio_log2: int, share: float) -> TwinGrid:
+            fine = torch.tensor(share * top / ((half - 1) * (1 << ratio_log2)), dtype=torch.float32)
+            return cls(spec=spec, scale=fine, ratio_log2=ratio_log2)
+
+        shares = torch.logspace(-4, 0.2, 22, base=2.0).tolist()
+        tried = [(m, share) for m in range(spec.max_ratio_log2 + 1) for share in shares]
+        ranked = sorted(tried, key=lambda candidate: grid_at(*candidate).error(seen))[:BEAM]
+        ratio = shares[1] / shares[0]
+        for _ in range(HALVINGS):
+            ratio = ratio**0.5
+            near = {(m, share * ratio**step) for m, share in ranked for step in (-1, 0, 1)}
+            ranked = sorted(near, key=lambda candidate: grid_at(*candidate).error(seen))[:BEAM]
+        return grid_at(*ranked[0])
 
     @property
     def half(self) -> int:

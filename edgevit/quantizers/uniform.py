@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevit.quantizers.base import Grid
+from edgevit.graph.roles import Role
+from edgevit.quantizers.base import BEAM, HALVINGS, Grid, Seen
 from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
 
+_COARSE = 16  # shares of the full range tried at first
 SMALLEST_SCALE = 1e-12  # keeps a dead tensor's scale positive and its reciprocal finite
 
 
@@ -38,7 +40,29 @@ class UniformGrid(Grid):
 
     zero_point: Tensor
 
+    kinds = ("uniform",)
     has_half_form = True
+
+    @classmethod
+    def specs_at(cls, role: Role, bits: int) -> tuple[GridSpec, ...]:
+        """Return the grid with a free zero point where integer kernels have none: weights, q, k, v.
+
+        The others have it on every target with integer sums.
+        """
+        if role is Role.WEIGHT:
+            return (GridSpec(bits=bits, granularity="channel"),)
+        return (GridSpec(bits=bits),) if role in {Role.QUERY, Role.KEY, Role.VALUE} else ()
+
+    @classmethod
+    def fit(cls, spec: GridSpec, seen: Seen) -> UniformGrid:
+        """Return the grid with the least weighted squared error, or the one its top is fixed to."""
+        if spec.fixed_top is not None:
+            return cls.from_range(spec, 0.0, spec.fixed_top)
+        low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+        if low == high or float(seen.counts.sum()) <= 0:
+            return cls.from_range(spec, low, high)
+        tied = spec.fixed_zero_point is not None
+        return _search_range(spec, seen, low, high, tied)
 
     @staticmethod
     def symmetric(spec: GridSpec, scale: Tensor) -> UniformGrid:
@@ -49,8 +73,8 @@ class UniformGrid(Grid):
         scale = scale.to(torch.float32).clamp_min(SMALLEST_SCALE)
         return UniformGrid(spec=spec, scale=scale, zero_point=torch.full_like(scale, zero).int())
 
-    @staticmethod
-    def from_range(spec: GridSpec, low: float, high: float) -> UniformGrid:
+    @classmethod
+    def from_range(cls, spec: GridSpec, low: float, high: float) -> UniformGrid:
         """Return the per-tensor grid that just covers [low, high] and holds zero exactly.
 
         Source: the min-max form of Nagel et al., "A white paper on neural network quantization"
@@ -135,3 +159,56 @@ class UniformGrid(Grid):
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         return {**super().to_dict(), "zero_point": self.zero_point.tolist()}
+
+
+def _search_range(spec: GridSpec, seen: Seen, low: float, high: float, tied: bool) -> UniformGrid:
+    """Search the shares (of low, of high) of the range, coarse to fine with a small beam."""
+    shares = torch.logspace(-5.0, 0.15, _COARSE, base=2.0, dtype=torch.float64)  # 0.03 .. 1.1
+    if tied:
+        pairs = torch.stack([shares, shares], 1)  # [S, 2]
+    else:
+        lows = shares if low < 0 else torch.ones(1, dtype=torch.float64)
+        highs = shares if high > 0 else torch.ones(1, dtype=torch.float64)
+        pairs = torch.cartesian_prod(lows, highs)  # [S^2, 2]
+    ratio = float(shares[1] / shares[0])
+    for _ in range(HALVINGS):
+        best = pairs[_errors(spec, seen, low, high, pairs).argsort()[:BEAM]]  # [beam, 2]
+        ratio = ratio**0.5
+        pairs = (best[:, None] * _neighbours(ratio, tied)).reshape(-1, 2)  # [beam * 9, 2]
+    scores = _errors(spec, seen, low, high, pairs)
+    share = pairs[int(scores.argmin())]
+    return UniformGrid.from_range(spec, low * float(share[0]), high * float(share[1]))
+
+
+def _neighbours(ratio: float, tied: bool) -> Tensor:
+    steps = torch.tensor([1 / ratio, 1.0, ratio], dtype=torch.float64)
+    return torch.stack([steps, steps], 1) if tied else torch.cartesian_prod(steps, steps)
+
+
+def _errors(spec: GridSpec, seen: Seen, low: float, high: float, shares: Tensor) -> Tensor:
+    """Return [S]: the error of each candidate, all candidates at once in float32 arrays."""
+    lows, highs = shares[:, 0] * low, shares[:, 1] * high  # [S]
+    zero = spec.fixed_zero_point
+    if zero is None:
+        scale = ((highs - lows) / (spec.qmax - spec.qmin)).clamp_min(SMALLEST_SCALE)
+        zeros = (torch.round(-lows / scale) + spec.qmin).clamp(spec.qmin, spec.qmax)
+    else:
+        below, above = max(zero - spec.qmin, 0), max(spec.qmax - zero, 0)
+        steps = [-lows / below if below else -lows * 0, highs / above if above else highs * 0]
+        scale = torch.maximum(steps[0], steps[1]).clamp_min(SMALLEST_SCALE)
+        zeros = torch.full_like(scale, zero)
+    return _uniform_errors(seen, scale, zeros, spec.qmin, spec.qmax)
+
+
+def _uniform_errors(
+    seen: Seen, scale: Tensor, zeros: Tensor, qmin: int, qmax: int, rows: int = 64
+) -> Tensor:
+    """Return [S] errors, `rows` candidates at a time to bound memory."""
+    centers, counts = seen.centers, seen.counts.float()
+    found = []
+    for start in range(0, len(scale), rows):
+        step = scale[start : start + rows, None].float()  # [rows, 1]
+        zero = zeros[start : start + rows, None].float()  # [rows, 1]
+        codes = torch.round(centers / step).add_(zero).clamp_(qmin, qmax)  # [rows, BINS]
+        found.append(codes.sub_(zero).mul_(step).sub_(centers).square_() @ counts)
+    return torch.cat(found)

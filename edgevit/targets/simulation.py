@@ -12,15 +12,19 @@ from dataclasses import replace
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
 from edgevit.graph.sites import Role
+from edgevit.quantizers.base import Grid, grid_classes
 from edgevit.quantizers.quantized_graph import QuantizedGraph
-from edgevit.quantizers.spec import GridSpec, Kind, Placement
+from edgevit.quantizers.spec import MAX_BITS, GridSpec, Placement
+from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.target import CpuTarget
-from edgevit.targets.twins import TWINS, wide_twin
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
 NAMES = ("simulation",)
-_ATTENTION = {Role.QUERY, Role.KEY, Role.VALUE}
+
+
+def _is_offered(grid: type[Grid]) -> bool:
+    return any(grid.specs_at(role, MAX_BITS) for role in Role)
 
 
 class SimulationTarget:
@@ -29,13 +33,14 @@ class SimulationTarget:
     name = "simulation"
     widths = CpuTarget.widths
     engine = "torch"
-    grids = (*CpuTarget.grids, "log2", "log-sqrt2")
     precisions: tuple[str, ...] = ()
     seen_to_run = "runs wherever torch does"
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 
     def __init__(self) -> None:
         self._cpu = CpuTarget()
+        more = (kind for kind, grid in grid_classes().items() if _is_offered(grid))
+        self.grids: tuple[str, ...] = tuple(dict.fromkeys((*CpuTarget.grids, *more)))
 
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph as the cpu target prefers it, so that both quantize the same sites."""
@@ -101,17 +106,15 @@ TARGETS = (SimulationTarget(),)
 
 
 def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]:
-    """Return the grids of a site, those of the cpu target first."""
-    bits = offered[0].bits
-    if role is Role.WEIGHT:
-        return (*offered, GridSpec(bits=bits, granularity="channel"))
-    uniform = [spec for spec in offered if spec.kind == "uniform"]
-    codebook = [spec for spec in offered if spec.kind == "codebook"]
-    if role in _ATTENTION:
-        return (*uniform, *codebook, GridSpec(bits=bits))
-    twin = [wide_twin(role, bits)] if role in TWINS else []
-    logs: tuple[Kind, ...] = ("log2", "log-sqrt2") if role is Role.SOFTMAX_OUT else ()
-    return (*uniform, *twin, *codebook, *(GridSpec(kind=kind, bits=bits) for kind in logs))
+    """Return the grids of a site: cpu's, uneven ones in their widest form, and all others."""
+    grids, bits = dict.fromkeys(grid_classes().values()), offered[0].bits
+    more = [spec for grid in grids for spec in grid.specs_at(role, bits)]
+    uniform = [spec for spec in offered if spec.kind in UniformGrid.kinds]
+    known = set(CpuTarget.grids).difference(UniformGrid.kinds)
+    wider = [spec for spec in more if spec.kind in known]
+    kinds = {spec.kind for spec in (*uniform, *wider)}
+    rest = [spec for spec in offered if spec.kind not in kinds]
+    return (*uniform, *wider, *rest, *(spec for spec in more if spec.kind not in known))
 
 
 def _no_device() -> UnsupportedError:

@@ -214,7 +214,7 @@ class _Search:
         self.grids.keep(gemm.left, left)
         if gemm.weight is None:
             self.quantized.layers[gemm.name] = IntegerMatmul(left=left, right=right)
-        elif isinstance(right, UniformGrid):
+        else:
             weight, bias = self.run.graph.weight(gemm), self.run.graph.bias(gemm)
             self.quantized.layers[gemm.name] = integer_linear(left, right, weight, bias)
 

@@ -64,7 +64,7 @@ def calibrate(run: Run) -> QuantizedGraph:
             continue
         left = grids.grid(gemm.left)
         if gemm.weight is None:
-            log2 = specs[gemm.left.name].kind == "log2"
+            log2 = specs[gemm.left.name].kind in LogGrid.kinds
             soft = LogGrid(spec=specs[gemm.left.name], scale=torch.ones(())) if log2 else left
             quantized.layers[gemm.name] = matmul_layer(soft, grids.grid(gemm.right))
         else:

@@ -34,15 +34,14 @@ from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
-from edgevit.quantizers.log import LogGrid
 from edgevit.quantizers.quantized_graph import (
+    Grid,
     QuantizedGraph,
     float_product,
     integer_linear,
     matmul_layer,
 )
 from edgevit.quantizers.spec import GridSpec
-from edgevit.quantizers.uniform import UniformGrid
 
 Specs = dict[str, GridSpec]
 
@@ -56,7 +55,7 @@ class Seen:
         channels: LayerNorm -> the grids of its channels.
     """
 
-    tensors: dict[str, UniformGrid | LogGrid] = field(default_factory=dict)
+    tensors: dict[str, Grid] = field(default_factory=dict)
     channels: dict[str, ChannelGrid] = field(default_factory=dict)
 
 
@@ -103,7 +102,7 @@ def calibrate(run: Run, specs: Specs) -> QuantizedGraph:
         if gemm.weight is None:
             right = seen.tensors[leader[gemm.right.name]]
             quantized.layers[gemm.name] = matmul_layer(left, right)
-        elif isinstance(left, UniformGrid):
+        else:
             weight, bias = run.graph.weight(gemm), run.graph.bias(gemm)
             rows = weight_grid(specs[gemm.right.name], weight)
             quantized.layers[gemm.name] = integer_linear(left, rows, weight, bias)

@@ -18,7 +18,6 @@ from edgevit.calibration.rewrites.heads import common_step, equalize_heads
 from edgevit.calibration.rewrites.layernorm import fold_layernorms
 from edgevit.calibration.run import Calibrator, Run
 from edgevit.calibration.search import activation_grids, weight_scales
-from edgevit.calibration.search.codebook_levels import codebook_grid
 from edgevit.calibration.search.head_steps import head_steps
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.shared_grids import GridChooser
@@ -27,6 +26,7 @@ from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
 from edgevit.graph.sites import Role
+from edgevit.quantizers.codebook import CodebookGrid
 from edgevit.quantizers.quantized_graph import (
     Grid,
     IntegerMatmul,
@@ -35,6 +35,7 @@ from edgevit.quantizers.quantized_graph import (
     integer_linear,
 )
 from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.quantizers.twin import TwinGrid
 from edgevit.quantizers.uniform import UniformGrid
 
 PILOT_IMAGES = 8  # enough to see which channels are wide
@@ -54,6 +55,7 @@ class Choices:
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
         codebook: Use codebooks likewise.
+        kinds: Further kinds of grid to use likewise.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
         equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
@@ -68,6 +70,7 @@ class Choices:
     symmetric_activations: bool = False
     twin: bool = False
     codebook: bool = False
+    kinds: tuple[str, ...] = ()
     fold_layernorms: bool = False
     equalize_channels: bool = False
     equalize_heads: bool = True
@@ -78,6 +81,13 @@ class Choices:
     def needs_gradient(self) -> bool:
         """Return whether it needs the Fisher pass (a backward pass through the model)."""
         return self.activations == "fisher" or self.weights == "gram"
+
+    @property
+    def uneven_kinds(self) -> frozenset[str]:
+        """Kinds of grid that it uses where they are offered and have less error than uniform."""
+        twins = TwinGrid.kinds if self.twin else ()
+        codebooks = CodebookGrid.kinds if self.codebook else ()
+        return frozenset((*twins, *codebooks, *self.kinds))
 
 
 def parallel(choices: Choices) -> Calibrator:
@@ -208,15 +218,13 @@ def _uneven(
 ) -> Iterator[Grid]:
     """Yield the best grid of each uneven kind that is offered and wanted."""
     for spec in options:
-        if spec.kind == "codebook" and choices.codebook:
-            yield codebook_grid(spec, histogram)
-        elif spec.kind in {"twin-softmax", "twin-gelu"} and choices.twin:
+        if spec.kind in choices.uneven_kinds:
             yield activation_grids.searched_grid(spec, histogram)
 
 
 def _pick_uniform(options: tuple[GridSpec, ...], choices: Choices) -> GridSpec:
     """Return the first uniform grid offered, symmetric if the method wants and it is offered."""
-    uniform = [spec for spec in options if spec.kind == "uniform"]
+    uniform = [spec for spec in options if spec.kind in UniformGrid.kinds]
     wanted = [spec for spec in uniform if spec.symmetric == choices.symmetric_activations]
     return (wanted or uniform)[0]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgevit.calibration.search.activation_grids import PERCENTILES
 from edgevit.calibration.search.weight_scales import percentile_scale
-from edgevit.quantizers.log import LogGrid
+from edgevit.quantizers.base import Grid, grid_class
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import SMALLEST_SCALE, UniformGrid
 
@@ -64,17 +64,13 @@ class ChannelGrid:
         return grid, self.scale * (zero - zeros), self.scale / scale
 
 
-def tensor_grid(spec: GridSpec, x: Tensor) -> UniformGrid | LogGrid:
+def tensor_grid(spec: GridSpec, x: Tensor) -> Grid:
     """Return the per-tensor grid of float32 x of any shape: exact quantiles, errors of all of x.
 
     A histogram will not do: at 8 bits and three candidates its bins decide between them.
     """
-    grids: list[UniformGrid | LogGrid] = []
-    for low, high in tail_quantiles(x.reshape(-1)):
-        if spec.kind == "uniform":
-            grids.append(UniformGrid.from_range(spec, low, high))
-        else:
-            grids.append(LogGrid(spec=spec, scale=torch.tensor(max(high, SMALLEST_SCALE))))
+    ranges = tail_quantiles(x.reshape(-1))
+    grids = [grid_class(spec.kind).from_range(spec, low, high) for low, high in ranges]
     return min(grids, key=lambda grid: float((grid.fake_quantize(x) - x).double().square().sum()))
 
 

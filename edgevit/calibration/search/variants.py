@@ -17,13 +17,14 @@ from edgevit.calibration.run import Run
 from edgevit.calibration.search.activation_grids import searched_grid
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
-from edgevit.quantizers.float8 import LARGEST, Float8Grid, Float8Linear
-from edgevit.quantizers.fp16 import half_grid, half_scale
+from edgevit.quantizers.base import grid_class
+from edgevit.quantizers.float8 import Float8Linear
+from edgevit.quantizers.fp16 import half_grid
 from edgevit.quantizers.quantized_graph import Grid, Layer, QuantizedGraph, matmul_layer
-from edgevit.quantizers.spec import GridSpec, Placement
-from edgevit.quantizers.uniform import UniformGrid
+from edgevit.quantizers.spec import Placement
 
 
 def variant_of(quantized: QuantizedGraph, placement: Placement, run: Run) -> QuantizedGraph:
@@ -66,7 +67,7 @@ def _calibrate(made: QuantizedGraph, gemms: list[Gemm], run: Run) -> None:
     wanted = {site.name for gemm in gemms for site in (gemm.left, gemm.right)}
     ranges = {name: value for name, value in run.observe().items() if name in wanted}
     statistics = Statistics()
-    if any(made.placement.options[name][0].kind != "e4m3" for name in wanted):
+    if any(grid_class(made.placement.options[name][0].kind).needs_histogram for name in wanted):
         statistics = run.statistics(ranges, weighted=False)
     chooser = _Chooser(made=made, ranges=ranges, statistics=statistics)
     for gemm in gemms:
@@ -104,20 +105,11 @@ class _Chooser:
             raise ValueError(f"{gemm.module}: a variant has no weights in integers of its own")
         weight, bias = self.made.graph.weight(gemm), self.made.graph.bias(gemm)
         spec = self.made.placement.options[gemm.right.name][0]
-        grid = float8_grid(spec, float(weight.abs().amax()))
+        seen = Histogram(low=float(weight.amin()), high=float(weight.amax()))
+        grid = half_grid(searched_grid(spec, seen))
         return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
 
     def _grid(self, site: Site) -> Grid:
         spec, seen = self.made.placement.options[site.name][0], self.ranges[site.name]
-        top = float(torch.maximum(seen.high.max(), -seen.low.min()))
-        if spec.kind == "e4m3":
-            return float8_grid(spec, top)
-        if spec.fixed_top is not None:
-            return half_grid(UniformGrid.from_range(spec, 0.0, spec.fixed_top))
-        return half_grid(searched_grid(spec, self.statistics.histograms[site.name]))
-
-
-def float8_grid(spec: GridSpec, top: float) -> Float8Grid:
-    """Return the E4M3 grid whose largest number stands for `top`, or for the top it is fixed to."""
-    top = top if spec.fixed_top is None else spec.fixed_top
-    return Float8Grid(spec=spec, scale=half_scale(torch.tensor(top / LARGEST)))
+        ends = Histogram(low=float(seen.low.min()), high=float(seen.high.max()))
+        return half_grid(searched_grid(spec, self.statistics.histograms.get(site.name, ends)))

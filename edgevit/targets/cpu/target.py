@@ -13,10 +13,11 @@ from dataclasses import replace
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
-from edgevit.quantizers.codebook import FINE_BITS
+from edgevit.quantizers.codebook import FINE_BITS, CodebookGrid
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
-from edgevit.quantizers.twin import largest_ratio_log2
+from edgevit.quantizers.twin import FINE_IS_NEGATIVE, TWINS, TwinGrid, largest_ratio_log2
+from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
@@ -26,7 +27,7 @@ from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
-from edgevit.targets.twins import TWINS, missing_twin
+from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import (
     NO_LAYER_BITS,
     LayerBits,
@@ -45,7 +46,7 @@ class CpuTarget:
     name = "cpu"
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
     engine = "onnxruntime"
-    grids: tuple[str, ...] = ("uniform", "twin-softmax", "twin-gelu", "codebook")
+    grids: tuple[str, ...] = (*UniformGrid.kinds, *TwinGrid.kinds, *CodebookGrid.kinds)
     precisions: tuple[str, ...] = ()
     seen_to_run = "ran on x86-64 in every test, on Arm in emulation"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
@@ -154,7 +155,7 @@ def _codebook(uniform: GridSpec) -> GridSpec | None:
     if uniform.bits == FINE_BITS:
         return None
     level_bits = EXACT_IN_S8 if uniform.signed else FINE_BITS
-    return replace(uniform, kind="codebook", level_bits=level_bits)
+    return replace(uniform, kind=CodebookGrid.kinds[0], level_bits=level_bits)
 
 
 def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:
@@ -168,5 +169,5 @@ def _twin(kind: Kind, bits: int) -> GridSpec | None:
     covers real activations only up to 4 bits. Softmax at 8 bits: 2^1, no better than uniform.
     """
     ratio = largest_ratio_log2(kind, bits)
-    enough = bits <= 4 if kind == "twin-gelu" else bits < 8
+    enough = bits <= 4 if FINE_IS_NEGATIVE[kind] else bits < 8
     return GridSpec(kind=kind, bits=bits, max_ratio_log2=ratio) if enough and ratio > 0 else None

@@ -11,8 +11,10 @@ from typing import Any
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
+from edgevit.quantizers.float8 import Float8Grid
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
+from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
 from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
@@ -39,7 +41,8 @@ class TensorRTTarget:
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
-        self.grids: tuple[str, ...] = ("uniform", "e4m3") if profile.runs("fp8") else ("uniform",)
+        float8 = Float8Grid.kinds if profile.runs("fp8") else ()
+        self.grids: tuple[str, ...] = (*UniformGrid.kinds, *float8)
         self.name, self.description = profile.name, profile.description
         self.precisions = profile.precisions
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from edgevit.calibration.search import activation_grids
-from edgevit.calibration.search.codebook_levels import best_levels, codebook_grid
 from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.quantizers.codebook import CodebookGrid
+from edgevit.quantizers.codebook_levels import best_levels
 from edgevit.quantizers.spec import GridSpec
 
 
@@ -52,7 +52,7 @@ def histogram_of(x):
 
 def searched(x, bits, **spec):
     histogram = histogram_of(x)
-    return codebook_grid(GridSpec(kind="codebook", bits=bits, **spec), histogram), histogram
+    return CodebookGrid.fit(GridSpec(kind="codebook", bits=bits, **spec), histogram), histogram
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
@@ -85,5 +85,5 @@ def test_a_constant_tensor_has_no_error(value):
 
 
 def test_weights_without_any_mass_still_give_a_grid():
-    grid = codebook_grid(GridSpec(kind="codebook", bits=4), Histogram(low=-1.0, high=2.0))
+    grid = CodebookGrid.fit(GridSpec(kind="codebook", bits=4), Histogram(low=-1.0, high=2.0))
     assert bool(torch.isfinite(grid.fake_quantize(torch.tensor([-1.0, 0.3, 2.0]))).all())

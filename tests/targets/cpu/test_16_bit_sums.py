@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from edgevit.calibration.search.codebook_levels import codebook_grid
 from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.graph.model import Role
 from edgevit.quantizers.codebook import CodebookGrid, level_spec
@@ -108,7 +107,7 @@ def test_levels_found_for_keys_stay_within_7_bits(bits):
     spec = GridSpec(kind="codebook", bits=bits, signed=True, symmetric=True, level_bits=7)
     histogram = Histogram(low=-3.0, high=5.0)
     histogram.add(torch.randn(4096, generator=torch.Generator().manual_seed(0)), None)
-    levels = codebook_grid(spec, histogram).levels
+    levels = CodebookGrid.fit(spec, histogram).levels
     assert -64 <= levels[0] < levels[-1] <= 63
     with pytest.raises(ValueError, match="7-bit"):
         CodebookGrid(

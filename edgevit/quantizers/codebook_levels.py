@@ -13,44 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgevit.calibration.statistics.histogram import Histogram
-from edgevit.quantizers.codebook import CodebookGrid, level_spec
-from edgevit.quantizers.spec import GridSpec
-from edgevit.quantizers.uniform import UniformGrid
-
-SHARES = (1.1, 1.0, 0.84, 0.71, 0.59, 0.5, 0.35, 0.25)
-"""Parts of the range seen that the fine grid is tried with; what lies outside is clipped."""
-
-
-def codebook_grid(spec: GridSpec, histogram: Histogram) -> CodebookGrid:
-    """Return the codebook with the least weighted squared error on the histogram.
-
-    Args:
-        spec: kind "codebook".
-        histogram: Of the tensor, with or without Fisher weights.
-    """
-    fine = level_spec(spec)
-    found = []
-    for share in SHARES:
-        grid = UniformGrid.from_range(fine, share * histogram.low, share * histogram.high)
-        levels, error = best_levels(_moments(grid, histogram), 1 << spec.bits)
-        found.append((error * float(grid.scale) ** 2, grid, levels))
-    _, grid, levels = min(found, key=lambda one: one[0])
-    codes = tuple(level + fine.qmin for level in levels)
-    return CodebookGrid(spec=spec, scale=grid.scale, zero_point=grid.zero_point, levels=codes)
-
-
-def _moments(grid: UniformGrid, histogram: Histogram) -> Tensor:
-    """Return float64 [3, 2^bits]: of each code, weight, weighted sum and squares of what it takes.
-
-    Values are in fine steps, counted from the least code.
-    """
-    centers = histogram.centers
-    codes = (grid.codes(centers) - grid.spec.qmin).long()  # [BINS]
-    values = centers.double() / float(grid.scale) + float(grid.zero_point) - grid.spec.qmin
-    powers = torch.stack([values**0, values, values**2]) * histogram.counts  # [3, BINS]
-    return torch.zeros(3, 1 << grid.spec.bits, dtype=torch.float64).index_add_(1, codes, powers)
-
 
 def best_levels(moments: Tensor, count: int) -> tuple[tuple[int, ...], float]:
     """Return at most `count` whole levels with the least squared error, and that error.
