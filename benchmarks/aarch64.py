@@ -36,7 +36,7 @@ from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.runner.engines.onnxruntime.session import session_from_bundle
 from edgevit.runner.measure.selfcheck import self_check
 from edgevit.targets.cpu.kernels import kernels_in
-from edgevit.targets.cpu.parity import Engine, Tensors, engine_here, layer_parity
+from edgevit.targets.cpu.parity import Engine, Tensors, engine_here, integer_layer_parity
 from edgevit.zoo import reference_images
 
 # Without an Arm /proc/cpuinfo ONNX Runtime's reader of it ends in a segmentation fault. What the
@@ -99,7 +99,7 @@ def board_with(python: list[str], environment: dict[str, str], rooms: Path) -> B
 
 
 def engine_on(board: Board, folder: Path) -> Engine:
-    """Return the board's engine in the form `layer_parity` asks for."""
+    """Return the board's engine in the form `integer_layer_parity` asks for."""
 
     def engine(model: bytes, wanted: list[str], images: Any) -> tuple[Tensors, dict[str, str]]:
         (folder / "model.onnx").write_bytes(model)
@@ -139,7 +139,7 @@ def measure(
     images = open_images(reference_images("test")).subset(options.num_images, 1)
     pixels, _, _ = next(iter(images.batches(artefact.model.preprocessing, options.num_images)))
     counts = {"codes_run": 0, "codes_unlike_here": 0}
-    layers = layer_parity(
+    layers = integer_layer_parity(
         artefact.quantized,
         normalize(pixels),
         layers_at_once=1000,

@@ -31,7 +31,7 @@ from edgevit.graph.channels import head_channels, input_head_channels
 from edgevit.graph.layernorm import ln_of
 from edgevit.graph.model import Gemm, Graph, Role
 from edgevit.graph.verify import relative_error
-from edgevit.progress import silent
+from edgevit.progress import no_progress
 from edgevit.zoo import load_model, reference_images
 
 TOLERANCE, EXACT = 1e-4, 1e-10
@@ -180,7 +180,7 @@ def _check(model: nn.Module, twin: nn.Module, images: Tensor, tolerance: float) 
 
 def channel_spread(graph: Graph, images: Tensor) -> list[float]:
     """Return for every LayerNorm that feeds linears its widest channel over its median one."""
-    ranges = observe_ranges(graph, images, 32, silent)
+    ranges = observe_ranges(graph, images, 32, no_progress)
     sites = {f.ln: g.left.name for g in graph.gemms if (f := ln_of(graph, g)) is not None}
     widths = [ranges[site].high - ranges[site].low for site in sites.values()]  # [C] each
     return [float(width.max() / width.median()) for width in widths]

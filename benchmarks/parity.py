@@ -15,7 +15,7 @@ from rows import add_row, read_rows
 
 from edgevit import api
 from edgevit.data import open_images
-from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.parity import integer_layer_parity
 from edgevit.zoo import EMBEDDED_MODELS, reference_images
 
 
@@ -29,7 +29,7 @@ def measure(data: str, model: str, bits: int, method: str, num_images: int) -> d
     source = str(reference_images("test")) if embedded else data
     subset = open_images(source).subset(num_images, 1)
     pixels, _, _ = next(iter(subset.batches(preprocessing, num_images)))
-    rows = layer_parity(artefact.quantized, preprocessing.normalize(pixels))
+    rows = integer_layer_parity(artefact.quantized, preprocessing.normalize(pixels))
     for row in rows:
         if not row.is_exact:
             print("  differs:", row)

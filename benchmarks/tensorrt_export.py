@@ -30,7 +30,7 @@ from edgevit.quantizers.fp16 import to_half
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import TARGETS
-from edgevit.targets.tensorrt.conformance import Facts, Level, check_onnx
+from edgevit.targets.tensorrt.conformance import BuildFacts, Level, check_onnx
 from edgevit.targets.tensorrt.profiles import PROFILES
 from edgevit.targets.tensorrt.target import TensorRTTarget, precision_of
 from edgevit.verbs.artefact import Artefact, Pixels
@@ -142,7 +142,7 @@ def rows_of(
             target = TARGETS[profile]
             if not offers(target, artefact, name):
                 continue
-            checked = check_onnx(model, target.profile, facts=Facts(asked=precision_of(form)))
+            checked = check_onnx(model, target.profile, facts=BuildFacts(asked=precision_of(form)))
             yield {
                 **asdict(task),
                 "weights": weights,

@@ -18,18 +18,18 @@ from edgevit.console import (
     check_new_folder,
     check_writable,
     console,
-    ended_in_order,
+    end_in_order,
     replace_file,
     say,
     say_written,
     show_click_error,
     show_error,
-    shown_warnings,
+    show_warnings,
     write_json,
 )
 from edgevit.errors import UsageError
 from edgevit.report.named_option import NamedOption
-from edgevit.report.unforeseen import foreseen
+from edgevit.report.unforeseen import error_from_exception
 from edgevit.version import __version__
 
 INTERRUPTED = 130
@@ -82,7 +82,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with shown_warnings(), ended_in_order():
+            with show_warnings(), end_in_order():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             say("Interrupted.")
@@ -92,7 +92,7 @@ class _Group(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 say("".join(traceback.format_exception(error)))
-            found = foreseen(error)
+            found = error_from_exception(error)
             show_error(found)
             sys.exit(found.exit_status)
 
@@ -247,12 +247,12 @@ def quantize(
 
     if choices["recipe"] is not None:
         choices = _explicit(choices)
-    choices = _typed(choices)
+    choices = _read_types(choices)
     if output is None:
         output = _name_of_output(overwrite, choices)
     refuse_existing(output, overwrite)
     check_writable(json_path)
-    manifest = _quantized(calib, output, overwrite, reference, choices)
+    manifest = _quantize(calib, output, overwrite, reference, choices)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
     say_written(output)
@@ -274,11 +274,11 @@ def refuse_existing(output: str, overwrite: bool) -> None:
 def _name_of_output(overwrite: bool, choices: dict[str, Any]) -> str:
     """Return a name for the bundle, in the working directory."""
     from edgevit.bundle.naming import free_name
-    from edgevit.verbs.options import asked_of
+    from edgevit.verbs.options import options_from
 
     budget = {key: choices.get(key) for key in ("avg_bits", "max_size_mb")}
     others = {"recipe", "allocation", "checkpoint", *budget}
-    asked = asked_of(
+    asked = options_from(
         choices.get("recipe"),
         budget=budget["avg_bits"] is not None,
         **{key: value for key, value in choices.items() if key not in others},
@@ -301,21 +301,21 @@ def _explicit(choices: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _typed(choices: dict[str, Any]) -> dict[str, Any]:
+def _read_types(choices: dict[str, Any]) -> dict[str, Any]:
     from edgevit.zoo.choices import model_choices
 
     return model_choices(choices)
 
 
-def _quantized(
+def _quantize(
     images: Any, output: str, overwrite: bool, reference: bool, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the bundle; return its manifest and sizes, as read back from it."""
     from edgevit import api
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
 
     model = choices.pop("model", None)
-    with shown_progress(console()) as progress:
+    with show_progress(console()) as progress:
         artefact = api.quantize(model, images, progress=progress, **choices)
         progress("write bundle", 0, 1)
         bundle = artefact.save(output, overwrite=overwrite, include_reference=reference)
@@ -341,17 +341,17 @@ def _quantized(
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""
-    _validated(bundle, data, json_path, choices)
+    _validate(bundle, data, json_path, choices)
 
 
-def _validated(bundle: str, data: Any, json_path: str | None, choices: dict[str, Any]) -> None:
+def _validate(bundle: str, data: Any, json_path: str | None, choices: dict[str, Any]) -> None:
     from edgevit import api
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
     from edgevit.report.table import validation_table
 
     check_writable(json_path)
     max_drop, max_latency = choices.get("max_drop"), choices.get("max_latency_ms")
-    with shown_progress(console()) as progress:
+    with show_progress(console()) as progress:
         report = api.validate(bundle, data, progress=progress, **choices)
     write_json(json_path, report)
     console().print(validation_table(report))
@@ -398,15 +398,15 @@ def sensitivity(
 ) -> None:
     """Show what each layer costs when it is quantized, in simulation."""
     from edgevit import api
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
     from edgevit.report.sensitivity import csv_from_rows, sensitivity_table
     from edgevit.report.sensitivity_plot import check_plot, write_plot
 
     check_writable(output, plot)
     if plot is not None:
         check_plot(plot)
-    with shown_progress(console()) as progress:
-        rows = api.sensitivity(model, calib, progress=progress, **_typed(choices))
+    with show_progress(console()) as progress:
+        rows = api.sensitivity(model, calib, progress=progress, **_read_types(choices))
     text = csv_from_rows(rows)
     replace_file(Path(output), lambda path: path.write_text(text, encoding="utf-8"))
     if plot is not None:
@@ -444,16 +444,16 @@ def sensitivity(
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def simulate(calib: str | None, data: str | None, json_path: str | None, **choices: Any) -> None:
     """Compare methods with fp32 in simulation, also with grids that no device runs."""
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
     from edgevit.report.simulation import simulation_table
     from edgevit.verbs.simulate import compare_methods
 
     check_writable(json_path)
     if choices["recipe"] is not None:
         choices = _explicit(choices)
-    choices = _typed(choices)
+    choices = _read_types(choices)
     model = choices.pop("model", None)
-    with shown_progress(console()) as progress:
+    with show_progress(console()) as progress:
         report = compare_methods(model, calib, data, progress=progress, **choices)
     write_json(json_path, report)
     console().print(simulation_table(report))
@@ -466,17 +466,17 @@ def simulate(calib: str | None, data: str | None, json_path: str | None, **choic
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def demo(model: str, bits: int, output: str, json_path: str | None) -> None:
     """Quantize a small trained model that ships with EdgeViT and validate it on this CPU."""
-    from edgevit.data.paths import found_at
+    from edgevit.data.paths import look_at
     from edgevit.zoo import reference_images
 
     _check_embedded(model)
-    is_bundle = found_at(Path(output) / "manifest.json").kind == "file"
+    is_bundle = look_at(Path(output) / "manifest.json").kind == "file"
     refuse_existing(output, is_bundle)  # an earlier demo's bundle may be replaced
     check_writable(json_path)
     images = str(reference_images("calibration"))
     choices = {"model": model, "bits": bits}
-    _quantized(images, output, True, True, choices)
-    _validated(output, str(reference_images("test")), json_path, {})
+    _quantize(images, output, True, True, choices)
+    _validate(output, str(reference_images("test")), json_path, {})
 
 
 @main.command()
@@ -523,12 +523,12 @@ def check(model: str, json_path: str | None, **choices: Any) -> None:
 def deploy(bundle: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on a board over SSH and bring the report back."""
     from edgevit import api
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
     from edgevit.report.table import device_lines, validation_table
 
     check_writable(json_path)
     max_drop, max_latency = choices["max_drop"], choices.pop("max_latency_ms")
-    with shown_progress(console()) as progress:
+    with show_progress(console()) as progress:
         report = api.deploy(bundle, progress=progress, **choices)
     write_json(json_path, report)
     console().print(validation_table(report), device_lines(report["device"]))

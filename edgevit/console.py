@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgevit.errors import EdgeViTError, EnvironmentError_, UsageError
-from edgevit.report.escaping import escaped
+from edgevit.report.escaping import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
-def ended_in_order() -> Iterator[None]:
+def end_in_order() -> Iterator[None]:
     """Let SIGTERM end the work inside as Ctrl-C does: what was begun is cleared away, exit 143.
 
     Further SIGTERMs do not disturb the clearing. A SIGTERM that somebody else handles or ignores,
@@ -56,8 +56,8 @@ def ended_in_order() -> Iterator[None]:
         raise asked[-1]
 
     replaced = [
-        _handled(signal.SIGTERM, signal.SIG_DFL, end),
-        _handled(signal.SIGINT, signal.default_int_handler, interrupt),
+        _handle(signal.SIGTERM, signal.SIG_DFL, end),
+        _handle(signal.SIGINT, signal.default_int_handler, interrupt),
     ]
     try:
         try:
@@ -77,7 +77,7 @@ def ended_in_order() -> Iterator[None]:
             put_back()
 
 
-def _handled(number: signal.Signals, usual: object, handler: _Handler) -> Callable[[], object]:
+def _handle(number: signal.Signals, usual: object, handler: _Handler) -> Callable[[], object]:
     """Handle a signal that has its usual handler; return what puts that one back."""
     if signal.getsignal(number) is not usual:
         return lambda: None
@@ -97,12 +97,12 @@ def console() -> Console:
 
 def say(text: str, *, err: bool = True) -> None:
     """Print lines of our own, on standard error, with whatever is foreign in them escaped."""
-    click.echo(escaped(text, keep="\n"), err=err)
+    click.echo(escape(text, keep="\n"), err=err)
 
 
 def say_written(output: str) -> None:
     """Say what was written, in one line that is never broken."""
-    say(f"wrote {escaped(output)}")
+    say(f"wrote {escape(output)}")
 
 
 def show_error(error: EdgeViTError) -> None:
@@ -117,12 +117,12 @@ def show_error(error: EdgeViTError) -> None:
 
 
 @contextmanager
-def shown_warnings() -> Iterator[None]:
+def show_warnings() -> Iterator[None]:
     """Show warnings of Python and its libraries inside escaped: they may quote a file's names."""
     before = warnings.formatwarning
 
     def plain(*arguments: Any, **keywords: Any) -> str:
-        return escaped(before(*arguments, **keywords), keep="\n")
+        return escape(before(*arguments, **keywords), keep="\n")
 
     warnings.formatwarning = plain
     try:
@@ -147,7 +147,7 @@ def write_json(path: str | None, content: dict[str, Any]) -> None:
     if path is None:
         return
     plain = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    text = escaped(plain, keep="\n") + "\n"  # inside of JSON's strings, where alone they can be
+    text = escape(plain, keep="\n") + "\n"  # inside of JSON's strings, where alone they can be
     if path == "-":
         click.echo(text, nl=False)
         return
@@ -168,8 +168,8 @@ def check_writable(*paths: str | None) -> None:
         if path is None or path == "-":
             continue
         check_named(path)
-        with _refused_by_the_system("EV206", path, "A file can't be written."):
-            target = _replaced(Path(path))
+        with _refuse_for_the_system("EV206", path, "A file can't be written."):
+            target = _resolve_output(Path(path))
             is_device = _is_device(target)
             needed = target if is_device else target.parent
             if target.is_dir() or not needed.exists() or not os.access(needed, os.W_OK):
@@ -181,7 +181,7 @@ def check_writable(*paths: str | None) -> None:
 
 
 @contextmanager
-def _refused_by_the_system(code: str, path: str, what: str) -> Iterator[None]:
+def _refuse_for_the_system(code: str, path: str, what: str) -> Iterator[None]:
     """Turn what the system says of a path into an error."""
     try:
         yield
@@ -230,7 +230,7 @@ def check_new_folder(path: Path) -> None:
     Raises:
         EnvironmentError_: Something above it is a file, or closed (EV230).
     """
-    with _refused_by_the_system("EV230", str(path), "A folder can't be made."):
+    with _refuse_for_the_system("EV230", str(path), "A folder can't be made."):
         above = path.absolute().parent
         while not above.exists() and above != above.parent:
             above = above.parent
@@ -245,7 +245,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     A link keeps pointing where it did, and a device or a pipe (/dev/null) is written to: putting
     a file in its place would take it away from everybody else.
     """
-    target = _replaced(path)
+    target = _resolve_output(path)
     try:
         if _is_device(target):
             write(target)
@@ -262,15 +262,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _write_and_rename(target: Path, write: Callable[[Path], object]) -> None:
-    from edgevit.bundle.leftovers import clear, find, fresh_file
+    from edgevit.bundle.leftovers import clear_leftovers, find, fresh_file
 
-    clear(find(target.parent, target.name))  # what a killed process left of the same file
+    clear_leftovers(find(target.parent, target.name))  # what a killed process left of the same file
     with fresh_file(target) as temporary:
         write(temporary)
         temporary.replace(target)
 
 
-def _replaced(path: Path) -> Path:
+def _resolve_output(path: Path) -> Path:
     """Return the path a file is written to: where a link points, except for open files."""
     is_open_file = str(path.absolute()).startswith(("/dev/fd/", "/proc/"))
     return path.absolute() if is_open_file else Path(os.path.realpath(path))

@@ -74,7 +74,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         pairs = {name: list(pair) for name, pair in self.layer_bits.items()}
-        tables = {name: _listed(getattr(self, name)) for name in _TABLES}
+        tables = {name: _list_text(getattr(self, name)) for name in _TABLES}
         values = {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
         values["classes"] = list(self.classes)
         return {**values, **tables}
@@ -117,7 +117,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
             type (EV210).
     """
     try:
-        return _checked(tomllib.loads(_text(path)))
+        return _check(tomllib.loads(_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:  # no TOML is a ValueError
         raise _unreadable(path, error) from error
 
@@ -158,7 +158,7 @@ def _toml_value(value: Any) -> str:
     return str(value)
 
 
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
+def _check(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with the types `Recipe` declares, or raise TypeError."""
     types = {known.name: str(known.type) for known in fields(Recipe)}
     for name, value in values.items():
@@ -173,7 +173,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return {name: read[name](value) if name in read else value for name, value in values.items()}
 
 
-def _listed(table: Mapping[str, Any]) -> dict[str, Any]:
+def _list_text(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in table.items()}
 
 

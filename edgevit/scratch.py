@@ -36,13 +36,13 @@ def scratch_folder(prefix: str = PREFIX, parent: Path | None = None) -> Iterator
     clear_left_over(prefix, parent)
     folder = tempfile.TemporaryDirectory(prefix=prefix, dir=None if parent is None else str(parent))
     try:
-        with _marked(Path(folder.name)):
+        with _mark(Path(folder.name)):
             yield Path(folder.name)
     finally:
-        clear(folder)
+        clear_scratch(folder)
 
 
-def clear(folder: tempfile.TemporaryDirectory[str]) -> None:
+def clear_scratch(folder: tempfile.TemporaryDirectory[str]) -> None:
     """Remove a temporary folder, also when this is interrupted once."""
     try:
         folder.cleanup()
@@ -61,10 +61,10 @@ def clear_left_over(prefix: str = PREFIX, parent: Path | None = None) -> list[st
         names = sorted(name for name in os.listdir(str(place)) if name.startswith(prefix))
     except OSError:
         return []
-    return [name for name in names if _cleared(place / name)]
+    return [name for name in names if _clear(place / name)]
 
 
-def _cleared(folder: Path) -> bool:
+def _clear(folder: Path) -> bool:
     if fcntl is None or not _is_own_folder(folder):
         return False
     try:
@@ -92,7 +92,7 @@ def _is_own_folder(path: Path) -> bool:
 
 
 @contextmanager
-def _marked(folder: Path) -> Iterator[None]:
+def _mark(folder: Path) -> Iterator[None]:
     """Hold the lock on a folder's mark; the mark gets its name when it is locked already."""
     if fcntl is None:
         yield

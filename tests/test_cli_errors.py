@@ -208,7 +208,7 @@ def interrupted(*arguments, **keywords):
     os.kill(os.getpid(), stops.pop(0))
     rmtree(*arguments, **keywords)
 shutil.rmtree = interrupted
-with console.ended_in_order(), scratch.scratch_folder() as folder:
+with console.end_in_order(), scratch.scratch_folder() as folder:
     (folder / "file").touch()
 raise AssertionError("it went on")
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edgevit.bundle.graph import Node, OnnxGraph
 from edgevit.bundle.operators import ELEMENT_BYTES, HALF, OPERATORS
-from edgevit.bundle.shape_rules import Impossible, Reading, Value, count
+from edgevit.bundle.shape_rules import Impossible, NodeReading, Value, count
 from edgevit.errors import BundleError
 
 _FLOAT_BYTES = 4
@@ -126,7 +126,7 @@ def add_output(node: Node, values: dict[str, Value], where: str) -> tuple[_Step,
         raise _no_shape(where, f"a tensor {which!r} that is not written once before it is read")
     read = tuple(values[name] if name else None for name in node.inputs)
     try:
-        found = OPERATORS[node.op].rule(Reading(read, node.attributes))
+        found = OPERATORS[node.op].rule(NodeReading(read, node.attributes))
         is_constant = all(value is None or value.is_constant for value in read)
         made = Value(found.shape, found.dtype, is_constant=is_constant)
         output_bytes = _bytes_of(made)

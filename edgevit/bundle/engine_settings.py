@@ -46,7 +46,7 @@ def _check_words(table: Any, where: str, nested: bool = True) -> None:
             raise refused(place, value, "no value of a setting")
 
 
-def check_target(target: Any) -> None:
+def check_target_name(target: Any) -> None:
     """Refuse a target whose name is not of the form that targets' names have.
 
     Which targets there are is known where bundles are made; here it is a word, no more.

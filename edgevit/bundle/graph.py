@@ -20,7 +20,14 @@ from edgevit.bundle.operators import (
     OPERATORS,
     STRINGS,
 )
-from edgevit.bundle.protobuf import FIXED32, LENGTH, VARINT, fields, malformed, read_varint
+from edgevit.bundle.protobuf import (
+    FIXED32,
+    LENGTH,
+    VARINT,
+    fields,
+    malformed_graph_error,
+    read_varint,
+)
 from edgevit.errors import BundleError
 
 INSIDE_BYTES = 512
@@ -156,10 +163,10 @@ def read_graph(skeleton: bytes, where: str) -> OnnxGraph:
         foreign(where, f"more than {MAX_GRAPH_BYTES} bytes")
     model = _Reader(where).message(memoryview(skeleton), "ModelProto")
     _check_versions(model, where)
-    graph = _needed(model, "graph", where)
+    graph = _need(model, "graph", where)
     constants: dict[str, Constant] = {}
     for tensor in graph.get("initializer", []):
-        name = _needed(tensor, "name", where)
+        name = _need(tensor, "name", where)
         if name in constants:
             foreign(where, f"a second constant {name!r}")
         constants[name] = _constant(tensor, where)
@@ -271,7 +278,7 @@ def _constant(tensor: dict[str, Any], where: str) -> Constant:
 
 
 def _node(node: dict[str, Any], where: str) -> Node:
-    op, domain = _needed(node, "op_type", where), node.get("domain", "")
+    op, domain = _need(node, "op_type", where), node.get("domain", "")
     known = OPERATORS.get(op)
     if known is None or domain != known.domain:
         foreign(where, f"the operator {domain + '.' if domain else ''}{op}")
@@ -280,11 +287,11 @@ def _node(node: dict[str, Any], where: str) -> Node:
         foreign(where, f"{op} with {len(inputs)} inputs")
     attributes = {}
     for attribute in node.get("attribute", ()):
-        name = _needed(attribute, "name", where)
+        name = _need(attribute, "name", where)
         if name not in known.attributes or name in attributes:
             foreign(where, f"the attribute {name!r} of {op}")
         attributes[name] = _attribute(attribute, known.attributes[name], f"{op}.{name}", where)
-    output = _needed(node, "output", where)
+    output = _need(node, "output", where)
     return Node(op=op, inputs=inputs, output=output, attributes=attributes)
 
 
@@ -301,18 +308,18 @@ def _value_info(graph: dict[str, Any], end: str, where: str) -> tuple[str, Shape
     """Return the name and dimensions of the graph's input or output, -1 where one is a name."""
     found = graph.get(end, [])
     info: dict[str, Any] = found[0] if isinstance(found, list) and found else found or {}
-    kind = _needed(_needed(info, "type", where), "tensor_type", where)
+    kind = _need(_need(info, "type", where), "tensor_type", where)
     if kind.get("elem_type") != 1:
         foreign(where, f"an {end} that is not float32")
-    dims = _needed(kind, "shape", where).get("dim", ())
+    dims = _need(kind, "shape", where).get("dim", ())
     if any(len(dim) != 1 for dim in dims):
         foreign(where, f"an {end} without dimensions")
-    return _needed(info, "name", where), tuple(dim.get("dim_value", -1) for dim in dims)
+    return _need(info, "name", where), tuple(dim.get("dim_value", -1) for dim in dims)
 
 
-def _needed(message: dict[str, Any], name: str, where: str) -> Any:
+def _need(message: dict[str, Any], name: str, where: str) -> Any:
     if name not in message:
-        raise malformed(where, f"no {name}")
+        raise malformed_graph_error(where, f"no {name}")
     return message[name]
 
 

@@ -65,10 +65,10 @@ def fresh_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def stepped_aside(target: Path) -> Iterator[Path]:
+def step_aside(target: Path) -> Iterator[Path]:
     """Give a target another name for the with block, and its own again if nothing takes its place.
 
-    Where the block is cut off by a kill, `clear` gives it its name back.
+    Where the block is cut off by a kill, `clear_leftovers` gives it its name back.
     """
     aside = temporary_path(target, OLD)
     with _lock(target):
@@ -96,7 +96,7 @@ def find(folder: Path, name: str | None = None) -> list[Path]:
     return [folder / entry for entry in named if _is_dead(folder / entry)]
 
 
-def clear(leftovers: Iterable[Path]) -> list[Path]:
+def clear_leftovers(leftovers: Iterable[Path]) -> list[Path]:
     """Remove leftovers; a bundle that stepped aside for one that never came gets its name back.
 
     Args:

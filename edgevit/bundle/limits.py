@@ -23,7 +23,7 @@ _MOST = 1 << 40
 
 
 @dataclass(frozen=True)
-class Limits:
+class CostLimits:
     """The most memory and work that running a bundle may take.
 
     Args:
@@ -35,7 +35,7 @@ class Limits:
     multiply_adds: int
 
 
-def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
+def limits_from(environment: Mapping[str, str] = os.environ) -> CostLimits:
     """Return the limits: the default ones, or those of the environment.
 
     Raises:
@@ -43,16 +43,16 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
     """
     memory = _number(environment, MEMORY_VARIABLE, DEFAULT_MEMORY_MB)
     gmacs = _number(environment, WORK_VARIABLE, DEFAULT_GMACS)
-    return Limits(memory_bytes=memory * 10**6, multiply_adds=gmacs * 10**9)
+    return CostLimits(memory_bytes=memory * 10**6, multiply_adds=gmacs * 10**9)
 
 
-def given_limits(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def limit_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables that are set, for a process elsewhere that has to keep them too."""
     names = (MEMORY_VARIABLE, WORK_VARIABLE)
     return {name: environment[name] for name in names if environment.get(name)}
 
 
-def check_cost(costs: Mapping[str, Cost], reference: str, limits: Limits, images: int) -> None:
+def check_cost(costs: Mapping[str, Cost], reference: str, limits: CostLimits, images: int) -> None:
     """Refuse a bundle whose graphs cost more than is allowed.
 
     Args:
@@ -73,9 +73,9 @@ def check_cost(costs: Mapping[str, Cost], reference: str, limits: Limits, images
             "EV421",
             "The bundle needs more memory than is allowed.",
             largest,
-            f"Its activations take {_rounded(total_bytes, 10**6)} MB for {images} images at once, "
+            f"Its activations take {_round(total_bytes, 10**6)} MB for {images} images at once, "
             f"and {limits.memory_bytes // 10**6} MB are allowed.",
-            f"{MEMORY_VARIABLE}={_rounded(total_bytes, 10**6)}",
+            f"{MEMORY_VARIABLE}={_round(total_bytes, 10**6)}",
         )
     for name, cost in costs.items():
         work = cost.multiply_adds.at(1)
@@ -84,9 +84,9 @@ def check_cost(costs: Mapping[str, Cost], reference: str, limits: Limits, images
                 "EV422",
                 "The bundle needs more work than is allowed.",
                 name,
-                f"An image takes {_rounded(work, 10**9)} billion multiply-adds, and "
+                f"An image takes {_round(work, 10**9)} billion multiply-adds, and "
                 f"{limits.multiply_adds // 10**9} are allowed.",
-                f"{WORK_VARIABLE}={_rounded(work, 10**9)}",
+                f"{WORK_VARIABLE}={_round(work, 10**9)}",
             )
 
 
@@ -120,7 +120,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _rounded(amount: int, unit: int) -> int:
+def _round(amount: int, unit: int) -> int:
     return -(-amount // unit)
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from edgevit.bundle.engine_settings import check_engine, check_target
+from edgevit.bundle.engine_settings import check_engine, check_target_name
 from edgevit.bundle.manifest_schema import MANIFEST as MANIFEST
 from edgevit.bundle.manifest_schema import (
     bad_manifest,
@@ -90,7 +90,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
         raise bad_manifest("its content does not match its own SHA-256")
     check_values(manifest)
     check_engine(manifest.get("engine", {}))
-    check_target(manifest.get("target"))
+    check_target_name(manifest.get("target"))
     _check_files(manifest["files"])
     return manifest  # type: ignore[no-any-return]
 

@@ -25,11 +25,13 @@ def verify(folder: Path, name: str, record: dict[str, Any]) -> None:
     with member(folder, name) as stream:
         size_bytes = os.fstat(stream.fileno()).st_size
         if size_bytes != record["size_bytes"]:
-            raise damaged(name, f"it has {size_bytes} bytes instead of {record['size_bytes']}")
+            raise damaged_file_error(
+                name, f"it has {size_bytes} bytes instead of {record['size_bytes']}"
+            )
         for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
             digest.update(chunk)
     if digest.hexdigest() != record["sha256"]:
-        raise damaged(name, "its SHA-256 is not the one in the manifest")
+        raise damaged_file_error(name, "its SHA-256 is not the one in the manifest")
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def member(folder: Path, name: str) -> Iterator[BinaryIO]:
         ) from error
 
 
-def damaged(name: str, why: str) -> BundleError:
+def damaged_file_error(name: str, why: str) -> BundleError:
     """Return the error for a file that is not what it should be."""
     return BundleError(
         "EV405",

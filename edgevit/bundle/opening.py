@@ -33,12 +33,12 @@ from edgevit.bundle.manifest import (
     parse_manifest,
 )
 from edgevit.bundle.manifest_schema import bad_manifest
-from edgevit.bundle.members import damaged, member, verify
+from edgevit.bundle.members import damaged_file_error, member, verify
 from edgevit.bundle.protobuf import initializer_prefix
 from edgevit.bundle.shape_rules import Value
 from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -259,23 +259,23 @@ class Bundle:
                 data = stream.read(entry.size_bytes)
                 digest.update(data)
                 if len(data) != entry.size_bytes:
-                    raise damaged(weights, "it became shorter while it was read")
+                    raise damaged_file_error(weights, "it became shorter while it was read")
                 raw = decode(entry, data) if names else b""
                 for name in names:
                     prefix = initializer_prefix(name, entry.dtype, entry.shape, entry.decoded_bytes)
                     model.write(prefix)
                     model.write(raw)
         if digest.hexdigest() != self.manifest["files"][weights]["sha256"]:
-            raise damaged(weights, "it changed after the bundle was opened")
+            raise damaged_file_error(weights, "it changed after the bundle was opened")
 
     def _read(self, name: str, limit_bytes: int) -> bytes:
         record = self.manifest["files"][name]
         if record["size_bytes"] > limit_bytes:
-            raise damaged(name, f"it is larger than {limit_bytes} bytes")
+            raise damaged_file_error(name, f"it is larger than {limit_bytes} bytes")
         with member(self.path, name) as stream:
             data = stream.read(record["size_bytes"] + 1)
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            raise damaged(name, "it changed after the bundle was opened")
+            raise damaged_file_error(name, "it changed after the bundle was opened")
         return data
 
 
@@ -295,14 +295,14 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             far larger than their files (EV420).
     """
     folder = Path(path)
-    found = found_at(folder)
+    found = look_at(folder)
     if found.kind != "folder":
         whys = {
             "file": "It is a file, and a bundle is a folder.",
             "nothing": "There is no such folder.",
         }
         raise _not_a_bundle(folder, whys.get(found.kind, found.why))
-    manifest_there = found_at(folder / MANIFEST)
+    manifest_there = look_at(folder / MANIFEST)
     if manifest_there.kind in ("nothing", "closed"):
         why = f"It has no {MANIFEST}."
         if manifest_there.kind == "closed":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from edgevit.bundle import shape_rules as rules
-from edgevit.bundle.shape_rules import Inferred, Reading
+from edgevit.bundle.shape_rules import Inferred, NodeReading
 
 OPSET = 20  # first with Gelu; LayerNormalization since 17
 IR_VERSION = 9
@@ -59,13 +59,13 @@ class Operator:
         domain: Its operator set.
     """
 
-    rule: Callable[[Reading], Inferred]
+    rule: Callable[[NodeReading], Inferred]
     inputs: tuple[int, int]
     attributes: dict[str, str] = field(default_factory=dict)
     domain: str = ""
 
 
-def _cast(reading: Reading) -> Inferred:
+def _cast(reading: NodeReading) -> Inferred:
     return rules.same(reading, dtype=_CASTS.get(reading.attribute("to"), ""))
 
 
@@ -101,7 +101,7 @@ OPERATORS: dict[str, Operator] = {
         (2, 3),
         {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "i"},
     ),
-    "Reshape": Operator(rules.reshape, (2, 2)),
+    "Reshape": Operator(rules.reshaped_shape, (2, 2)),
     "Transpose": Operator(rules.transpose, (1, 1), {"perm": "ints"}),
     "Slice": Operator(rules.slice_, (5, 5)),
     "Gather": Operator(rules.gather, (2, 2), {"axis": "i"}),

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgevit.bundle.leftovers import stepped_aside
+from edgevit.bundle.leftovers import step_aside
 
 _AT_FDCWD, _EXCHANGE, _SWAP = -100, 2, 2
 _NOT_THERE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
@@ -31,7 +31,7 @@ def put_in_place(folder: Path, target: Path) -> None:
     if exchange(folder, target):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with stepped_aside(target) as aside:
+    with step_aside(target) as aside:
         folder.rename(target)
     shutil.rmtree(aside, ignore_errors=True)
 

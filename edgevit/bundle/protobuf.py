@@ -70,7 +70,7 @@ def fields(view: memoryview, where: str) -> Iterator[Field]:
         tag, position = read_varint(view, position, where)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
-            raise malformed(where, "a field without a number")
+            raise malformed_graph_error(where, "a field without a number")
         if wire_type == VARINT:
             value, position = read_varint(view, position, where)
             yield number, wire_type, value
@@ -80,9 +80,9 @@ def fields(view: memoryview, where: str) -> Iterator[Field]:
         elif wire_type in (FIXED64, FIXED32):
             size = 8 if wire_type == FIXED64 else 4
         else:
-            raise malformed(where, f"wire type {wire_type}")
+            raise malformed_graph_error(where, f"wire type {wire_type}")
         if size > end - position:
-            raise malformed(where, "a field reaches past its message")
+            raise malformed_graph_error(where, "a field reaches past its message")
         yield number, wire_type, view[position : position + size]
         position += size
 
@@ -98,7 +98,7 @@ def read_varint(view: memoryview, position: int, where: str) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(view):
-            raise malformed(where, "it ends inside a number")
+            raise malformed_graph_error(where, "it ends inside a number")
         byte = view[position]
         position += 1
         value |= (byte & 0x7F) << shift
@@ -106,10 +106,10 @@ def read_varint(view: memoryview, position: int, where: str) -> tuple[int, int]:
             if value >> 64:
                 break
             return value, position
-    raise malformed(where, "a number of more than 64 bits")
+    raise malformed_graph_error(where, "a number of more than 64 bits")
 
 
-def malformed(where: str, why: str) -> BundleError:
+def malformed_graph_error(where: str, why: str) -> BundleError:
     """Return the error for a graph that can't be read."""
     return BundleError(
         "EV409",

@@ -57,7 +57,7 @@ class Inferred:
 
 
 @dataclass(frozen=True)
-class Reading:
+class NodeReading:
     """An operator and what it reads; None for an input that is left out."""
 
     inputs: tuple[Value | None, ...]
@@ -111,19 +111,19 @@ def count(shape: tuple[int, ...]) -> int:
     return elements
 
 
-def _moved(shape: tuple[int, ...], *read: tuple[int, ...]) -> int:
+def _move(shape: tuple[int, ...], *read: tuple[int, ...]) -> int:
     """Return the cost of an operator that goes over its output, and what it reads, once."""
     largest = max((count(one) for one in (shape, *read)), key=abs)
     per_image = any(count(one) < 0 for one in (shape, *read))
     return -abs(largest) * ELEMENT_COST if per_image else largest * ELEMENT_COST
 
 
-def _result(reading: Reading, shape: tuple[int, ...], dtype: str | None = None) -> Inferred:
+def _result(reading: NodeReading, shape: tuple[int, ...], dtype: str | None = None) -> Inferred:
     read = tuple(value.shape for value in reading.inputs[:1] if value is not None)
-    return Inferred(shape, dtype or reading.value(0).dtype, _moved(shape, *read))
+    return Inferred(shape, dtype or reading.value(0).dtype, _move(shape, *read))
 
 
-def _axis(reading: Reading, rank: int, default: int | None = None) -> int:
+def _axis(reading: NodeReading, rank: int, default: int | None = None) -> int:
     axis: int = reading.attribute("axis", default)
     if not -rank <= axis < rank:
         impossible(f"axis {axis} of {rank} dimensions")
@@ -142,30 +142,30 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(joined)
 
 
-def same(reading: Reading, dtype: str | None = None) -> Inferred:
+def same(reading: NodeReading, dtype: str | None = None) -> Inferred:
     """Infer an operator that keeps the shape of its first input."""
     if dtype == "":
         impossible("a cast to a type that no graph has")
     return _result(reading, reading.shape(0), dtype)
 
 
-def elementwise(reading: Reading) -> Inferred:
+def elementwise(reading: NodeReading) -> Inferred:
     """Infer a binary operator with broadcasting."""
     return _result(reading, _broadcast(reading.shape(0), reading.shape(1)))
 
 
-def less(reading: Reading) -> Inferred:
+def less(reading: NodeReading) -> Inferred:
     """Infer a comparison."""
     return _result(reading, _broadcast(reading.shape(0), reading.shape(1)), "bool")
 
 
-def where(reading: Reading) -> Inferred:
+def where(reading: NodeReading) -> Inferred:
     """Infer a choice between two inputs."""
     shape = _broadcast(*(reading.shape(index) for index in range(3)))
     return _result(reading, shape, reading.value(1).dtype)
 
 
-def softmax(reading: Reading) -> Inferred:
+def softmax(reading: NodeReading) -> Inferred:
     """Infer Softmax; along another axis than the last one engines work on transposed copies."""
     found = same(reading)
     axis = _axis(reading, len(found.shape), -1)
@@ -173,7 +173,7 @@ def softmax(reading: Reading) -> Inferred:
     return replace(found, workspace_bytes=copies)
 
 
-def layer_norm(reading: Reading) -> Inferred:
+def layer_norm(reading: NodeReading) -> Inferred:
     """Infer LayerNormalization: weight and bias have the shape of what is normalised."""
     shape = reading.shape(0)
     normalized = shape[_axis(reading, len(shape), -1) :]
@@ -182,14 +182,14 @@ def layer_norm(reading: Reading) -> Inferred:
     return _result(reading, shape)
 
 
-def quantize(reading: Reading) -> Inferred:
+def quantize(reading: NodeReading) -> Inferred:
     """Infer QuantizeLinear with one scale: codes have the type of the zero point."""
     if reading.shape(1) != () or reading.shape(2) != ():
         impossible("more than one scale or zero point")
     return _result(reading, reading.shape(0), reading.value(2).dtype)
 
 
-def dequantize(reading: Reading) -> Inferred:
+def dequantize(reading: NodeReading) -> Inferred:
     """Infer DequantizeLinear, of one scale or one per channel, whose type values have."""
     shape, scale = reading.shape(0), reading.shape(1)
     if scale != reading.shape(2) or len(scale) > 1:
@@ -208,16 +208,16 @@ def _product(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Inferred:
     per_image = elements < 0 or inner < 0
     if elements < 0 and inner < 0:
         impossible("a product whose cost grows with the square of the number of images")
-    work = max(abs(elements * inner), abs(_moved(shape, a)))
+    work = max(abs(elements * inner), abs(_move(shape, a)))
     return Inferred(shape, dtype, -work if per_image else work)
 
 
-def matmul(reading: Reading) -> Inferred:
+def matmul(reading: NodeReading) -> Inferred:
     """Infer MatMul."""
     return _product(reading.shape(0), reading.shape(1), reading.value(0).dtype)
 
 
-def gemm(reading: Reading) -> Inferred:
+def gemm(reading: NodeReading) -> Inferred:
     """Infer Gemm: two matrices, and a bias that is added."""
     found = _product(reading.shape(0), reading.shape(1), reading.value(0).dtype)
     bias = reading.inputs[2].shape if len(reading.inputs) > 2 and reading.inputs[2] else ()
@@ -226,7 +226,7 @@ def gemm(reading: Reading) -> Inferred:
     return found
 
 
-def integer_matmul(reading: Reading) -> Inferred:
+def integer_matmul(reading: NodeReading) -> Inferred:
     """Infer MatMulIntegerToFloat: A, B, scale of A, scale of B, their zero points, a bias.
 
     B may have one scale per column, and no more than one zero point.
@@ -240,7 +240,7 @@ def integer_matmul(reading: Reading) -> Inferred:
     return found
 
 
-def conv(reading: Reading) -> Inferred:
+def conv(reading: NodeReading) -> Inferred:
     """Infer a 2-D convolution of x [N, C, H, W] and weights [O, C / group, h, w]."""
     x, weight = reading.shape(0), reading.shape(1)
     group = reading.attribute("group", 1)
@@ -271,7 +271,7 @@ def conv(reading: Reading) -> Inferred:
     return Inferred(shape, reading.value(0).dtype, work, window_bytes)
 
 
-def reshape(reading: Reading) -> Inferred:
+def reshaped_shape(reading: NodeReading) -> Inferred:
     """Infer Reshape; its -1 is what is left over, and follows the number of images."""
     before, wanted = count(reading.shape(0)), reading.integers(1)
     known = 1
@@ -287,7 +287,7 @@ def reshape(reading: Reading) -> Inferred:
     return _result(reading, tuple(left if size == -1 else size for size in wanted))
 
 
-def transpose(reading: Reading) -> Inferred:
+def transpose(reading: NodeReading) -> Inferred:
     """Infer Transpose."""
     shape, order = reading.shape(0), reading.attribute("perm")
     if sorted(order) != list(range(len(shape))):
@@ -295,7 +295,7 @@ def transpose(reading: Reading) -> Inferred:
     return _result(reading, tuple(shape[axis] for axis in order))
 
 
-def slice_(reading: Reading) -> Inferred:
+def slice_(reading: NodeReading) -> Inferred:
     """Infer Slice with positive steps; of what follows the number of images only all is taken."""
     shape = list(reading.shape(0))
     starts, ends, axes, steps = (reading.integers(index) for index in range(1, 5))
@@ -313,7 +313,7 @@ def slice_(reading: Reading) -> Inferred:
     return _result(reading, tuple(shape))
 
 
-def gather(reading: Reading) -> Inferred:
+def gather(reading: NodeReading) -> Inferred:
     """Infer Gather along an axis that does not follow the number of images."""
     shape, index = reading.shape(0), reading.shape(1)
     axis = _axis(reading, len(shape), 0)
@@ -322,7 +322,7 @@ def gather(reading: Reading) -> Inferred:
     return _result(reading, (*shape[:axis], *index, *shape[axis + 1 :]))
 
 
-def gather_elements(reading: Reading) -> Inferred:
+def gather_elements(reading: NodeReading) -> Inferred:
     """Infer GatherElements: as many elements as there are indices."""
     shape, index = reading.shape(0), reading.shape(1)
     _axis(reading, len(shape), 0)
@@ -331,7 +331,7 @@ def gather_elements(reading: Reading) -> Inferred:
     return _result(reading, index)
 
 
-def concat(reading: Reading) -> Inferred:
+def concat(reading: NodeReading) -> Inferred:
     """Infer Concat."""
     shapes = [reading.shape(index) for index in range(len(reading.inputs))]
     axis = _axis(reading, len(shapes[0]))
@@ -342,7 +342,7 @@ def concat(reading: Reading) -> Inferred:
     return _result(reading, (*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]))
 
 
-def pad(reading: Reading) -> Inferred:
+def pad(reading: NodeReading) -> Inferred:
     """Infer Pad by no negative amounts; what follows the number of images is not padded."""
     shape, amounts = reading.shape(0), reading.integers(1)
     if len(amounts) != 2 * len(shape) or reading.shape(2) != () or min(amounts, default=0) < 0:
@@ -356,7 +356,7 @@ def pad(reading: Reading) -> Inferred:
     return _result(reading, tuple(padded))
 
 
-def reduce_mean(reading: Reading) -> Inferred:
+def reduce_mean(reading: NodeReading) -> Inferred:
     """Infer ReduceMean along axes that do not follow the number of images."""
     shape, axes = reading.shape(0), reading.integers(1)
     rank = len(shape)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.golden import golden_bytes
-from edgevit.bundle.leftovers import clear, find, fresh_folder
+from edgevit.bundle.leftovers import clear_leftovers, find, fresh_folder
 from edgevit.bundle.manifest import (
     BUNDLE_FILES,
     GOLDEN,
@@ -85,7 +85,9 @@ def write_bundle(
     """
     target = Path(os.path.abspath(path))
     golden_npz = golden_bytes(golden)
-    clear(find(target.parent, target.name))  # what a killed process left of the same bundle
+    clear_leftovers(
+        find(target.parent, target.name)
+    )  # what a killed process left of the same bundle
     check_target(target, overwrite)
     try:
         with _parents(target.parent), fresh_folder(target) as folder:

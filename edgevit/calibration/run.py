@@ -13,7 +13,7 @@ from edgevit.calibration.rewrites.fp16 import with_half_body
 from edgevit.calibration.statistics.fisher import Statistics, collect
 from edgevit.calibration.statistics.ranges import Ranges, images_per_batch, observe_ranges
 from edgevit.graph.model import Gemm, Graph
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import Placement
 
@@ -40,7 +40,7 @@ class Run:
     images: Tensor
     seed: int = 0
     memory_bytes: int = MEMORY_BYTES
-    progress: Progress = silent
+    progress: Progress = no_progress
     checkpoint: Path | None = None
 
     @cached_property
@@ -128,7 +128,7 @@ def calibrate(
     *,
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     checkpoint: Path | None = None,
 ) -> QuantizedGraph:
     """Return the quantized graph; `graph` itself is left as it was. Arguments as in `Run`.

@@ -107,8 +107,8 @@ def _from_json(text: str, path: Path) -> list[str]:
     for key in _KEYS:
         found = _config_value(content, key)
         if found is not None:
-            return _listed(found, path)
-    return _listed(content, path)
+            return _list_text(found, path)
+    return _list_text(content, path)
 
 
 def _config_value(content: Any, key: str) -> Any:
@@ -122,7 +122,7 @@ def _config_value(content: Any, key: str) -> Any:
     return None
 
 
-def _listed(content: Any, path: Path) -> list[str]:
+def _list_text(content: Any, path: Path) -> list[str]:
     """Return a list of names, names by index or indices by name as a list.
 
     Raises:

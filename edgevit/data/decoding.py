@@ -42,7 +42,7 @@ _DAMAGE = (
 )
 
 
-def damaged(why: str) -> DataError:
+def damaged_image_error(why: str) -> DataError:
     """Return the error for one image that can't be used (EV132)."""
     return DataError("EV132", "An image can't be used.", why=why, try_next="Replace the image.")
 
@@ -63,13 +63,15 @@ def image_from_bytes(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise damaged(f"{width} x {height} pixels are more than {MAX_PIXELS:,}.")
+                raise damaged_image_error(
+                    f"{width} x {height} pixels are more than {MAX_PIXELS:,}."
+                )
             image.load()
             return rgb_from_image(image)
     except UnidentifiedImageError as error:
-        raise damaged(f"It is in none of the formats {', '.join(FORMATS)}.") from error
+        raise damaged_image_error(f"It is in none of the formats {', '.join(FORMATS)}.") from error
     except _DAMAGE as error:
-        raise damaged(f"{type(error).__name__}: {error}") from error
+        raise damaged_image_error(f"{type(error).__name__}: {error}") from error
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
@@ -84,7 +86,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise damaged("Its pixels are floating point, so their range is unknown.")
+        raise damaged_image_error("Its pixels are floating point, so their range is unknown.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _rgb_from_grey16(image)
     if image.mode == "P" and "transparency" in image.info:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.data.preprocessing import Preprocessing
-from edgevit.data.sources import Source
+from edgevit.data.sources import ImageSource
 from edgevit.errors import DataError, UsageError
 
 MAX_DAMAGED_SHARE = 0.05
@@ -56,7 +56,7 @@ class ImageSet:
     """
 
     location: str
-    source: Source
+    source: ImageSource
     prefix: str = ""
     items: tuple[ImageItem, ...]
     classes: tuple[str, ...]

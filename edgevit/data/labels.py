@@ -95,7 +95,7 @@ def _labels(
         return _by_name(folders, images.named, where, None), "class names of the data file"
     _check_complete(folders, count, where)
     if order is not None:
-        return _numbered(CLASS_ORDERS[order](folders)), f"order of the folders as in {order}"
+        return _number(CLASS_ORDERS[order](folders)), f"order of the folders as in {order}"
     return _by_agreed_order(folders, where)
 
 
@@ -109,7 +109,7 @@ def _by_agreed_order(folders: list[str], where: str) -> tuple[Labels, str]:
     alike = len(orders) == len(CLASS_ORDERS) and len({tuple(one) for one in orders.values()}) == 1
     if alike:
         said = " and ".join(CLASS_ORDERS)
-        return _numbered(orders[next(iter(CLASS_ORDERS))]), f"order of the folders as in {said}"
+        return _number(orders[next(iter(CLASS_ORDERS))]), f"order of the folders as in {said}"
     raise DataError(
         "EV112",
         "Nothing says in which order the model's classes are.",
@@ -132,7 +132,7 @@ def _difference(library: str, order: list[str] | None, orders: dict[str, list[st
     return f"{library} {'..., ' if start else ''}{shown}, ..."
 
 
-def _numbered(ordered: list[str]) -> Labels:
+def _number(ordered: list[str]) -> Labels:
     return {name: index for index, name in enumerate(ordered)}
 
 
@@ -150,7 +150,7 @@ def _by_number(folders: list[str], count: int | None, where: str) -> Labels:
     return labels
 
 
-def _found(folders: list[str], classes: Sequence[str]) -> dict[str, list[int]]:
+def _find(folders: list[str], classes: Sequence[str]) -> dict[str, list[int]]:
     """Return folder -> indices of the classes it may be; the exact name wins over other case."""
     exact: dict[str, list[int]] = {}
     lower: dict[str, list[int]] = {}
@@ -161,11 +161,11 @@ def _found(folders: list[str], classes: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _fit(folders: list[str], classes: Sequence[str]) -> bool:
-    return all(len(indices) == 1 for indices in _found(folders, classes).values())
+    return all(len(indices) == 1 for indices in _find(folders, classes).values())
 
 
 def _by_name(folders: list[str], classes: Sequence[str], where: str, order: str | None) -> Labels:
-    found = _found(folders, classes)
+    found = _find(folders, classes)
     wrong = [name for name, indices in found.items() if len(indices) != 1]
     labels = {name: indices[0] for name, indices in found.items() if len(indices) == 1}
     if wrong:
@@ -178,7 +178,7 @@ def _by_name(folders: list[str], classes: Sequence[str], where: str, order: str 
     if len(set(labels.values())) != len(labels):
         raise _mismatch(where, "Two folders differ only in case and mean the same class.")
     if order is not None and len(labels) == len(classes):
-        _refuse_contradiction(labels, _numbered(CLASS_ORDERS[order](folders)), order)
+        _refuse_contradiction(labels, _number(CLASS_ORDERS[order](folders)), order)
     return labels
 
 

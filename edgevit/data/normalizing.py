@@ -20,7 +20,7 @@ LARGEST = 1e6
 """Of mean and std, and of one over std; no pictures are normalised with anything near."""
 
 
-def normalized(
+def normalize(
     pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> npt.NDArray[np.float32]:
     """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
@@ -49,7 +49,7 @@ def normalizer(
     fits = len(mean) in (1, 3) and len(std) == len(mean)
     if not fits or not are_possible(mean, std):
         raise _impossible(f"mean={mean} std={std}")
-    return lambda pixels: normalized(pixels, mean, std)
+    return lambda pixels: normalize(pixels, mean, std)
 
 
 def are_possible(mean: Sequence[float], std: Sequence[float]) -> bool:

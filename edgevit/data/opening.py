@@ -11,11 +11,11 @@ from pathlib import Path
 
 from edgevit.data.arrays import ArraySource
 from edgevit.data.imageset import ImageItem, ImageSet
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.data.sources import (
     CompressedTarSource,
     FolderSource,
-    Source,
+    ImageSource,
     TarSource,
     ZipSource,
     is_image,
@@ -58,7 +58,7 @@ def open_images(path: str | Path) -> ImageSet:
     return _image_set(location, source, prefix, names)
 
 
-def _image_set(location: str, source: Source, prefix: str, names: list[str]) -> ImageSet:
+def _image_set(location: str, source: ImageSource, prefix: str, names: list[str]) -> ImageSet:
     folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
     classes = tuple(sorted({name for name in folders if name is not None}))
     items = tuple(
@@ -89,9 +89,9 @@ def _split_location(location: str) -> tuple[Path, str]:
             try_next="Name a folder, .zip, .tar, .tar.gz or .npz; . is the working directory.",
         )
     path, separator, sub = location.rpartition("::")
-    is_whole = found_at(location).kind in ("file", "folder")
+    is_whole = look_at(location).kind in ("file", "folder")
     file = Path(path if separator and not is_whole else location)
-    found = found_at(file)
+    found = look_at(file)
     if found.kind == "nothing":
         raise _no_place("EV101", "The images don't exist.", location, found.why)
     if found.kind not in ("file", "folder"):
@@ -120,7 +120,7 @@ def _no_place(code: str, what: str, location: str, why: str) -> DataError:
     )
 
 
-def _source(file: Path, location: str, prefix: str) -> Source:
+def _source(file: Path, location: str, prefix: str) -> ImageSource:
     """Choose the reader by what the file is, not by what it is called (except .npz)."""
     if file.is_dir():
         return FolderSource(file)

@@ -24,7 +24,7 @@ class Found:
     why: str
 
 
-def found_at(path: str | os.PathLike[str]) -> Found:
+def look_at(path: str | os.PathLike[str]) -> Found:
     """Return what is at a path; links are followed, nothing is opened and nothing raised."""
     try:
         mode = os.stat(path).st_mode

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from edgevit.data.decoding import MAX_PIXELS, damaged, rgb_from_image
-from edgevit.data.normalizing import are_possible, normalized
+from edgevit.data.decoding import MAX_PIXELS, damaged_image_error, rgb_from_image
+from edgevit.data.normalizing import are_possible, normalize
 from edgevit.errors import DataError
 
 INTERPOLATIONS = {
@@ -128,7 +128,7 @@ class Preprocessing:
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
-        return normalized(pixels, self.mean, self.std)
+        return normalize(pixels, self.mean, self.std)
 
 
 def _checks(p: Preprocessing) -> dict[str, bool]:
@@ -167,7 +167,7 @@ def _resize(image: Image.Image, size: int | tuple[int, int], interpolation: str)
     else:
         new_width, new_height = int(size * width / height), size
     if new_width * new_height > MAX_PIXELS:
-        raise damaged(f"{width} x {height} pixels become {new_width} x {new_height}.")
+        raise damaged_image_error(f"{width} x {height} pixels become {new_width} x {new_height}.")
     if (width, height) == (new_width, new_height):
         return image
     return image.resize((new_width, new_height), INTERPOLATIONS[interpolation])

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from edgevit.data.decoding import MAX_FILE_BYTES, SUFFIXES, damaged, image_from_bytes
+from edgevit.data.decoding import MAX_FILE_BYTES, SUFFIXES, damaged_image_error, image_from_bytes
 from edgevit.errors import DataError
 
 MAX_COMPRESSED_TAR_BYTES = 1 << 30
@@ -35,7 +35,7 @@ ARCHIVE_DAMAGE = (
 )
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Names of images and their bytes."""
 
     def names(self) -> list[str]:
@@ -88,8 +88,8 @@ class FolderSource:
             with open(self.root / name, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise damaged(str(error)) from error
-        return _bounded(data)
+            raise damaged_image_error(str(error)) from error
+        return _bound(data)
 
     decode = staticmethod(image_from_bytes)
 
@@ -115,9 +115,9 @@ class ZipSource:
         """Return one member's bytes."""
         try:
             with self._zip.open(self._infos[name]) as file:
-                return _bounded(file.read(MAX_FILE_BYTES + 1))
+                return _bound(file.read(MAX_FILE_BYTES + 1))
         except ARCHIVE_DAMAGE as error:
-            raise damaged(str(error)) from error
+            raise damaged_image_error(str(error)) from error
 
     decode = staticmethod(image_from_bytes)
 
@@ -143,8 +143,8 @@ class TarSource:
                 file.seek(offset)
                 data = file.read(min(size, MAX_FILE_BYTES + 1))
         except OSError as error:
-            raise damaged(str(error)) from error
-        return _bounded(data)
+            raise damaged_image_error(str(error)) from error
+        return _bound(data)
 
     decode = staticmethod(image_from_bytes)
 
@@ -171,7 +171,7 @@ class CompressedTarSource:
 
     def read(self, name: str) -> bytes:
         """Return one member's bytes."""
-        return _bounded(self._bytes[name])
+        return _bound(self._bytes[name])
 
     decode = staticmethod(image_from_bytes)
 
@@ -229,9 +229,9 @@ def _check_end_mark(tar: tarfile.TarFile) -> None:
             raise tarfile.ReadError("It is cut off or damaged: there is no end mark.")
 
 
-def _bounded(data: bytes) -> bytes:
+def _bound(data: bytes) -> bytes:
     if len(data) > MAX_FILE_BYTES:
-        raise damaged(f"It has more than {MAX_FILE_BYTES:,} bytes.")
+        raise damaged_image_error(f"It has more than {MAX_FILE_BYTES:,} bytes.")
     return data
 
 

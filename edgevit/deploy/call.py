@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 
 from edgevit.deploy.agent.replies import MARK
 from edgevit.deploy.channel import Channel, silent
-from edgevit.deploy.messages import PROTOCOLS, Alive, Failed, Message, decoded, misfit
+from edgevit.deploy.messages import (
+    PROTOCOLS,
+    Alive,
+    Failed,
+    Message,
+    decode_message,
+    message_misfit,
+)
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
 
@@ -60,14 +67,16 @@ class Call(Channel):
 
         Raises:
             ConnectionLost: It broke.
-            EdgeViTError: What the agent reports (see `_reported`), its Python's failure (EV816), or
+            EdgeViTError: What the agent reports (`_error_from_failure`), its Python's failure (EV816), or
                 that its answer is none (EV833), too long (EV834) or does not come (EV835).
         """
         progressed = time.monotonic()
         while line := self._marked_line(progressed + self._protocol.stalled_s):
-            reply: Message = decoded(line, self._protocol.replies, f"answer to {self.verb!r}")
+            reply: Message = decode_message(
+                line, self._protocol.replies, f"answer to {self.verb!r}"
+            )
             if isinstance(reply, Failed):
-                raise _reported(reply)
+                raise _error_from_failure(reply)
             if not isinstance(reply, Alive):
                 progressed = time.monotonic()
             yield reply
@@ -79,7 +88,9 @@ class Call(Channel):
             if isinstance(reply, kind):
                 return reply
             if not isinstance(reply, Alive):
-                raise misfit(f"answer to {self.verb!r}", f"{type(reply).__name__} came instead.")
+                raise message_misfit(
+                    f"answer to {self.verb!r}", f"{type(reply).__name__} came instead."
+                )
         raise ConnectionLost("it ended without an answer")
 
     def read(self, size_bytes: int) -> bytes:
@@ -142,7 +153,7 @@ def _agent_source() -> bytes:
     return "\n".join(lines).encode()
 
 
-def _reported(failed: Failed) -> EdgeViTError:
+def _error_from_failure(failed: Failed) -> EdgeViTError:
     """Return the error for what the agent refused or could not do."""
     why = plain(failed.message)
     if failed.kind == "full":

@@ -77,11 +77,11 @@ def start_ssh(
         stderr=stderr,
         bufsize=0,
         env={**os.environ, "LC_MESSAGES": "C"},
-        preexec_fn=_prepared_child(),
+        preexec_fn=_prepare_child(),
     )
 
 
-def _prepared_child() -> Callable[[], None]:
+def _prepare_child() -> Callable[[], None]:
     """Return what the child does before it becomes `ssh`; all it needs is loaded by now.
 
     It ends with the thread that starts it, too, which is the one that holds the connection. Ctrl-C
@@ -108,7 +108,7 @@ def is_address(device: str) -> bool:
     return device[-1] != "@" and (port is None or 0 < int(port[1]) < 65536)
 
 
-def refused(device: str, log: str) -> EdgeViTError:
+def error_from_log(device: str, log: str) -> EdgeViTError:
     """Return the error that fits what `ssh` said."""
     why = plain(log, 1500) or f"No connection within {CONNECT_SECONDS} seconds."
     host = re.sub(r"^(ssh://)?(.*@)?", "", device)

@@ -17,7 +17,13 @@ from typing import Any
 
 from edgevit.deploy.call import SSH_FAILED, Call, ConnectionLost
 from edgevit.deploy.channel import Channel
-from edgevit.deploy.client import CONNECT_SECONDS, is_address, refused, ssh_command, start_ssh
+from edgevit.deploy.client import (
+    CONNECT_SECONDS,
+    error_from_log,
+    is_address,
+    ssh_command,
+    start_ssh,
+)
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, UsageError
 from edgevit.scratch import scratch_folder
@@ -89,7 +95,7 @@ class Connection:
         while not self._is_open():
             if self._master.poll() is not None or time.monotonic() > limit:
                 self._disconnect()
-                raise refused(self.device, _end_of(log))
+                raise error_from_log(self.device, _end_of(log))
             time.sleep(_POLL_SECONDS)
 
     def call(self, verb: str, **request: Any) -> Call:

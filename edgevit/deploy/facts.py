@@ -76,7 +76,7 @@ class PowerMode(Struct, frozen=True):
     modes: dict[_Number, Name]
 
 
-class Facts(Struct, frozen=True, tag_field="schema_version", tag=1):
+class FactsMessage(Struct, frozen=True, tag_field="schema_version", tag=1):
     """A board's facts, as `edgevit.runner.board.facts.board_facts` returns them."""
 
     kind: Name
@@ -132,7 +132,7 @@ def facts_from_output(output: str, device: str) -> dict[str, Any]:
     for line in reversed(output.splitlines()):
         if line.startswith("{"):
             try:
-                facts = msgspec.to_builtins(msgspec.json.decode(line, type=Facts))
+                facts = msgspec.to_builtins(msgspec.json.decode(line, type=FactsMessage))
                 python = msgspec.convert(facts["python"], type=_python_kind())
                 return dict(all_plain({**facts, "python": msgspec.to_builtins(python)}))
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

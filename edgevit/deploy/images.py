@@ -48,7 +48,7 @@ def pack_images(
                     counts[-1] += len(pixels)
                     done += len(pixels)
                     on_images(done)
-        return _indexed(images, preprocessing, folder, counts, labels)
+        return _index(images, preprocessing, folder, counts, labels)
     except OSError as error:
         raise EnvironmentError_(
             "EV231",
@@ -72,7 +72,7 @@ def _by_file(batches: Iterator[Any], input_size: tuple[int, int, int]) -> Iterat
         yield waiting
 
 
-def _indexed(
+def _index(
     images: ImageSet,
     preprocessing: Preprocessing,
     folder: Path,

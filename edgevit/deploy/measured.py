@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgevit.deploy.facts import PowerMode
-from edgevit.deploy.messages import Bytes, Count, Hash, Name, Text, decoded
+from edgevit.deploy.messages import Bytes, Count, Hash, Name, Text, decode_message
 from edgevit.deploy.words import all_plain
 
 _Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -42,7 +42,7 @@ class _SelfCheck(_Strict, frozen=True):
     rms_error_relative: _Positive | None
 
 
-class Conditions(_Strict, frozen=True):
+class ConditionsMessage(_Strict, frozen=True):
     """Under which latency was measured; empty where it was not."""
 
     threads: Count | None = None
@@ -213,7 +213,7 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag_field="schem
     fp32: Answers | None
     self_check: _SelfCheck
     latency_ms: dict[Name, list[_Milliseconds]]
-    latency_conditions: Conditions
+    latency_conditions: ConditionsMessage
     peak_memory_bytes: dict[Name, Bytes]
     skipped_images: list[str]
     warnings: list[Text]
@@ -230,7 +230,7 @@ def measured_from_json(data: bytes) -> Measured:
     Raises:
         DeviceError: It is something else (EV833).
     """
-    return decoded(data, Measured, "measurements")
+    return decode_message(data, Measured, "measurements")
 
 
 def content_of(measured: Measured) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Alive(Message, frozen=True, tag="alive"):
     """It goes on working."""
 
 
-class Board(Message, frozen=True, tag="board"):
+class BoardMessage(Message, frozen=True, tag="board"):
     """The board's Python, machine, folder and room."""
 
     python: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}[0-9A-Za-z.+]{0,40}\Z")]
@@ -130,7 +130,7 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "probe": Protocol(replies=Failed | Alive | Board),
+    "probe": Protocol(replies=Failed | Alive | BoardMessage),
     "receive": Protocol(replies=Failed | Alive | Present | Received | Complete),
     # TensorRT says nothing while it builds, which takes tens of minutes on a small board.
     "start": Protocol(replies=Failed | Alive | Line | Exit, stalled_s=7200.0),
@@ -175,7 +175,7 @@ class Raised(Struct, frozen=True):
     error: Reported
 
 
-def decoded(data: bytes, kind: type[T], what: str) -> T:
+def decode_message(data: bytes, kind: type[T], what: str) -> T:
     """Return a message of the board.
 
     Args:
@@ -189,10 +189,10 @@ def decoded(data: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise misfit(what, str(error)) from None
+        raise message_misfit(what, str(error)) from None
 
 
-def misfit(what: str, why: str) -> DeviceError:
+def message_misfit(what: str, why: str) -> DeviceError:
     """Return the error for an answer that can't be what EdgeViT on a board says (EV833)."""
     return DeviceError(
         "EV833",

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgevit.deploy.connection import Connection, no_python
 from edgevit.deploy.facts import facts_through
-from edgevit.deploy.messages import Board as Answer
+from edgevit.deploy.messages import BoardMessage as Answer
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.board.finding import why_too_old
 from edgevit.runner.engines import all_engines, engine_named

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from edgevit.bundle.limits import given_limits
+from edgevit.bundle.limits import limit_variables
 from edgevit.deploy.channel import silent
 from edgevit.deploy.connection import Connection
 from edgevit.deploy.messages import (
@@ -19,8 +19,8 @@ from edgevit.deploy.messages import (
     Progressed,
     Raised,
     Reported,
-    decoded,
-    misfit,
+    decode_message,
+    message_misfit,
 )
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError, EdgeViTError
@@ -67,7 +67,7 @@ class RemoteRun:
             "environment": {
                 "PYTHONPATH": self.root,
                 "PYTHONDONTWRITEBYTECODE": "1",
-                **given_limits(),
+                **limit_variables(),
             },
         }
         with connection.call("start", **request) as call:
@@ -80,22 +80,22 @@ class RemoteRun:
                 if isinstance(reply, Exit):
                     self._check(reply.status, plain(reply.errors))
                     return
-        raise misfit("answer to 'start'", "It ended without the run's exit status.")
+        raise message_misfit("answer to 'start'", "It ended without the run's exit status.")
 
     def _heard(self, line: Line) -> None:
         if line.offset <= self._offset:
-            raise misfit(_WHAT, f"It goes back from {self._offset} to {line.offset}.")
+            raise message_misfit(_WHAT, f"It goes back from {self._offset} to {line.offset}.")
         self._offset = line.offset
         try:
             keys = set(json.loads(line.text))
         except (ValueError, TypeError, RecursionError):
             return  # what a library prints
         if "error" in keys:
-            self._error = _raised_there(decoded(line.text.encode(), Raised, _WHAT).error)
+            self._error = _error_there(decode_message(line.text.encode(), Raised, _WHAT).error)
         elif "stage" in keys:
-            said = decoded(line.text.encode(), Progressed, _WHAT)
+            said = decode_message(line.text.encode(), Progressed, _WHAT)
             if said.done > said.total:
-                raise misfit(_WHAT, f"{said.done} of {said.total} are done.")
+                raise message_misfit(_WHAT, f"{said.done} of {said.total} are done.")
             self.progress(said.stage, said.done, said.total)
 
     def _check(self, status: int | None, said: str) -> None:
@@ -119,10 +119,10 @@ class RemoteRun:
         )
 
 
-def _raised_there(said: Reported) -> EdgeViTError:
+def _error_there(said: Reported) -> EdgeViTError:
     """Return the board's error as one of the same class, so that it has the same exit status."""
     if said.kind not in RAISED:
-        raise misfit(_WHAT, f"{said.kind} is no class of an error that it could raise.")
+        raise message_misfit(_WHAT, f"{said.kind} is no class of an error that it could raise.")
     return RAISED[said.kind](
         said.code,
         plain(said.what) or "The measurement on the board failed.",

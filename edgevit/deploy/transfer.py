@@ -16,7 +16,7 @@ from pathlib import Path
 from edgevit.deploy.call import Call, ConnectionLost
 from edgevit.deploy.channel import too_much
 from edgevit.deploy.connection import Connection
-from edgevit.deploy.messages import Complete, File, Has, Present, Received, misfit
+from edgevit.deploy.messages import Complete, File, Has, Present, Received, message_misfit
 from edgevit.errors import DeviceError
 
 _CHUNK_BYTES = 1 << 16
@@ -79,7 +79,9 @@ def send_files(
     with connection.call("receive", root=root, nonce=nonce, files=listed) as call:
         present = call.reply(Present).files
         if len(present) != len(files):
-            raise misfit(_WHAT, f"It says of {len(present)} files what it has, of {len(files)}.")
+            raise message_misfit(
+                _WHAT, f"It says of {len(present)} files what it has, of {len(files)}."
+            )
         offsets = [_offset(file, has) for file, has in zip(files, present, strict=True)]
         there = sum(
             file.size_bytes if offset is None else offset
@@ -94,7 +96,9 @@ def _offset(file: Shipped, has: Has) -> int | None:
     """Return from which byte on to send a file, or None if the board has all of it."""
     whole = (has.bytes, has.sha256) == (file.size_bytes, file.sha256)
     if (has.whole and not whole) or has.bytes > file.size_bytes:
-        raise misfit(_WHAT, f"It can't have {has.bytes} bytes of {file.name} with that SHA-256.")
+        raise message_misfit(
+            _WHAT, f"It can't have {has.bytes} bytes of {file.name} with that SHA-256."
+        )
     if has.whole:
         return None
     digest, left = hashlib.sha256(), has.bytes
@@ -157,12 +161,14 @@ def _follow(
     for reply in call.replies():
         if isinstance(reply, Received):
             if not before <= reply.bytes <= expected:
-                raise misfit(_WHAT, f"{reply.bytes} of {expected} bytes, after {before}.")
+                raise message_misfit(_WHAT, f"{reply.bytes} of {expected} bytes, after {before}.")
             before = reply.bytes
             on_received(before)
         if isinstance(reply, Complete):
             if before != expected:
-                raise misfit(_WHAT, f"All is there, it says, with {before} of {expected} bytes.")
+                raise message_misfit(
+                    _WHAT, f"All is there, it says, with {before} of {expected} bytes."
+                )
             return
     raise ConnectionLost("it ended before all files were there")
 

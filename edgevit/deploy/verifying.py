@@ -114,7 +114,7 @@ def _engine(measured: Measured, sent: Sent) -> Iterator[str]:
 def _latency(measured: Measured, sent: Sent, engines: set[str]) -> Iterator[str]:
     timed, asked, found = measured.latency_ms, sent.conditions, measured.latency_conditions
     if set(timed) != (set() if measured.engine_used.stands_in else engines):
-        yield f"Latencies came for {_listed(timed)}, engines are {_listed(engines)}."
+        yield f"Latencies came for {_list_text(timed)}, engines are {_list_text(engines)}."
     if len({len(samples) for samples in timed.values()}) > 1:
         yield "The engines were not timed in turns: their numbers of rounds differ."
     if any(len(samples) < 2 or min(samples) <= 0 for samples in timed.values()):
@@ -122,8 +122,8 @@ def _latency(measured: Measured, sent: Sent, engines: set[str]) -> Iterator[str]
     if timed and (found.batch, found.rounds) != (asked.batch, asked.rounds):
         yield f"Batch and rounds are {found.batch} and {found.rounds}, asked were others."
     if not set(measured.peak_memory_bytes) <= engines:
-        yield f"Memory came for {_listed(measured.peak_memory_bytes)}."
+        yield f"Memory came for {_list_text(measured.peak_memory_bytes)}."
 
 
-def _listed(names: Mapping[str, object] | set[str] | Sequence[str]) -> str:
+def _list_text(names: Mapping[str, object] | set[str] | Sequence[str]) -> str:
     return ", ".join(sorted(names)[:5]) or "none"

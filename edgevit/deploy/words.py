@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgevit.report.escaping import escaped
+from edgevit.report.escaping import escape
 
 MOST_CHARACTERS = 2000
 
@@ -14,7 +14,7 @@ def plain(text: str | bytes, most: int = MOST_CHARACTERS) -> str:
     if isinstance(text, bytes):
         text = text[-4 * most :].decode("utf-8", "replace")
     last = text.strip()[-most:]
-    return escaped(last, keep="\t\n")
+    return escape(last, keep="\t\n")
 
 
 def all_plain(content: Any) -> Any:

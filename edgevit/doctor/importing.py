@@ -36,7 +36,7 @@ def import_problems(packages: tuple[str, ...]) -> dict[str, str]:
     problems: dict[str, str] = {}
     left = list(packages)
     while left:
-        status, found = _tried([_MODULES.get(name, name) for name in left])
+        status, found = _try_modules([_MODULES.get(name, name) for name in left])
         problems.update(zip(left, found, strict=False))
         if len(found) < len(left):
             problems[left[len(found)]] = f"importing it ends Python with status {status}"
@@ -44,7 +44,7 @@ def import_problems(packages: tuple[str, ...]) -> dict[str, str]:
     return problems
 
 
-def _tried(modules: Sequence[str]) -> tuple[int | None, list[str]]:
+def _try_modules(modules: Sequence[str]) -> tuple[int | None, list[str]]:
     """Return the process's status and the problems of the modules that it came to."""
     command = [sys.executable, "-c", _SCRIPT, *modules]
     try:

@@ -41,7 +41,7 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     problems = import_problems(_NEEDED)
     findings = [_python(), *(_package(name, problems[name]) for name in _NEEDED)]
     findings += [*engine_findings(facts, "cpu"), numpy_finding(facts)]
-    findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _left_over()]
+    findings += [_memory(facts), _disk(facts), _ssh(), _telemetry(), _clear_leftovers()]
     device = None if target is None or is_for_processor(target) else target
     if device is not None or facts["gpu"]["compute_capability"]:
         found = (device_finding(facts, device), *engine_findings(facts, "gpu"))
@@ -102,10 +102,10 @@ def _telemetry() -> Finding:
     return ok("telemetry", "no sensors here: latency is measured without watching the clocks")
 
 
-def _left_over() -> Finding:
+def _clear_leftovers() -> Finding:
     """Clear what killed runs left among temporary files and here, and say what it was."""
     cleared = clear_left_over()
-    cleared += [path.name for path in leftovers.clear(leftovers.find(Path.cwd()))]
+    cleared += [path.name for path in leftovers.clear_leftovers(leftovers.find(Path.cwd()))]
     if cleared:
         found = f"cleared what ended runs had left: {', '.join(cleared)}"
         return ok("temporary files", found)

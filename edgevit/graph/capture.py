@@ -55,7 +55,7 @@ def graph_from_module(
             (EV309).
     """
     model = _float32_on_cpu(model)
-    with _evaluating(model), torch.no_grad():
+    with _evaluate(model), torch.no_grad():
         wrapped = _Logits(model)
         program = _export(wrapped, input_size)
         module = module_from_program(program, prefix="model")
@@ -97,7 +97,7 @@ def _float32_on_cpu(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluate(model: nn.Module) -> Iterator[None]:
     """Put every submodule into evaluation mode and restore the modes afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

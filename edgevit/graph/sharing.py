@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgevit.graph.model import Graph
 
 
-def leaders(graph: Graph) -> dict[str, str]:
+def shared_grid_sites(graph: Graph) -> dict[str, str]:
     """Return site -> the first site that reads the same tensor into a linear (maybe itself)."""
     first: dict[str, str] = {}
     found = {}

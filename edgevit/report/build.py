@@ -38,8 +38,8 @@ def _cells(row: Mapping[str, Any], energy: bool) -> tuple[str, ...]:
     ratio, gate, valid = row["speedup_over_fp16"], row["gate"], row["latency_valid"]
     return (
         row["variant"],
-        _counted(None if row["p50_ms"] is None else f"{row['p50_ms']:.2f} ms", valid),
-        _counted(None if ratio is None else f"{ratio['value']:.2f}", valid),
+        _count_text(None if row["p50_ms"] is None else f"{row['p50_ms']:.2f} ms", valid),
+        _count_text(None if ratio is None else f"{ratio['value']:.2f}", valid),
         *((_energy(row["energy_mj"]),) if energy else ()),
         _drop(gate["drop_points"]),
         str(gate["num_images"] or _NOTHING),
@@ -47,7 +47,7 @@ def _cells(row: Mapping[str, Any], energy: bool) -> tuple[str, ...]:
     )
 
 
-def _counted(figure: str | None, valid: bool | None) -> str:
+def _count_text(figure: str | None, valid: bool | None) -> str:
     """Return a figure, in brackets if it does not count."""
     if figure is None:
         return _NOTHING

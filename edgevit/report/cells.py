@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgevit.report.escaping import escaped
+from edgevit.report.escaping import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,4 +38,4 @@ def plain_text(content: str, style: str = "", keep: str = "") -> Text:
     """
     from rich.text import Text
 
-    return Text(escaped(content, keep), style=style)
+    return Text(escape(content, keep), style=style)

@@ -22,7 +22,7 @@ def conformance_table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    counts = ", ".join(_counted(graph["counts"][level], level) for level in _WORDS)
+    counts = ", ".join(_count_text(graph["counts"][level], level) for level in _WORDS)
     oldest, newest = report["tensorrt"]
     served = oldest if oldest == newest else f"{oldest} to {newest}"
     title = f"{graph['name']} for {report['target']}, TensorRT {served}: {counts}"
@@ -45,7 +45,7 @@ def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[Rend
         yield plain_text(f"rules not looked at: {_reasons(left_out)}")
 
 
-def _counted(count: int, level: str) -> str:
+def _count_text(count: int, level: str) -> str:
     """Return a count with its word, such as "1 error" or "2 errors"."""
     return f"{count} {_WORDS[level][count != 1]}"
 

@@ -13,7 +13,7 @@ _UNSEEN = re.compile(
 )
 
 
-def escaped(text: str, keep: str = "") -> str:
+def escape(text: str, keep: str = "") -> str:
     r"""Return the text with these characters as ``\uXXXX``, which is JSON's own escape for them.
 
     Args:

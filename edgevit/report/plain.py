@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from edgevit.report.escaping import escaped
+from edgevit.report.escaping import escape
 
 
 class PlainConsole(Console):
@@ -28,7 +28,7 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text; `Text` would drop some control characters without a word."""
-        return super().render_str(escaped(text, keep="\n"), **options)
+        return super().render_str(escape(text, keep="\n"), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -36,4 +36,4 @@ class PlainConsole(Console):
         """Yield the segments of something to print, foreign control characters as escapes."""
         for segment in super().render(renderable, options):
             text, style, control = segment
-            yield segment if control else Segment(escaped(text, keep="\n"), style)
+            yield segment if control else Segment(escape(text, keep="\n"), style)

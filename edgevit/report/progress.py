@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edgevit.report.escaping import escaped
+from edgevit.report.escaping import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown_progress(console: Console) -> Iterator[Progress]:
+def show_progress(console: Console) -> Iterator[Progress]:
     """Yield a callable (stage, done, total) that draws; silent when not on a terminal.
 
     Off a terminal one plain line per finished stage is printed instead of a bar.
@@ -42,7 +42,7 @@ def shown_progress(console: Console) -> Iterator[Progress]:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            stage = escaped(stage)  # a board's stages are its own words
+            stage = escape(stage)  # a board's stages are its own words
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)

@@ -43,14 +43,14 @@ def sensitivity_table(rows: Rows, limit: int = 20) -> Table:
     title = f"Sensitivity, the worst {min(limit, len(rows))} of {len(rows)} layers"
     table = new_table(title, "layer", *headings, numbers=tuple(headings))
     for row in worst_first(rows)[:limit]:
-        noise = [_shown(row[key], ".1f") for key in ("left_sqnr_db", "right_sqnr_db")]
-        cells = [row["module"], " ".join(noise), _shown(row["fisher_error"], ".1e")]
+        noise = [_show_text(row[key], ".1f") for key in ("left_sqnr_db", "right_sqnr_db")]
+        cells = [row["module"], " ".join(noise), _show_text(row["fisher_error"], ".1e")]
         if labelled:
-            cells += [_shown(row[key], ".1e") for key in ("kl_only", "kl_all_but")]
-            cells += [_shown(row[key], ".2f") for key in ("top1_only", "top1_all_but")]
+            cells += [_show_text(row[key], ".1e") for key in ("kl_only", "kl_all_but")]
+            cells += [_show_text(row[key], ".2f") for key in ("top1_only", "top1_all_but")]
         table.add_row(*(plain_text(cell) for cell in cells))
     return table
 
 
-def _shown(value: float | None, form: str) -> str:
+def _show_text(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

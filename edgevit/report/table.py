@@ -83,8 +83,8 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
         *counts_lines(model),
         f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
-        f"calibrated on {_shown(calibration.get('num_images'))} images "
-        f"with {_shown(calibration.get('method'))}",
+        f"calibrated on {_show_text(calibration.get('num_images'))} images "
+        f"with {_show_text(calibration.get('method'))}",
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
     ]
     lines += _class_lines(model)
@@ -138,7 +138,7 @@ def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
             grid = f"note {notes.setdefault(layer['reason'], len(notes) + 1)}"
         name = layer.get("module", layer.get("name"))
         cells = (name, layer.get("kind"), bits, grid, layer.get("carrier"), layer.get("kernel"))
-        table.add_row(*(plain_text(_shown(cell)) for cell in cells))
+        table.add_row(*(plain_text(_show_text(cell)) for cell in cells))
     return Group(table, *(plain_text(f"note {n}: {reason}") for reason, n in notes.items()))
 
 
@@ -316,7 +316,7 @@ def _times(fp32: int | None, engine: int | None) -> str:
     return f"{ratio:.1f}x {word}" if ratio >= 1.05 else "about the same"
 
 
-def _shown(value: Any) -> str:
+def _show_text(value: Any) -> str:
     return _NOTHING if value is None else str(value)
 
 

@@ -22,7 +22,7 @@ _OWN_WORDS = {
 }
 
 
-def foreseen(error: Exception) -> EdgeViTError:
+def error_from_exception(error: Exception) -> EdgeViTError:
     """Return the error itself if it is one of EdgeViT's own, else one that stands for it.
 
     Returns:
@@ -37,7 +37,7 @@ def foreseen(error: Exception) -> EdgeViTError:
             "EV246",
             "This machine's memory is not enough.",
             where=_where(error),
-            why=_said(error) or "The system gave no more.",
+            why=_text_of(error) or "The system gave no more.",
             try_next="Close other programs, take fewer images or a smaller model.",
         )
     if isinstance(error, ImportError) and not (error.name or "").startswith("edgevit"):
@@ -56,7 +56,7 @@ def foreseen(error: Exception) -> EdgeViTError:
         "EV249",
         f"EdgeViT met an unexpected error: {type(error).__name__}.",
         where=_where(error),
-        why=_said(error) or "It came without a message.",
+        why=_text_of(error) or "It came without a message.",
         try_next=f"{_MORE}; please report both, with `edgevit doctor --json -`.",
     )
 
@@ -69,14 +69,14 @@ def _package(error: ImportError) -> EdgeViTError:
             "EV248",
             f"The package {name} is not installed.",
             where=_where(error),
-            why=_said(error),
+            why=_text_of(error),
             try_next=f"pip install {name}; {more}",
         )
     return EnvironmentError_(
         "EV244",
         f"{name} can't be imported.",
         where=_where(error),
-        why=_said(error),
+        why=_text_of(error),
         try_next=f"pip install --force-reinstall {name}; {more}",
     )
 
@@ -86,12 +86,12 @@ def _system(error: OSError) -> EdgeViTError:
         "EV247",
         "The system refused a request.",
         where=str(error.filename or _where(error)),
-        why=error.strerror or _said(error) or type(error).__name__,
+        why=error.strerror or _text_of(error) or type(error).__name__,
         try_next=_OWN_WORDS.get(error.errno or 0, f"{_MORE}. Mend it and run it again."),
     )
 
 
-def _said(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return str(error).strip()[:_MOST_CHARACTERS]
 
 

@@ -31,12 +31,12 @@ def target_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
             names = getattr(import_module(module), "NAMES", ())
             module = f"{module}.target"
         else:
-            names = _written(Path(getattr(one.module_finder, "path", ""), f"{one.name}.py"))
+            names = _write(Path(getattr(one.module_finder, "path", ""), f"{one.name}.py"))
         if names:
             yield module, tuple(names)
 
 
-def _written(file: Path) -> tuple[str, ...]:
+def _write(file: Path) -> tuple[str, ...]:
     """Return the ``NAMES = (...)`` at the top of a file, empty without such a line."""
     for statement in ast.parse(file.read_text("utf-8")).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "NAMES":

@@ -11,7 +11,7 @@ from edgevit.targets.base import Target
 from edgevit.targets.naming import target_modules, target_names
 
 
-def _found() -> dict[str, Target]:
+def _find() -> dict[str, Target]:
     """Return name -> target in the order of `target_names`.
 
     Raises:
@@ -26,7 +26,7 @@ def _found() -> dict[str, Target]:
     return {name: found[name] for name in target_names()}
 
 
-TARGETS = _found()
+TARGETS = _find()
 
 
 def target_named(name: str) -> Target:

@@ -65,7 +65,7 @@ class SimulationTarget:
         )
         roles = {site.name: site.role for site in graph.sites}
         options = {
-            name: _extended(roles[name], offered) for name, offered in placement.options.items()
+            name: _extend(roles[name], offered) for name, offered in placement.options.items()
         }
         return replace(placement, target=self.name, options=options, missing={})
 
@@ -105,7 +105,7 @@ class SimulationTarget:
 TARGETS = (SimulationTarget(),)
 
 
-def _extended(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]:
+def _extend(role: Role, offered: tuple[GridSpec, ...]) -> tuple[GridSpec, ...]:
     """Return the grids of a site: cpu's, uneven ones in their widest form, and all others."""
     grids, bits = dict.fromkeys(grid_classes().values()), offered[0].bits
     more = [spec for grid in grids for spec in grid.specs_at(role, bits)]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from edgevit.errors import UsageError
 from edgevit.graph.model import Graph
-from edgevit.graph.sharing import leaders
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.quantizers.spec import check_bits
 
 LayerBits = Mapping[str, tuple[int, int]]
@@ -95,7 +95,7 @@ def _refuse_unknown(layer_bits: LayerBits, known: list[str]) -> None:
 
 
 def _refuse_split_tensors(graph: Graph, widths: Mapping[str, tuple[int, int]]) -> None:
-    leader = leaders(graph)
+    leader = shared_grid_sites(graph)
     found: dict[str, tuple[str, int]] = {}
     for gemm in graph.gemms:
         bits = widths[gemm.name][1]

@@ -99,7 +99,7 @@ class Artefact:
             golden=self.golden,
             manifest=self._manifest(),
             recipe_toml=self.recipe.to_toml(),
-            variants={name: _stored(one.lowered) for name, one in self.variants.items()},
+            variants={name: _store(one.lowered) for name, one in self.variants.items()},
             overwrite=overwrite,
         )
         return open_bundle(path)
@@ -158,7 +158,7 @@ class Simulation:
         return logits_of(self.graph.forward, self.preprocessing, pixels)
 
 
-def _stored(lowered: Lowered) -> VariantModel:
+def _store(lowered: Lowered) -> VariantModel:
     return VariantModel(
         onnx=lowered.onnx,
         tensors=lowered.tensors,

@@ -26,7 +26,7 @@ _DRAFT_IMAGES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class BudgetLimits:
     """The budgets that the user set; all None for widths that are the same everywhere.
 
     Args:
@@ -86,7 +86,7 @@ class Limits:
             )
 
 
-def common_bits(limits: Limits, bits: int) -> int:
+def common_bits(limits: BudgetLimits, bits: int) -> int:
     """Return the width of what no budget chooses: the whole part of the mean asked for."""
     if limits.avg_bits is None:
         return bits
@@ -95,7 +95,7 @@ def common_bits(limits: Limits, bits: int) -> int:
 
 def with_widths(
     recipe: Recipe,
-    limits: Limits,
+    limits: BudgetLimits,
     graph: Graph,
     images: Tensor,
     target: Target,
@@ -106,7 +106,7 @@ def with_widths(
     Raises:
         UsageError: The budget can't be met (EV221, EV222).
     """
-    from edgevit.calibration.mixed.widths import Budget, mixed_widths
+    from edgevit.calibration.mixed.widths import Budget, choose_widths
     from edgevit.calibration.run import Run
 
     def place(layer_bits: Mapping[str, tuple[int, int]]) -> Placement:
@@ -124,7 +124,7 @@ def with_widths(
         seed=recipe.seed,
         progress=progress,
     )
-    mixed = mixed_widths(
+    mixed = choose_widths(
         run,
         place,
         Budget(weight_bits=weight_bits, act_bits=act_bits),
@@ -174,7 +174,7 @@ def _mean_for_size(
     return narrowest + 8 * (limit - smallest) / max(weights, 1)
 
 
-def check_size(lowered: Lowered, limits: Limits) -> None:
+def check_size(lowered: Lowered, limits: BudgetLimits) -> None:
     """Refuse a finished model that is larger than was asked for.
 
     Raises:

@@ -24,12 +24,12 @@ from edgevit.bundle.manifest import (
     VARIANT_GRAPHS,
 )
 from edgevit.bundle.variants import golden_key
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
-    from edgevit.targets.tensorrt.conformance import Conformance, Facts, Parity
+    from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, GraphParity
     from edgevit.targets.tensorrt.profiles import DeviceProfile
 
 _REFERENCE = "fp32"
@@ -42,7 +42,7 @@ def graph_of_a_bundle(path: Path) -> str | None:
     manifest = path.parent / MANIFEST
     if (
         not named
-        or found_at(manifest).kind != "file"
+        or look_at(manifest).kind != "file"
         or manifest.stat().st_size > MAX_MANIFEST_BYTES
     ):
         return None
@@ -55,7 +55,7 @@ def graph_of_a_bundle(path: Path) -> str | None:
     return named[0] if is_bundle else None
 
 
-def checked_graphs(
+def check_graphs(
     bundle: Bundle, profile: DeviceProfile, served: tuple[str, str], only: str | None = None
 ) -> Iterator[tuple[str, Conformance]]:
     """Yield (name, findings) of every graph a bundle runs on its target, or of one.
@@ -82,24 +82,24 @@ def _wanted(bundle: Bundle, name: str) -> Any:
     return bundle.golden().get("logits_fp32" if name == _REFERENCE else golden_key(name))
 
 
-def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> Facts:
-    from edgevit.targets.tensorrt.conformance import Facts
+def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> BuildFacts:
+    from edgevit.targets.tensorrt.conformance import BuildFacts
 
     if wanted is None:
-        return Facts(asked=asked, no_parity="the bundle has no logits of this graph")
+        return BuildFacts(asked=asked, no_parity="the bundle has no logits of this graph")
     try:
-        return Facts(asked=asked, parity=_parity(bundle, onnx, wanted))
+        return BuildFacts(asked=asked, parity=_parity(bundle, onnx, wanted))
     except DeviceError as error:
-        return Facts(asked=asked, no_parity=f"ONNX Runtime can't run it: {error.why[:200]}")
+        return BuildFacts(asked=asked, no_parity=f"ONNX Runtime can't run it: {error.why[:200]}")
 
 
-def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
+def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> GraphParity:
     """Compare logits float32 [n, classes] on the golden images, optimisations off."""
     from edgevit.data import Preprocessing
     from edgevit.runner.engines.onnxruntime.session import EngineSession
     from edgevit.runner.measure.scores import agreement_percent
     from edgevit.runner.measure.selfcheck import logits_on
-    from edgevit.targets.tensorrt.conformance import Parity
+    from edgevit.targets.tensorrt.conformance import GraphParity
 
     images = bundle.golden()["images"]  # [n, H, W, 3]
     normalize = Preprocessing.from_dict(bundle.preprocessing).normalize
@@ -108,7 +108,7 @@ def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> Parity:
     wanted = simulated.astype(np.float64)
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)  # [n]
     cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return Parity(
+    return GraphParity(
         num_images=len(images),
         agreement_percent=agreement_percent(found, wanted),
         cosine=float(cosine.min()),

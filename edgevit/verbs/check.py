@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.errors import UnsupportedError, UsageError
 from edgevit.targets.tensorrt.profiles import (
     NEWEST_TENSORRT,
@@ -23,7 +23,7 @@ from edgevit.targets.tensorrt.profiles import (
     releases_text,
     version_key,
 )
-from edgevit.verbs.bundle_graphs import checked_graphs, graph_of_a_bundle
+from edgevit.verbs.bundle_graphs import check_graphs, graph_of_a_bundle
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
@@ -58,7 +58,7 @@ def check(
         BundleError: The bundle is damaged.
     """
     path = Path(model)
-    is_folder = found_at(path).kind == "folder"
+    is_folder = look_at(path).kind == "folder"
     only = None if is_folder else graph_of_a_bundle(path)
     bundle = _bundle(path if only is None else path.parent) if is_folder or only else None
     if bundle is not None:
@@ -66,11 +66,11 @@ def check(
     else:
         _refuse_no_file(path)
     profile = profile_named(_target(target, bundle))
-    served = _served(tensorrt, profile)
+    served = _served_range(tensorrt, profile)
     if bundle is not None:
-        graphs = list(checked_graphs(bundle, profile, served, only))
+        graphs = list(check_graphs(bundle, profile, served, only))
     else:
-        graphs = [(path.name, _checked_file(path, profile, served, precision or ""))]
+        graphs = [(path.name, _check_file(path, profile, served, precision or ""))]
     return {
         "schema_version": _SCHEMA_VERSION,
         "model": str(path),
@@ -122,7 +122,7 @@ def _target(target: str | None, bundle: Bundle | None) -> str:
     return str(found.get("name", "")) if isinstance(found, dict) else str(found)
 
 
-def _served(tensorrt: str | None, profile: DeviceProfile) -> tuple[str, str]:
+def _served_range(tensorrt: str | None, profile: DeviceProfile) -> tuple[str, str]:
     """Return the oldest and newest TensorRT to serve."""
     if tensorrt is None:
         return profile.tensorrt
@@ -163,15 +163,15 @@ def _refuse_precision(precision: str | None) -> None:
         )
 
 
-def _checked_file(
+def _check_file(
     path: Path, profile: DeviceProfile, served: tuple[str, str], precision: str
 ) -> Conformance:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from edgevit.targets.tensorrt.conformance import Facts, check_onnx
+    from edgevit.targets.tensorrt.conformance import BuildFacts, check_onnx
 
     try:
-        return check_onnx(path, profile, tensorrt=served, facts=Facts(asked=precision))
+        return check_onnx(path, profile, tensorrt=served, facts=BuildFacts(asked=precision))
     except (DecodeError, OSError) as error:
         raise UsageError(
             "EV344",
@@ -188,7 +188,7 @@ def _refuse_no_file(path: Path) -> None:
     Raises:
         UsageError: It is not there (EV343), or a device, pipe or socket (EV347).
     """
-    found = found_at(path)
+    found = look_at(path)
     if found.kind == "file":
         return
     if found.kind == "nothing":

@@ -30,7 +30,7 @@ from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.deploy.verifying import Sent, check_measured
 from edgevit.errors import DeviceError, EdgeViTError
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
 from edgevit.runner.engines import engine_of, opened_bundle, target_name
@@ -41,7 +41,7 @@ from edgevit.runner.measure.measurements import BATCH, Measurements
 from edgevit.runner.measure.validation import validation_report
 from edgevit.scratch import scratch_folder
 from edgevit.verbs.eer import eer_asked
-from edgevit.verbs.validate import DEFAULT_MAX_DROP, labelled_for
+from edgevit.verbs.validate import DEFAULT_MAX_DROP, open_labelled_for
 
 if TYPE_CHECKING:
     from edgevit.zoo.class_names import ClassNames
@@ -93,7 +93,7 @@ def deploy(
     eer_metrics: Sequence[str] = (),
     eer_weights: Sequence[float] | None = None,
     eer_reference: str | Path = "vit_b",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Measure a bundle on a board and return the report of `edgevit validate`, plus ``device``.
 
@@ -134,7 +134,7 @@ def deploy(
     )
     opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
-    images = labelled_for(opened, data, num, seed, classes, class_order)
+    images = open_labelled_for(opened, data, num, seed, classes, class_order)
     check_asked(opened.manifest, engine)
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
@@ -143,14 +143,14 @@ def deploy(
         warnings = check(board, needs)
         progress("preflight", 1, 1)
         try:
-            measured, machine = _measured_there(
+            measured, machine = _measure_there(
                 connection, board, opened, images, deployment, progress
             )
         except BaseException:
             with suppress(EdgeViTError, ConnectionLost):  # the first error is the one to show
                 _tidy(connection, board.root, deployment)
             raise
-        warnings += _tidied(connection, board.root, deployment)
+        warnings += _tidy_up(connection, board.root, deployment)
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
     facts = label_facts(images)
     report = validation_report(opened, measured, max_drop_points=limit, eer=eer, labels=facts)
@@ -175,7 +175,7 @@ def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
     )
 
 
-def _measured_there(
+def _measure_there(
     connection: Connection,
     board: Board,
     bundle: Bundle,
@@ -193,7 +193,7 @@ def _measured_there(
             lambda done: progress("prepare images", done, len(images)),
         )
         files = _files(bundle, shipment)
-        sent = _sent(bundle, shipment, files, deployment.conditions)
+        sent = _describe_sent(bundle, shipment, files, deployment.conditions)
         total = sum(file.size_bytes for file in files)
         retry = _Retry(connection)
 
@@ -211,7 +211,7 @@ def _measured_there(
     return measurements_from_dict(content), dict(content["machine"])
 
 
-def _sent(
+def _describe_sent(
     bundle: Bundle, shipment: Shipment, files: Sequence[Shipped], conditions: Conditions
 ) -> Sent:
     hashes = {file.path.name: file.sha256 for file in files if file.path.parent == shipment.folder}
@@ -275,7 +275,7 @@ class _Retry:
         )
 
 
-def _tidied(connection: Connection, root: str, deployment: Deployment) -> list[str]:
+def _tidy_up(connection: Connection, root: str, deployment: Deployment) -> list[str]:
     """Leave the board clean, unless all is to be kept; return a warning where that failed."""
     try:
         _Retry(connection)(lambda: _tidy(connection, root, deployment))

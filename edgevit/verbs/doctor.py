@@ -29,7 +29,7 @@ def examine(
         UsageError: There is no such target (EV340), or no device runs it (EV837).
         EdgeViTError: The board can't be reached.
     """
-    target = known_target(target, device)
+    target = resolve_target(target, device)
     if device is not None:
         from edgevit.doctor.remote import facts_over_ssh
 
@@ -44,7 +44,7 @@ def examine(
     return report(findings, device=None, target=target, facts=facts)
 
 
-def known_target(target: str | None, device: str | None) -> str | None:
+def resolve_target(target: str | None, device: str | None) -> str | None:
     """Return a target's own name; refuse one that does not exist before anything is asked.
 
     Raises:

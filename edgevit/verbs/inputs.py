@@ -34,7 +34,7 @@ STAND_IN_COST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class QuantizationInputs:
     """A model and the images it is calibrated on, ready to be quantized.
 
     Args:
@@ -61,7 +61,7 @@ def subject_of(
     seed: int,
     target: Target,
     progress: Progress,
-) -> Subject:
+) -> QuantizationInputs:
     """Read the images and capture the model's graph."""
     from edgevit.graph.capture import graph_from_module
     from edgevit.graph.multiply_adds import multiply_adds
@@ -70,7 +70,7 @@ def subject_of(
     progress("capture graph", 0, 1)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
     progress("capture graph", 1, 1)
-    return Subject(
+    return QuantizationInputs(
         loaded=replace(loaded, flops=multiply_adds(graph)),
         graph=graph,
         prepared=target.prepare(graph),
@@ -80,7 +80,7 @@ def subject_of(
     )
 
 
-def loaded_model(
+def load_or_describe(
     model: str | nn.Module,
     pretrained: bool,
     weights: str | Path | None,

@@ -168,7 +168,7 @@ class Asked:
         ]
 
 
-def asked_of(
+def options_from(
     recipe: str | Path | None, *, budget: bool, trust_code: bool = False, **given: Any
 ) -> Asked:
     """Put together what the caller gives and what a recipe says.

@@ -13,22 +13,22 @@ import numpy.typing as npt
 from edgevit.bundle.variants import golden_key
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import check_together
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.recipe import Recipe, digest_of
 from edgevit.verbs.artefact import Artefact, Variant, logits_of
-from edgevit.verbs.budget import Limits, check_size, common_bits, placement_of, with_widths
+from edgevit.verbs.budget import BudgetLimits, check_size, common_bits, placement_of, with_widths
 from edgevit.verbs.inputs import (
-    Subject,
+    QuantizationInputs,
     check_num_calib,
     check_seed,
     check_widths,
     images_or_own,
-    loaded_model,
+    load_or_describe,
     num_calib_of,
     stand_in_note,
     subject_of,
 )
-from edgevit.verbs.options import Asked, asked_of
+from edgevit.verbs.options import Asked, options_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +66,7 @@ def quantize(
     checkpoint: str | Path | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Artefact:
     """Quantize a vision transformer after training for one target.
 
@@ -118,7 +118,7 @@ def quantize(
     """
     from edgevit.zoo.loaded import preprocessing_values
 
-    asked = asked_of(
+    asked = options_from(
         recipe,
         budget=avg_bits is not None,
         model=model,
@@ -140,7 +140,7 @@ def quantize(
         class_order=class_order,
         trust_code=trust_code,
     )
-    limits = Limits(
+    limits = BudgetLimits(
         avg_bits=avg_bits,
         max_size_mb=max_size_mb,
         allocation=allocation,
@@ -149,20 +149,20 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        return _quantized(asked, images, limits, checkpoint, progress)
+        return _quantize(asked, images, limits, checkpoint, progress)
 
 
-def _quantized(
+def _quantize(
     asked: Asked,
     images: str | Path | ImageSet | None,
-    limits: Limits,
+    limits: BudgetLimits,
     checkpoint: str | Path | None,
     progress: Progress,
 ) -> Artefact:
     """Check what can be checked at once, then load, calibrate and lower."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
-    from edgevit.zoo.class_names import naming_of, with_names
+    from edgevit.zoo.class_names import name_classes, with_names
 
     check_together(_checks(asked, images, limits))
     method, target = method_named(asked.method), target_named(asked.target)
@@ -171,7 +171,7 @@ def _quantized(
     num, notes = num_calib_of(asked.num_calib, method, images)
     common = common_bits(limits, asked.bits)
     widths = check_widths(common, asked.weight_bits, asked.act_bits)
-    loaded = loaded_model(
+    loaded = load_or_describe(
         asked.model,
         asked.pretrained,
         asked.weights,
@@ -181,12 +181,12 @@ def _quantized(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
-    naming = naming_of(loaded, *asked.stated, asked.weights)
+    naming = name_classes(loaded, *asked.stated, asked.weights)
     loaded = with_names(loaded, naming)
     notes = stand_in_note(images, num, loaded) + notes
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
-    artefact = _made(subject, asked, recipe, limits, target, checkpoint, progress)
+    artefact = _make(subject, asked, recipe, limits, target, checkpoint, progress)
     artefact.quantized.notes += [
         *loaded.notes,
         *naming.notes,
@@ -199,7 +199,7 @@ def _quantized(
 def _checks(
     asked: Asked,
     images: str | Path | ImageSet | None,
-    limits: Limits,
+    limits: BudgetLimits,
 ) -> list[Callable[[], object]]:
     """Return what can be checked in seconds: all of it is reported before the long work."""
     from edgevit.calibration.methods import method_named
@@ -235,7 +235,7 @@ def _checks(
 
 
 def _recipe(
-    asked: Asked, subject: Subject, widths: tuple[int, int], num: int, target: Target
+    asked: Asked, subject: QuantizationInputs, widths: tuple[int, int], num: int, target: Target
 ) -> Recipe:
     """Return what is asked for, resolved; `widths` are those of weights and activations."""
     return Recipe(
@@ -260,11 +260,11 @@ def _recipe(
     )
 
 
-def _made(
-    subject: Subject,
+def _make(
+    subject: QuantizationInputs,
     asked: Asked,
     recipe: Recipe,
-    limits: Limits,
+    limits: BudgetLimits,
     target: Target,
     checkpoint: str | Path | None,
     progress: Progress,
@@ -295,7 +295,11 @@ def _made(
 
 
 def _artefact(
-    subject: Subject, quantized: QuantizedGraph, recipe: Recipe, target: Target, progress: Progress
+    subject: QuantizationInputs,
+    quantized: QuantizedGraph,
+    recipe: Recipe,
+    target: Target,
+    progress: Progress,
 ) -> Artefact:
     """Lower the quantized graph, and run the golden images through simulation and float32."""
     variants = _variants(subject, quantized, recipe, target, progress)
@@ -331,11 +335,15 @@ def _artefact(
 
 
 def _variants(
-    subject: Subject, quantized: QuantizedGraph, recipe: Recipe, target: Target, progress: Progress
+    subject: QuantizationInputs,
+    quantized: QuantizedGraph,
+    recipe: Recipe,
+    target: Target,
+    progress: Progress,
 ) -> dict[str, Variant]:
     """Return the other forms of the model that the target wants measured on the device."""
     from edgevit.calibration.run import Run
-    from edgevit.calibration.search.variants import variant_of
+    from edgevit.calibration.search.variants import calibrate_variant
 
     placements = target.variants(quantized.graph, quantized.placement)
     found = {}
@@ -344,7 +352,7 @@ def _variants(
         run = Run(
             graph=quantized.graph, placement=placement, images=subject.images, seed=recipe.seed
         )
-        made = variant_of(quantized, placement, run)
+        made = calibrate_variant(quantized, placement, run)
         found[name] = Variant(quantized=made, lowered=target.lower(made))
         progress("variants", done + 1, len(placements))
     return found

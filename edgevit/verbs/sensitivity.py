@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.errors import DataError, EdgeViTError
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.verbs.artefact import tensor_of
 from edgevit.verbs.inputs import (
-    Subject,
+    QuantizationInputs,
     check_num_calib,
     check_seed,
     check_widths,
     images_or_own,
-    loaded_model,
+    load_or_describe,
     subject_of,
 )
 from edgevit.verbs.options import SIMULATE
-from edgevit.verbs.validate import labelled
+from edgevit.verbs.validate import open_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,7 +59,7 @@ def sensitivity(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[Row]:
     """Return one row per layer in execution order (see docs/sensitivity.md for the columns).
 
@@ -78,7 +78,7 @@ def sensitivity(
     """
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
-    from edgevit.zoo.class_names import check_naming, naming_of
+    from edgevit.zoo.class_names import check_naming, name_classes
 
     check_naming(classes, class_order)
     chosen = target_named(target)
@@ -87,7 +87,7 @@ def sensitivity(
     w_bits, a_bits = check_widths(bits, weight_bits, act_bits)
     check_num_calib(num_calib)
     images = images_or_own(images, model)
-    loaded = loaded_model(
+    loaded = load_or_describe(
         model,
         pretrained,
         weights,
@@ -99,12 +99,12 @@ def sensitivity(
     )
     judged = None
     if data is not None:
-        naming = naming_of(loaded, classes, class_order, weights)
-        judged = labelled(data, naming, loaded.num_classes, num, seed)
+        naming = name_classes(loaded, classes, class_order, weights)
+        judged = open_labelled(data, naming, loaded.num_classes, num, seed)
         _check_labelled(judged)
     subject = subject_of(loaded, images, num_calib, seed, chosen, progress)
     widths = {"weight_bits": w_bits, "act_bits": a_bits}
-    quantized = _quantized(subject, chosen, chosen_method, widths, float_layers, seed, progress)
+    quantized = _quantize(subject, chosen, chosen_method, widths, float_layers, seed, progress)
     return _rows(subject, quantized, judged, seed, progress)
 
 
@@ -124,8 +124,8 @@ def _check_labelled(images: ImageSet) -> None:
         )
 
 
-def _quantized(
-    subject: Subject,
+def _quantize(
+    subject: QuantizationInputs,
     target: Target,
     method: Method | None,
     widths: dict[str, int],
@@ -149,7 +149,7 @@ def _quantized(
         )
 
     if method is not None:
-        with _advising_here():
+        with _advise_here():
             return calibrate(graph, place({}), images, method, seed=seed, progress=progress)
     run = Run(graph=graph.clone(), placement=place({}), images=images, seed=seed, progress=progress)
     pair = widths["weight_bits"], widths["act_bits"]
@@ -158,7 +158,7 @@ def _quantized(
 
 
 @contextmanager
-def _advising_here() -> Iterator[None]:
+def _advise_here() -> Iterator[None]:
     """Let errors inside the block advise what this verb can do by itself: simulate every grid."""
     try:
         yield
@@ -168,7 +168,7 @@ def _advising_here() -> Iterator[None]:
 
 
 def _rows(
-    subject: Subject,
+    subject: QuantizationInputs,
     quantized: QuantizedGraph,
     judged: ImageSet | None,
     seed: int,
@@ -195,7 +195,7 @@ def _rows(
     for gemm in quantized.graph.gemms:
         if gemm.name in quantized.layers:
             row = _head(quantized, gemm.name)
-            rows.append({**row, **_measured(noise[gemm.name], gemm.name, effects)})
+            rows.append({**row, **_measure(noise[gemm.name], gemm.name, effects)})
     return rows
 
 
@@ -213,7 +213,7 @@ def _head(quantized: QuantizedGraph, name: str) -> Row:
     }
 
 
-def _measured(noise: Noise, name: str, effects: dict[str, tuple[Effect, Effect]]) -> Row:
+def _measure(noise: Noise, name: str, effects: dict[str, tuple[Effect, Effect]]) -> Row:
     row: Row = {
         "left_sqnr_db": noise.sqnr_db(0),
         "right_sqnr_db": noise.sqnr_db(1),

@@ -15,23 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.data import ImageSet, Preprocessing, open_images
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.recipe import DEFAULT_METHOD
 from edgevit.runner.measure.scores import predicted_classes
 from edgevit.verbs.artefact import Pixels, Simulation, logits_of
 from edgevit.verbs.inputs import (
-    Subject,
+    QuantizationInputs,
     check_seed,
     check_widths,
     data_or_own,
     images_or_own,
-    loaded_model,
+    load_or_describe,
     num_calib_of,
     stand_in_note,
     subject_of,
 )
-from edgevit.verbs.options import Asked, asked_of
-from edgevit.verbs.validate import labelled
+from edgevit.verbs.options import Asked, options_from
+from edgevit.verbs.validate import open_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +67,7 @@ def simulate(
     weights_key: str = "",
     model_args: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Simulation:
     """Calibrate with one method and simulate; arguments and errors as in `edgevit.quantize`."""
     from edgevit.zoo.loaded import preprocessing_values
@@ -121,7 +121,7 @@ def compare_methods(
     classes: ClassNames | None = None,
     class_order: str | None = None,
     trust_code: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Simulate methods on the same images; return the report of `edgevit.report.simulation`.
 
@@ -144,7 +144,7 @@ def compare_methods(
     from edgevit.zoo.class_names import Naming
     from edgevit.zoo.loaded import preprocessing_values
 
-    asked = asked_of(
+    asked = options_from(
         recipe,
         budget=False,
         model=model,
@@ -173,14 +173,14 @@ def compare_methods(
         def shown(loaded: LoadedModel) -> ImageSet:
             if labels:
                 naming = Naming(names=loaded.classes, order=asked.class_order or None)
-                return labelled(data, naming, loaded.num_classes, num, asked.seed)
+                return open_labelled(data, naming, loaded.num_classes, num, asked.seed)
             found = data if isinstance(data, ImageSet) else open_images(data)
             return found if num is None else found.subset(num, asked.seed, option="--num")
 
         case = _case(asked, images, names, shown, progress)
         forward = case.subject.graph.forward
         fp32 = [(case.logits(forward, pixels), found) for pixels, found in case.batches()]
-        rows = [_simulated(case, name, fp32, progress) for name in names]
+        rows = [_simulate(case, name, fp32, progress) for name in names]
     return simulation_report(case.head(), rows, _right(fp32), skipped=case.skipped)
 
 
@@ -199,7 +199,7 @@ class _Case:
 
     asked: Asked
     widths: tuple[int, int]
-    subject: Subject
+    subject: QuantizationInputs
     placement: Placement
     counts: Mapping[str, tuple[int, list[str]]]
     shown: ImageSet | None
@@ -263,7 +263,7 @@ def _case(
     """Check what can be checked at once, then load the model, all images and the grids."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
-    from edgevit.zoo.class_names import check_naming, naming_of, with_names
+    from edgevit.zoo.class_names import check_naming, name_classes, with_names
 
     check_naming(*asked.stated)
     methods: list[Method] = [method_named(name) for name in names]
@@ -273,7 +273,7 @@ def _case(
     images = images_or_own(images, asked.model, any_photographs=True)
     images = images if isinstance(images, ImageSet) else open_images(images)
     counts = {method.name: num_calib_of(asked.num_calib, method, images) for method in methods}
-    loaded = loaded_model(
+    loaded = load_or_describe(
         asked.model,
         asked.pretrained,
         asked.weights,
@@ -283,7 +283,7 @@ def _case(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
-    loaded = with_names(loaded, naming_of(loaded, *asked.stated, asked.weights))
+    loaded = with_names(loaded, name_classes(loaded, *asked.stated, asked.weights))
     counts = {
         name: (num, [*loaded.notes, *stand_in_note(images, num, loaded), *notes])
         for name, (num, notes) in counts.items()
@@ -311,7 +311,7 @@ def _case(
     )
 
 
-def _simulated(case: _Case, method: str, fp32: Logits, progress: Progress) -> Simulated:
+def _simulate(case: _Case, method: str, fp32: Logits, progress: Progress) -> Simulated:
     """Calibrate one method and run it beside fp32's logits, batch by batch."""
     from edgevit.report.simulation import Simulated
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.bundle import Bundle
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
-from edgevit.progress import Progress, silent
+from edgevit.progress import Progress, no_progress
 from edgevit.runner.engines import opened_bundle
 from edgevit.runner.measure.limits import check_limits, check_runs
 
@@ -39,7 +39,7 @@ def validate(
     eer_reference: str | Path = "vit_b",
     classes: ClassNames | None = None,
     class_order: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Measure a bundle on this device and return the report (see docs/validate.md).
 
@@ -78,7 +78,7 @@ def validate(
     eer = eer_asked(eer_metrics, eer_weights, eer_reference)
     opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
     opened.check_limits(max(BATCH, batch))
-    images = labelled_for(opened, data, num, seed, classes, class_order)
+    images = open_labelled_for(opened, data, num, seed, classes, class_order)
     conditions = Conditions(
         engine=engine,
         threads=threads,
@@ -102,7 +102,7 @@ def validate(
     )
 
 
-def labelled_for(
+def open_labelled_for(
     bundle: Bundle,
     data: str | Path | ImageSet,
     num: int | None,
@@ -126,10 +126,10 @@ def labelled_for(
         naming = Naming(names=names, source=source)
     elif names and "classes_from" in model:
         naming = replace(naming, source=model["classes_from"])
-    return labelled(data, naming, model["num_classes"], num, seed)
+    return open_labelled(data, naming, model["num_classes"], num, seed)
 
 
-def labelled(
+def open_labelled(
     data: str | Path | ImageSet, naming: Naming, num_classes: int, num: int | None, seed: int
 ) -> ImageSet:
     """Return the images, or `num` of them drawn with `seed`, with the model's labels."""

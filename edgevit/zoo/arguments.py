@@ -21,7 +21,7 @@ def refuse_arguments(arguments: Mapping[str, Any], reserved: Collection[str]) ->
 
 
 @contextmanager
-def built_with(arguments: Mapping[str, Any], name: str) -> Iterator[None]:
+def blame_arguments(arguments: Mapping[str, Any], name: str) -> Iterator[None]:
     """Turn a failure of a constructor that was given arguments into an error of ours.
 
     Raises:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import DataError
-from edgevit.zoo.choices import Choices
+from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.fitting import Build, Fitted, misfit
 from edgevit.zoo.weights import unreadable
 
@@ -27,7 +27,7 @@ _UNPACKED_BYTES = 8 << 30
 _CONVERT = "Give the file as Google published it, or convert it to .safetensors."
 
 
-def fitted_from_npz(build: Build, choices: Choices) -> Fitted:
+def fit_from_npz(build: Build, choices: LoadingChoices) -> Fitted:
     """Build a timm ViT and fill it from a file.
 
     Raises:

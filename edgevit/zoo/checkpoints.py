@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointFormat:
     """One row of the table.
 
     Args:
@@ -41,15 +41,15 @@ class Checkpoint:
     crop_pct: float = 0.9
 
 
-CHECKPOINTS: dict[str, Checkpoint] = {
-    "vit_t": Checkpoint(
+CHECKPOINTS: dict[str, CheckpointFormat] = {
+    "vit_t": CheckpointFormat(
         tag="vit_tiny_patch16_224.augreg_in21k_ft_in1k",
         parameters=5_717_416,
         flops=1_300_000_000,
         mean=INCEPTION,
         std=INCEPTION,
     ),
-    "vit_s": Checkpoint(
+    "vit_s": CheckpointFormat(
         tag="vit_small_patch16_224.augreg_in21k_ft_in1k",
         parameters=22_050_664,
         flops=4_600_000_000,
@@ -57,7 +57,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         mean=INCEPTION,
         std=INCEPTION,
     ),
-    "vit_b": Checkpoint(
+    "vit_b": CheckpointFormat(
         tag="vit_base_patch16_224.augreg_in21k_ft_in1k",
         parameters=86_567_656,
         flops=17_600_000_000,
@@ -65,50 +65,50 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         mean=INCEPTION,
         std=INCEPTION,
     ),
-    "vit_l": Checkpoint(
+    "vit_l": CheckpointFormat(
         tag="vit_large_patch16_224.augreg_in21k_ft_in1k",
         parameters=304_326_632,
         flops=61_600_000_000,
         mean=INCEPTION,
         std=INCEPTION,
     ),
-    "deit_t": Checkpoint(
+    "deit_t": CheckpointFormat(
         tag="deit_tiny_patch16_224.fb_in1k",
         parameters=5_717_416,
         flops=1_300_000_000,
         fp32_top1=72.21,
     ),
-    "deit_s": Checkpoint(
+    "deit_s": CheckpointFormat(
         tag="deit_small_patch16_224.fb_in1k",
         parameters=22_050_664,
         flops=4_600_000_000,
         fp32_top1=79.85,
     ),
-    "deit_b": Checkpoint(
+    "deit_b": CheckpointFormat(
         tag="deit_base_patch16_224.fb_in1k",
         parameters=86_567_656,
         flops=17_600_000_000,
         fp32_top1=81.80,
     ),
-    "swin_t": Checkpoint(
+    "swin_t": CheckpointFormat(
         tag="swin_tiny_patch4_window7_224.ms_in1k",
         parameters=28_288_354,
         flops=4_500_000_000,
         fp32_top1=81.39,
     ),
-    "swin_s": Checkpoint(
+    "swin_s": CheckpointFormat(
         tag="swin_small_patch4_window7_224.ms_in1k",
         parameters=49_606_258,
         flops=8_700_000_000,
         fp32_top1=83.23,
     ),
-    "swin_b": Checkpoint(
+    "swin_b": CheckpointFormat(
         tag="swin_base_patch4_window7_224.ms_in22k_ft_in1k",
         parameters=87_768_224,
         flops=15_400_000_000,
         fp32_top1=85.27,
     ),
-    "swin_l": Checkpoint(
+    "swin_l": CheckpointFormat(
         tag="swin_large_patch4_window7_224.ms_in22k_ft_in1k",
         parameters=196_532_476,
         flops=34_500_000_000,

@@ -16,7 +16,7 @@ _LARGEST = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class LoadingChoices:
     """The caller's choices for a model beside its name.
 
     Args:
@@ -54,7 +54,7 @@ def model_choices(typed: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Argument]:
+def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Argument]:
     """Return the arguments if their names and values are plain.
 
     Raises:
@@ -82,7 +82,7 @@ def _argument(text: str) -> tuple[str, Argument]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         read = value
     name = name.strip()
-    return name, checked_arguments({name: read})[name]
+    return name, check_arguments({name: read})[name]
 
 
 def _is_plain(value: Any) -> bool:

@@ -79,10 +79,10 @@ def stated_names(classes: ClassNames, num_logits: int) -> tuple[tuple[str, ...],
             why="It has LABEL_0, LABEL_1, ..., which transformers writes where names are unknown.",
             try_next="Give a file with the names, one a line.",
         )
-    return _checked(names, num_logits, str(path)), path.name
+    return _check(names, num_logits, str(path)), path.name
 
 
-def naming_of(
+def name_classes(
     loaded: LoadedModel,
     classes: ClassNames | None,
     order: str | None,
@@ -132,7 +132,7 @@ def _beside(weights: Path, num_logits: int) -> tuple[dict[str, tuple[str, ...]],
         try:
             names = read_class_names(path)
             if names:
-                found[name] = _checked(names, num_logits, name)
+                found[name] = _check(names, num_logits, name)
         except DataError as error:
             if name != "config.json":  # most of those say nothing of classes
                 notes.append(f"{name} beside the checkpoint was not taken: {error.what}")
@@ -147,7 +147,7 @@ def _beside(weights: Path, num_logits: int) -> tuple[dict[str, tuple[str, ...]],
     return found, tuple(notes)
 
 
-def _checked(names: tuple[str, ...], num_logits: int, where: str) -> tuple[str, ...]:
+def _check(names: tuple[str, ...], num_logits: int, where: str) -> tuple[str, ...]:
     """Return names that fit, those of ImageNet as WordNet ids.
 
     Raises:

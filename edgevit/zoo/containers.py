@@ -24,7 +24,7 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointContents:
     """A state dict as it was found in a file.
 
     Args:
@@ -52,7 +52,7 @@ class Checkpoint:
         return notes
 
 
-def find_checkpoint(path: Path, names: Iterable[str], key: str = "") -> Checkpoint:
+def find_checkpoint(path: Path, names: Iterable[str], key: str = "") -> CheckpointContents:
     """Read a checkpoint file and find the state dict that fits these names best.
 
     Args:
@@ -68,7 +68,9 @@ def find_checkpoint(path: Path, names: Iterable[str], key: str = "") -> Checkpoi
     return checkpoint_in(read_checkpoint(path), str(path), names, key)
 
 
-def checkpoint_in(loaded: Any, where: str, names: Iterable[str], key: str = "") -> Checkpoint:
+def checkpoint_in(
+    loaded: Any, where: str, names: Iterable[str], key: str = ""
+) -> CheckpointContents:
     """Find the state dict that fits these names best; see `find_checkpoint`."""
     own = list(names)
     found = [
@@ -88,7 +90,7 @@ def checkpoint_in(loaded: Any, where: str, names: Iterable[str], key: str = "") 
         if not fits:
             raise _no_key(where, key, [place for _, place, *_ in found])
     _, place, prefix, state = min(fits, key=lambda item: not _is_averaged(item[1]))
-    return Checkpoint(
+    return CheckpointContents(
         where=where,
         place=place,
         state={name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)},

@@ -17,13 +17,13 @@ from torch import nn
 
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import not_taken
-from edgevit.zoo.choices import Choices
-from edgevit.zoo.fitting import fitted_model
+from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.fitting import fit_model
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, loaded_from_module, plain_module
 
 
-def load(name: str, choices: Choices) -> LoadedModel:
+def load(name: str, choices: LoadingChoices) -> LoadedModel:
     """Call the function and describe what it returns.
 
     A parameter called ``pretrained`` is passed if the function has one, and so are the arguments
@@ -51,7 +51,7 @@ def load(name: str, choices: Choices) -> LoadedModel:
     model, notes = plain_module(model)
     if choices.weights is not None:
         built = model
-        fitted = fitted_model(lambda _: built, choices)
+        fitted = fit_model(lambda _: built, choices)
         model, notes = fitted.model, (*notes, *fitted.notes)
     loaded = loaded_from_module(
         model,
@@ -88,10 +88,10 @@ def _users_code(name: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):  # standard output may be read by a program
             yield
     except (Exception, SystemExit, GeneratorExit) as error:
-        raise _failed(name, error) from error
+        raise _failure(name, error) from error
 
 
-def _failed(name: str, error: BaseException) -> UsageError:
+def _failure(name: str, error: BaseException) -> UsageError:
     said = " ".join(str(error).split())[:300]
     what = "ended the program" if isinstance(error, SystemExit) else "failed"
     return UsageError(
@@ -123,7 +123,7 @@ def _function(name: str) -> Callable[..., Any]:
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise unknown_model(name)
     try:
-        with _working_directory_importable(), _users_code(name):
+        with _import_from_working_directory(), _users_code(name):
             module = import_module(module_name)
     except UsageError as failed:
         error = failed.__cause__
@@ -161,7 +161,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
+def _import_from_working_directory() -> Iterator[None]:
     """Let modules of the working directory be found last, inside the block."""
     here = str(Path.cwd())
     sys.path.append(here)

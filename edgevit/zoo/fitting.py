@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import DataError
-from edgevit.zoo.choices import Choices
-from edgevit.zoo.containers import Checkpoint, find_checkpoint
+from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.containers import CheckpointContents, find_checkpoint
 from edgevit.zoo.hints import hint
 from edgevit.zoo.weights import StateDict
 
@@ -55,9 +55,9 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fitted_model(
+def fit_model(
     build: Build,
-    choices: Choices,
+    choices: LoadingChoices,
     read: Callable[[nn.Module, StateDict], Mapping[str, Any]] = lambda model, state: {},
 ) -> Fitted:
     """Build a model and load the checkpoint file of `choices` into it.
@@ -94,7 +94,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     return load_checkpoint(model, find_checkpoint(path, model.state_dict()))
 
 
-def load_checkpoint(model: nn.Module, found: Checkpoint) -> list[str]:
+def load_checkpoint(model: nn.Module, found: CheckpointContents) -> list[str]:
     """Load tensors into the model, all that it has or none.
 
     Returns:
@@ -104,7 +104,7 @@ def load_checkpoint(model: nn.Module, found: Checkpoint) -> list[str]:
         DataError: Names, shapes or kinds of numbers don't fit (EV155).
     """
     own, state = model.state_dict(), found.state
-    converted = _converted(model, state) if set(own) != set(state) else None
+    converted = _convert(model, state) if set(own) != set(state) else None
     if converted is not None and _misfits(own, converted) <= _misfits(own, state):
         state = converted
     foreign = [name for name in state if name not in own and not _COMPUTED.search(name)]
@@ -114,7 +114,7 @@ def load_checkpoint(model: nn.Module, found: Checkpoint) -> list[str]:
     return _notes(own, state, [*left_out, *found.outside])
 
 
-def _converted(model: nn.Module, state: StateDict) -> StateDict | None:
+def _convert(model: nn.Module, state: StateDict) -> StateDict | None:
     """Return the state by the names of the model's timm module; None if nothing is converted.
 
     A converter also resizes position embeddings and bias tables to the model's; a checkpoint of
@@ -169,7 +169,7 @@ def _check(own: Mapping[str, Tensor], state: StateDict, foreign: list[str], wher
         "not of floating point": whole,
     }
     if any(found.values()):
-        raise misfit(where, "; ".join(_listed(k, n) for k, n in found.items() if n), state)
+        raise misfit(where, "; ".join(_list_text(k, n) for k, n in found.items() if n), state)
 
 
 def misfit(where: str, why: str, state: StateDict) -> DataError:
@@ -214,7 +214,7 @@ def _notes(own: Mapping[str, Tensor], state: StateDict, left_out: list[str]) -> 
     return notes
 
 
-def _listed(kind: str, names: Iterable[str]) -> str:
+def _list_text(kind: str, names: Iterable[str]) -> str:
     shown = list(names)
     return f"{len(shown)} {kind}: {_few(shown)}"
 

@@ -14,9 +14,9 @@ from torch import nn
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
 from edgevit.errors import EdgeViTError, UsageError
-from edgevit.zoo.choices import Choices
+from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.preprocessing import preprocessing_from_timm
-from edgevit.zoo.settings import chosen_preprocessing
+from edgevit.zoo.settings import choose_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class LoadedModel:
         return {} if self.own_preprocessing else self.preprocessing.to_dict()
 
 
-def loaded_model(
+def describe_model(
     *,
     name: str,
     source: str,
@@ -73,7 +73,7 @@ def loaded_model(
     preprocessing: Callable[[], Preprocessing],
     classes: tuple[str, ...] | None,
     num_classes: int,
-    choices: Choices,
+    choices: LoadingChoices,
     arguments: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     flops: int | None = None,
@@ -90,7 +90,7 @@ def loaded_model(
     """
     model.eval()
     arguments = arguments or {}
-    chosen = chosen_preprocessing(preprocessing, source, choices, arguments)
+    chosen = choose_preprocessing(preprocessing, source, choices, arguments)
     if not chosen.is_own:
         num_logits(model, chosen.preprocessing.input_size)
     return LoadedModel(
@@ -118,7 +118,7 @@ def loaded_from_module(
     name: str = "",
     source: str = "",
     classes: tuple[str, ...] | None = None,
-    choices: Choices | None = None,
+    choices: LoadingChoices | None = None,
     carrier: Any = None,
     notes: tuple[str, ...] = (),
 ) -> LoadedModel:
@@ -145,18 +145,18 @@ def loaded_from_module(
     model, more = plain_module(model)
     name = name or type(model).__name__
     carrier = model if carrier is None else carrier
-    choices = choices or Choices(preprocessing=preprocessing_values(preprocessing))
+    choices = choices or LoadingChoices(preprocessing=preprocessing_values(preprocessing))
     named = classes or getattr(model, "edgevit_classes", None)
     source = source or f"module:{type(model).__module__}.{type(model).__qualname__}"
 
     def own() -> Preprocessing:
         return preprocessing_of(carrier, name)
 
-    chosen = chosen_preprocessing(own, source, choices, {}).preprocessing
+    chosen = choose_preprocessing(own, source, choices, {}).preprocessing
     num_classes = num_logits(model.eval(), chosen.input_size)
     if named is not None and len(named) != num_labels(num_classes):
-        raise _misnamed(name, len(named), num_classes)
-    return loaded_model(
+        raise _misnamed_error(name, len(named), num_classes)
+    return describe_model(
         name=name,
         source=source,
         model=model,
@@ -219,7 +219,7 @@ def _unusable(model: Any, why: str) -> UsageError:
     )
 
 
-def _misnamed(name: str, named: int, num_classes: int) -> UsageError:
+def _misnamed_error(name: str, named: int, num_classes: int) -> UsageError:
     return UsageError(
         "EV165",
         "The class names don't fit the model.",
@@ -237,7 +237,7 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     """
     why = "It has neither edgevit_preprocessing nor timm's pretrained_cfg."
     try:
-        found = _carried(model)
+        found = _carry(model)
         if found is not None:
             return found
     except EdgeViTError:
@@ -256,7 +256,7 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
     )
 
 
-def _carried(model: Any) -> Preprocessing | None:
+def _carry(model: Any) -> Preprocessing | None:
     own = getattr(model, "edgevit_preprocessing", None)
     if isinstance(own, Preprocessing):
         return own

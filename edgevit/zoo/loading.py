@@ -12,20 +12,20 @@ from typing import Any
 import torch
 
 from edgevit.data import Preprocessing
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.checkpoints import CHECKPOINTS
-from edgevit.zoo.choices import Choices, checked_arguments
+from edgevit.zoo.choices import LoadingChoices, check_arguments
 from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, build_embedded, embedded_config
-from edgevit.zoo.fitting import fitted_model, load_weights
+from edgevit.zoo.fitting import fit_model, load_weights
 from edgevit.zoo.listing import unknown_model
-from edgevit.zoo.loaded import LoadedModel, loaded_model, preprocessing_values
+from edgevit.zoo.loaded import LoadedModel, describe_model, preprocessing_values
 from edgevit.zoo.names import check_spelling, is_path
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.weights import read_checkpoint
 
-Loader = Callable[[str, Choices], LoadedModel]
+Loader = Callable[[str, LoadingChoices], LoadedModel]
 
 
 def load_model(
@@ -63,14 +63,14 @@ def load_model(
         UnsupportedError: The preprocessing can't be reproduced (EV158).
     """
     rest, loader = _loader(name)
-    choices = Choices(
+    choices = LoadingChoices(
         pretrained=pretrained or weights is not None,
         weights=weights,
         weights_key=weights_key,
-        arguments=checked_arguments(model_args or {}),
+        arguments=check_arguments(model_args or {}),
         preprocessing=preprocessing_values(preprocessing),
     )
-    with seeded(seed):
+    with seed_torch(seed):
         loaded = loader(rest, choices)
     if weights is None:
         return replace(loaded, name=name)
@@ -78,7 +78,7 @@ def load_model(
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_torch(seed: int) -> Iterator[None]:
     """Seed torch's CPU generator inside the block and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -115,7 +115,7 @@ def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> No
 
     rest, loader = _loader(name)
     if weights is not None:
-        if found_at(weights).kind != "file":
+        if look_at(weights).kind != "file":
             read_checkpoint(weights)
     elif pretrained and loader in (timm_models.load, timm_models.load_short):
         timm_models.check_obtainable(rest)
@@ -142,10 +142,10 @@ def _loader(name: str) -> tuple[str, Loader]:
         return rest, prefixed[prefix]
     if prefix in timm_models.FOLDERS_AND_HUB:
         return (name, timm_models.load) if prefix != "local-dir" else _folder(Path(rest))
-    is_model_folder = found_at(Path(name) / "config.json").kind == "file"
+    is_model_folder = look_at(Path(name) / "config.json").kind == "file"
     if timm_models.knows(name) and not is_model_folder:  # a bundle may be called as a model
         return name, timm_models.load
-    if name and (is_path(name) or found_at(name).kind == "folder"):
+    if name and (is_path(name) or look_at(name).kind == "folder"):
         return _folder(Path(name))
     if separator:
         return name, factories.load
@@ -157,7 +157,7 @@ def _folder(path: Path) -> tuple[str, Loader]:
     from edgevit.zoo import timm_models, transformers_models
 
     try:
-        if found_at(path / "config.json").kind == "special":
+        if look_at(path / "config.json").kind == "special":
             raise OSError("It is a device, a pipe or a socket.")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -174,18 +174,18 @@ def _folder(path: Path) -> tuple[str, Loader]:
     return str(path), transformers_models.load
 
 
-def _load_embedded(name: str, choices: Choices) -> LoadedModel:
+def _load_embedded(name: str, choices: LoadingChoices) -> LoadedModel:
     if choices.arguments:
         raise not_taken(choices.arguments, name, "It is installed as it was trained.")
     config = embedded_config(name)
     model = build_embedded(config)
     notes: tuple[str, ...] = ()
     if choices.weights is not None:
-        fitted = fitted_model(lambda _: build_embedded(config), choices)
+        fitted = fit_model(lambda _: build_embedded(config), choices)
         model, notes = fitted.model, fitted.notes
     elif choices.pretrained:
         load_weights(model, asset(f"{name}.safetensors"))
-    return loaded_model(
+    return describe_model(
         name=name,
         source=f"edgevit:{name}",
         model=model,

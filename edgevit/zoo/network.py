@@ -71,7 +71,7 @@ def hub_failure() -> str | None:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
     except Exception as error:  # which classes there are depends on the client's version
         if is_offline(error):
-            return _said(error)
+            return _text_of(error)
         raise
     return None
 
@@ -86,7 +86,7 @@ def url_failure(url: str) -> str | None:
         answer.close()
         return None
     except (urllib.error.URLError, OSError) as error:
-        return _said(error)
+        return _text_of(error)
 
 
 def is_offline(error: BaseException) -> bool:
@@ -141,15 +141,15 @@ def downloads(name: str, try_next: str = OTHER_WEIGHTS) -> Iterator[None]:
                 "EV162",
                 "No space is left to store the weights.",
                 where=str(Path.home()),
-                why=_said(error),
+                why=_text_of(error),
                 try_next="Free some space there, or give the weights as a file: --weights FILE.",
             ) from error
         if is_offline(error):
-            raise no_network(name, _said(error), try_next) from error
+            raise no_network(name, _text_of(error), try_next) from error
         raise
 
 
-def _said(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
@@ -158,6 +158,6 @@ def _refusal(error: BaseException | None) -> str:
     while error is not None:
         names = {kind.__name__ for kind in type(error).__mro__}
         if isinstance(error, urllib.error.HTTPError) or "HfHubHTTPError" in names:
-            return _said(error)
+            return _text_of(error)
         error = error.__cause__ or error.__context__
     return ""

@@ -30,9 +30,11 @@ def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
     resolved = resolve_data_config(pretrained_cfg=known)
     mode, size = resolved["crop_mode"], tuple(resolved["input_size"])
     if mode not in ("center", "squash"):
-        raise unsupported(f"timm's crop mode {mode!r} adds borders.")
+        raise unsupported_preprocessing_error(f"timm's crop mode {mode!r} adds borders.")
     if mode == "center" and size[1] != size[2]:
-        raise unsupported(f"Inputs are {size}; with a centre crop they must be square.")
+        raise unsupported_preprocessing_error(
+            f"Inputs are {size}; with a centre crop they must be square."
+        )
     return Preprocessing.from_crop_pct(
         input_size=size,
         crop_pct=resolved["crop_pct"],
@@ -69,9 +71,13 @@ def preprocessing_from_transformers(processor: Any) -> Preprocessing:
     """
     kind = type(processor).__name__
     if not processor.do_resize or not processor.do_rescale:
-        raise unsupported(f"{kind} does not resize, or does not scale to [0, 1].")
+        raise unsupported_preprocessing_error(
+            f"{kind} does not resize, or does not scale to [0, 1]."
+        )
     if abs(processor.rescale_factor * 255 - 1) > 1e-6:
-        raise unsupported(f"{kind} scales by {processor.rescale_factor}, not by 1/255.")
+        raise unsupported_preprocessing_error(
+            f"{kind} scales by {processor.rescale_factor}, not by 1/255."
+        )
     resize, crop = _transformers_sizes(processor, kind)
     normalize = bool(processor.do_normalize)
     preprocessing = Preprocessing.from_dict(
@@ -102,12 +108,14 @@ def _transformers_sizes(processor: Any, kind: str) -> tuple[int | tuple[int, int
     elif size.keys() == {"height", "width"}:
         resize = int(size["height"]), int(size["width"])
     else:
-        raise unsupported(f"{kind} resizes to {size}.")
+        raise unsupported_preprocessing_error(f"{kind} resizes to {size}.")
     if crops:
         crop = dict(processor.crop_size)
         return resize, (int(crop["height"]), int(crop["width"]))
     if isinstance(resize, int):
-        raise unsupported(f"{kind} resizes to {size} without a crop, so inputs have any size.")
+        raise unsupported_preprocessing_error(
+            f"{kind} resizes to {size} without a crop, so inputs have any size."
+        )
     return resize, resize
 
 
@@ -118,14 +126,18 @@ def _try_out(processor: Any, preprocessing: Preprocessing, kind: str) -> None:
     theirs = np.asarray(processor(picture, return_tensors="np")["pixel_values"])  # [1, 3, H, W]
     ours = preprocessing.normalize(preprocessing.pixels(picture)[None])  # [1, 3, H, W]
     if theirs.shape != ours.shape:
-        raise unsupported(f"{kind} gives {theirs.shape}, its settings say {ours.shape}.")
+        raise unsupported_preprocessing_error(
+            f"{kind} gives {theirs.shape}, its settings say {ours.shape}."
+        )
     scale = 255 * np.asarray(preprocessing.std).reshape(3, 1, 1)
     difference = float(np.abs((theirs - ours) * scale).mean())
     if not difference < _LEVELS:
-        raise unsupported(f"{kind} differs from its settings by {difference:.1f} of 255 levels.")
+        raise unsupported_preprocessing_error(
+            f"{kind} differs from its settings by {difference:.1f} of 255 levels."
+        )
 
 
-def unsupported(why: str) -> UnsupportedError:
+def unsupported_preprocessing_error(why: str) -> UnsupportedError:
     """Return the error for preprocessing that can't be reproduced (EV158)."""
     return UnsupportedError(
         "EV158",

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgevit.data import Preprocessing
 from edgevit.errors import DataError, EdgeViTError, UsageError
-from edgevit.zoo.choices import PREPROCESSING_KEYS, Choices, wrong_option
+from edgevit.zoo.choices import PREPROCESSING_KEYS, LoadingChoices, wrong_option
 from edgevit.zoo.preprocessing import preprocessing_from_timm, preprocessing_from_transformers
 
 GIVEN = "given"
@@ -39,10 +39,10 @@ class Chosen:
     is_own: bool
 
 
-def chosen_preprocessing(
+def choose_preprocessing(
     own: Callable[[], Preprocessing],
     source: str,
-    choices: Choices,
+    choices: LoadingChoices,
     arguments: Mapping[str, Any],
 ) -> Chosen:
     """Put the values together.
@@ -60,12 +60,12 @@ def chosen_preprocessing(
         UnsupportedError: The model's own can't be reproduced (EV158).
     """
     layers = [(GIVEN, _spread(choices.preprocessing)), *_beside(choices, source)]
-    layers.append(("the model's arguments", _built(arguments)))
+    layers.append(("the model's arguments", _build(arguments)))
     missing = {*PREPROCESSING_KEYS} - {key for _, layer in layers for key in layer}
     layers.append((source, _from(own()) if missing or not layers[0][1] else {}))
-    values, sources = _merged(layers)
+    values, sources = _merge(layers)
     _fit_channels(values, sources)
-    preprocessing = _made(values, sources)
+    preprocessing = _make(values, sources)
     return Chosen(
         preprocessing=preprocessing,
         source=_in_words(sources),
@@ -98,7 +98,7 @@ def _from(preprocessing: Preprocessing) -> dict[str, Any]:
     return _spread(preprocessing.to_dict())
 
 
-def _built(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _build(arguments: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in _SIZES:
         size = arguments.get(name)
@@ -110,7 +110,7 @@ def _built(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _merged(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the value of each key from the first layer that has it, and that layer's name."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -147,7 +147,7 @@ def _fit_channels(values: dict[str, Any], sources: dict[str, str]) -> None:
             )
 
 
-def _made(values: dict[str, Any], sources: dict[str, str]) -> Preprocessing:
+def _make(values: dict[str, Any], sources: dict[str, str]) -> Preprocessing:
     size = (values.pop("channels"), *values.pop("input_size"))
     squash = values.pop("squash", False)
     sources.pop("channels", None)
@@ -173,7 +173,7 @@ def _in_words(sources: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(group)}: {source}" for source, group in named.items())
 
 
-def _beside(choices: Choices, source: str) -> list[tuple[str, dict[str, Any]]]:
+def _beside(choices: LoadingChoices, source: str) -> list[tuple[str, dict[str, Any]]]:
     """Return what a file beside the checkpoint says, in a list of one or none."""
     if choices.weights is None or {*PREPROCESSING_KEYS} <= choices.preprocessing.keys():
         return []

@@ -15,15 +15,15 @@ from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
 from edgevit.errors import DataError, UnsupportedError, UsageError
-from edgevit.zoo.arguments import built_with, refuse_arguments
-from edgevit.zoo.augreg import fitted_from_npz
+from edgevit.zoo.arguments import blame_arguments, refuse_arguments
+from edgevit.zoo.augreg import fit_from_npz
 from edgevit.zoo.checkpoints import CHECKPOINTS
-from edgevit.zoo.choices import Choices
-from edgevit.zoo.fitting import Fitted, fitted_model
+from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.fitting import Fitted, fit_model
 from edgevit.zoo.hints import distilled
 from edgevit.zoo.imagenet import classes_of_timm
 from edgevit.zoo.listing import unknown_model
-from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, hub_failure, hub_way_out, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.shapes import timm_arguments
@@ -49,20 +49,20 @@ def knows(name: str) -> bool:
     return bool(is_model(name))
 
 
-def load_short(name: str, choices: Choices) -> LoadedModel:
+def load_short(name: str, choices: LoadingChoices) -> LoadedModel:
     """Load one of the short names."""
     row = CHECKPOINTS[name]
     return load(row.tag, choices, flops=row.flops)
 
 
-def load(name: str, choices: Choices, flops: int | None = None) -> LoadedModel:
+def load(name: str, choices: LoadingChoices, flops: int | None = None) -> LoadedModel:
     """Load any timm model; see `edgevit.zoo.loading.load_model`."""
-    fitted = _fitted(name, choices)
+    fitted = _fit(name, choices)
     model: Any = fitted.model
     config = model.pretrained_cfg
-    return loaded_model(
+    return describe_model(
         name=name,
-        source=f"timm:{_tagged(name, config)}",
+        source=f"timm:{_tag(name, config)}",
         model=model,
         preprocessing=lambda: preprocessing_from_timm(config),
         classes=classes_of_timm(model),
@@ -74,7 +74,7 @@ def load(name: str, choices: Choices, flops: int | None = None) -> LoadedModel:
     )
 
 
-def _fitted(name: str, choices: Choices) -> Fitted:
+def _fit(name: str, choices: LoadingChoices) -> Fitted:
     """Build the model; its weights are those of a file, published ones, or random."""
     refuse_arguments(choices.arguments, _NOT_THE_MODELS)
     weights = choices.weights
@@ -84,24 +84,24 @@ def _fitted(name: str, choices: Choices) -> Fitted:
         return Fitted(model=model, arguments=choices.arguments, notes=())
     _choices(name, False, {"num_classes": 1})
     if weights.suffix.lower() == ".npz":
-        return fitted_from_npz(lambda given: _build(name, False, given), choices)
+        return fit_from_npz(lambda given: _build(name, False, given), choices)
 
     def build(given: Mapping[str, Any]) -> nn.Module:
         return _build(name, False, given)
 
     try:
-        return fitted_model(build, choices, timm_arguments)
+        return fit_model(build, choices, timm_arguments)
     except DataError as error:
         other = distilled(name) if "dist_token" in error.why else ""
         if not other:
             raise
     note = f"the weights have a distillation token: {other} was built"
-    found = fitted_model(lambda given: _build(other, False, given), choices, timm_arguments)
+    found = fit_model(lambda given: _build(other, False, given), choices, timm_arguments)
     return replace(found, notes=(*found.notes, note))
 
 
 def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
-    with downloads(name), built_with(arguments, name):
+    with downloads(name), blame_arguments(arguments, name):
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     return model
 
@@ -125,11 +125,11 @@ def _choices(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> dict[
     """Return what `timm.create_model` has to be told beside the name."""
     prefix, _, rest = name.partition(":")
     if prefix in FOLDERS_AND_HUB:
-        if prefix != "local-dir" and _cached(rest, "config.json") is None:
+        if prefix != "local-dir" and _find_cached(rest, "config.json") is None:
             _require_hub(name, rest)
         return {}
     config = _config(name) if "num_classes" in arguments else _classifier_config(name)
-    return _cached_weights(name, config) if pretrained else {}
+    return _load_cached_weights(name, config) if pretrained else {}
 
 
 def _classifier_config(name: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _config(name: str) -> dict[str, Any]:
     return values
 
 
-def _tagged(name: str, config: dict[str, Any]) -> str:
+def _tag(name: str, config: dict[str, Any]) -> str:
     if ":" in name or "." in name or not config.get("tag"):
         return name
     return f"{name}.{config['tag']}"
@@ -174,7 +174,7 @@ def _no_classifier(name: str) -> UnsupportedError:
     )
 
 
-def _cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
+def _load_cached_weights(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return weights that were downloaded before, so that no network is needed."""
     path = _weights_file(name, config)
     return {} if path is None else {"pretrained_cfg_overlay": {"state_dict": read_checkpoint(path)}}
@@ -198,7 +198,7 @@ def _weights_file(name: str, config: dict[str, Any]) -> Path | None:
     if not repository or config.get("custom_load"):
         return None
     for filename in filter(None, (config.get("hf_hub_filename"), *_HUB_FILES)):
-        path = _cached(repository, filename)
+        path = _find_cached(repository, filename)
         if path is not None:
             return path
     _require_hub(name, repository)
@@ -211,7 +211,7 @@ def _require_hub(name: str, repository: str) -> None:
         raise no_network(name, failure, hub_way_out(repository))
 
 
-def _cached(repository: str, filename: str) -> Path | None:
+def _find_cached(repository: str, filename: str) -> Path | None:
     """Return the file of a hub repository (``owner/name@revision``) if it was downloaded before."""
     from huggingface_hub import try_to_load_from_cache
 

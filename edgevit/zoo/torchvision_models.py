@@ -12,30 +12,28 @@ import torchvision
 from torch import nn
 
 from edgevit.errors import UsageError
-from edgevit.zoo.arguments import built_with, refuse_arguments
-from edgevit.zoo.choices import Choices
-from edgevit.zoo.fitting import Fitted, fitted_model
+from edgevit.zoo.arguments import blame_arguments, refuse_arguments
+from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.fitting import Fitted, fit_model
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
-from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, no_network, url_failure, ways_out
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.shapes import torchvision_arguments
 
 
-def load(name: str, choices: Choices) -> LoadedModel:
+def load(name: str, choices: LoadingChoices) -> LoadedModel:
     """Load a torchvision model; see `edgevit.zoo.loading.load_model`."""
-    published = _published(name)
+    published = _published_weights(name)
     refuse_arguments(choices.arguments, ("weights", "progress", "name"))
     if choices.weights is None:
         model = _build(name, published if choices.pretrained else None, choices.arguments)
         fitted = Fitted(model=model, arguments=choices.arguments, notes=())
     else:
-        fitted = fitted_model(
-            lambda given: _build(name, None, given), choices, torchvision_arguments
-        )
+        fitted = fit_model(lambda given: _build(name, None, given), choices, torchvision_arguments)
     categories = published.meta["categories"]
     num_classes = int(fitted.arguments.get("num_classes", len(categories)))
-    return loaded_model(
+    return describe_model(
         name=name,
         source=f"torchvision:{name}.{published.name}",
         model=fitted.model,
@@ -52,7 +50,7 @@ def _build(name: str, published: Any, arguments: Mapping[str, Any]) -> nn.Module
     """Build the model with published or random weights."""
     if published is not None:
         check_obtainable(name)
-    with downloads(f"torchvision:{name}"), built_with(arguments, f"torchvision:{name}"):
+    with downloads(f"torchvision:{name}"), blame_arguments(arguments, f"torchvision:{name}"):
         model: nn.Module = torchvision.models.get_model(name, weights=published, **arguments)
     return model
 
@@ -64,14 +62,14 @@ def check_obtainable(name: str) -> None:
         UsageError: torchvision has no such model (EV182).
         EnvironmentError_: They are not here and the network can't be reached (EV152).
     """
-    url = _published(name).url
+    url = _published_weights(name).url
     failure = None if _is_cached(url) else url_failure(url)
     if failure:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise no_network(f"torchvision:{name}", failure, ways_out(f"{url} to {folder}"))
 
 
-def _published(name: str) -> Any:
+def _published_weights(name: str) -> Any:
     """Return the default weights of a classification model.
 
     Raises:

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from edgevit.data import Preprocessing
 from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
 from edgevit.zoo.arguments import not_taken
-from edgevit.zoo.choices import Choices
+from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.containers import find_checkpoint
 from edgevit.zoo.fitting import Fitted, load_checkpoint
 from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
-from edgevit.zoo.loaded import LoadedModel, loaded_model
+from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.names import check_hub_or_folder
 from edgevit.zoo.network import downloads, hub_failure
-from edgevit.zoo.preprocessing import preprocessing_from_transformers, unsupported
+from edgevit.zoo.preprocessing import (
+    preprocessing_from_transformers,
+    unsupported_preprocessing_error,
+)
 from edgevit.zoo.shapes import classifier_rows
 
 _OFFLINE = (
@@ -47,7 +50,7 @@ class Logits(nn.Module):
         return logits
 
 
-def load(name: str, choices: Choices) -> LoadedModel:
+def load(name: str, choices: LoadingChoices) -> LoadedModel:
     """Load a transformers classifier; see `edgevit.zoo.loading.load_model`."""
     if find_spec("transformers") is None:
         raise EnvironmentError_(
@@ -65,16 +68,16 @@ def load(name: str, choices: Choices) -> LoadedModel:
     elif choices.pretrained:
         if choices.arguments:
             raise not_taken(choices.arguments, name, "Published weights fit one configuration.")
-        fitted = Fitted(model=_pretrained(name, where), arguments={}, notes=())
+        fitted = Fitted(model=_load_pretrained(name, where), arguments={}, notes=())
     else:
         arguments = choices.arguments
         fitted = Fitted(model=_random(name, config, arguments), arguments=arguments, notes=())
     config = fitted.model.config
-    return loaded_model(
+    return describe_model(
         name=name,
         source=f"transformers:{name}",
         model=Logits(fitted.model.float()),
-        preprocessing=lambda: _checked_size(config, _preprocessing(name, where)),
+        preprocessing=lambda: _check_size(config, _preprocessing(name, where)),
         classes=_classes(config),
         num_classes=int(config.num_labels),  # type: ignore[arg-type, union-attr]
         choices=choices,
@@ -89,7 +92,7 @@ def _config(name: str, where: dict[str, Any]) -> Any:
     return _read(AutoConfig.from_pretrained, name, where)
 
 
-def _pretrained(name: str, where: dict[str, Any]) -> nn.Module:
+def _load_pretrained(name: str, where: dict[str, Any]) -> nn.Module:
     """Load the published weights.
 
     Raises:
@@ -104,7 +107,7 @@ def _pretrained(name: str, where: dict[str, Any]) -> nn.Module:
     return module
 
 
-def _from_file(name: str, config: Any, choices: Choices) -> Fitted:
+def _from_file(name: str, config: Any, choices: LoadingChoices) -> Fitted:
     """Load a file into the model; transformers itself renames tensors of its older versions."""
     assert choices.weights is not None
     model = _random(name, config, choices.arguments)
@@ -142,7 +145,7 @@ def _require_all(info: dict[str, Any], where: str, *more: str) -> None:
 def _random(name: str, config: Any, arguments: Mapping[str, Any]) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
-    changed = _configured(config, arguments, name)
+    changed = _configure(config, arguments, name)
 
     def build(_: str) -> nn.Module:
         model: nn.Module = AutoModelForImageClassification.from_config(
@@ -154,7 +157,7 @@ def _random(name: str, config: Any, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _configured(config: Any, arguments: Mapping[str, Any], name: str) -> Any:
+def _configure(config: Any, arguments: Mapping[str, Any], name: str) -> Any:
     """Return a copy of the configuration with these numbers in it.
 
     Text is refused: it may name code or another repository.
@@ -199,11 +202,11 @@ def _classes(config: Any) -> tuple[str, ...] | None:
     return wordnet_ids_if_imagenet(names)
 
 
-def _checked_size(config: Any, preprocessing: Preprocessing) -> Preprocessing:
+def _check_size(config: Any, preprocessing: Preprocessing) -> Preprocessing:
     size = getattr(config, "image_size", None)
     wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if size is not None and wanted != preprocessing.input_size[1:]:
-        raise unsupported(
+        raise unsupported_preprocessing_error(
             f"The model takes images {wanted}, its processor gives {preprocessing.input_size[1:]}."
         )
     return preprocessing

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgevit.data.paths import found_at
+from edgevit.data.paths import look_at
 from edgevit.errors import DataError
 
 StateDict = dict[str, Tensor]
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path) -> Any:
         DataError: The file is missing, damaged, of an unknown kind, or holds objects (EV154).
     """
     suffix = path.suffix.lower()
-    found = found_at(path)
+    found = look_at(path)
     if found.kind != "file":
         raise unreadable(path, found.why, "Give the path of a .safetensors or .pth file.")
     if suffix == ".safetensors":
@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, MemoryError, KeyError) as error:
-        raise unreadable(path, _said(error)) from error
+        raise unreadable(path, _text_of(error)) from error
 
 
 def _read_pickled(path: Path) -> Any:
@@ -110,7 +110,7 @@ def _read_pickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # the pickle's protocol is not the user's matter
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from error
+        raise _refusal(path, str(error)) from error
     except (
         RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
         AssertionError, MemoryError, OverflowError, RecursionError, ArithmeticError,
@@ -120,7 +120,7 @@ def _read_pickled(path: Path) -> Any:
             raise unreadable(
                 path, "It is a TorchScript program, not weights.", _FROM_SCRIPT
             ) from error
-        raise unreadable(path, f"It is damaged or no torch file ({_said(error)}).") from error
+        raise unreadable(path, f"It is damaged or no torch file ({_text_of(error)}).") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -131,7 +131,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise unreadable(path, f"It is damaged ({_said(error)}).") from error
+        raise unreadable(path, f"It is damaged ({_text_of(error)}).") from error
     size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
     if unpacked > size + _ARCHIVE_SLACK:
         raise unreadable(path, f"It has {size:,} bytes and would unpack to {unpacked:,}.")
@@ -139,7 +139,7 @@ def _check_archive(path: Path) -> None:
         raise unreadable(path, "It is a TorchScript program, not weights.", _FROM_SCRIPT)
 
 
-def _refused(path: Path, said: str) -> DataError:
+def _refusal(path: Path, said: str) -> DataError:
     """Return the error that names the type which a pickle wants to have made."""
     found = _GLOBAL.search(said.replace("``", ""))
     name = next(filter(None, found.groups()), "") if found else ""
@@ -152,7 +152,7 @@ def _refused(path: Path, said: str) -> DataError:
     return unreadable(path, why, f"Where you trust the file: {_SAVE_AGAIN}")
 
 
-def _said(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

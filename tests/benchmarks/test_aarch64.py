@@ -62,7 +62,9 @@ def test_another_code_on_the_board_is_found(artefact, work, board):
         return values, kernels
 
     images = np.zeros((1, 3, 32, 32), np.float32)
-    rows = aarch64.layer_parity(artefact.quantized, images, layers_at_once=1000, engine=wrong)
+    rows = aarch64.integer_layer_parity(
+        artefact.quantized, images, layers_at_once=1000, engine=wrong
+    )
     assert sum(row.wrong_codes for row in rows) == 1
     assert sum(row.is_exact_up_to_fusing for row in rows) == len(rows) - 1
 

@@ -11,7 +11,7 @@ import pytest
 from test_bundle_failures import writer
 
 from edgevit.bundle import leftovers, open_bundle
-from edgevit.bundle.leftovers import clear, find, fresh_file
+from edgevit.bundle.leftovers import clear_leftovers, find, fresh_file
 from edgevit.bundle.placing import exchange
 from edgevit.console import replace_file
 from edgevit.errors import EnvironmentError_
@@ -102,7 +102,7 @@ def test_a_kill_between_two_renames_does_not_lose_the_old_bundle(parts, tmp_path
     if write:
         parts.write(path, overwrite=True)
     else:
-        assert len(clear(find(tmp_path))) == 2
+        assert len(clear_leftovers(find(tmp_path))) == 2
         assert (path / "manifest.json").read_bytes() == before
     assert os.listdir(tmp_path) == ["out"]
     assert open_bundle(path).engine_onnx()
@@ -133,7 +133,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / ".editor.part").touch()
     before = sorted(tmp_path.rglob("*"))
     assert find(tmp_path) == []
-    assert clear(before) == []
+    assert clear_leftovers(before) == []
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -12,7 +12,7 @@ from edgevit.calibration.statistics.fisher import collect, sampled_loss
 from edgevit.calibration.statistics.ranges import images_per_batch, observe_ranges
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph
-from edgevit.progress import silent
+from edgevit.progress import no_progress
 from edgevit.quantizers.quantized_graph import IntegerLinear
 from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
@@ -35,7 +35,7 @@ def relative_error(found, expected):
 
 def ranges_agree(graph, images, ranges):
     """What a rewrite says of the new ranges is what a new look finds."""
-    seen = observe_ranges(graph, images, 5, silent)
+    seen = observe_ranges(graph, images, 5, no_progress)
     for name, value in ranges.items():
         for attribute in ("low", "high", "mean", "mean_square"):
             found, expected = getattr(value, attribute), getattr(seen[name], attribute)
@@ -44,7 +44,7 @@ def ranges_agree(graph, images, ranges):
 
 def test_layernorm_folds_are_exact(graph, images):
     before, folded = logits(graph, images), graph.clone()
-    ranges = observe_ranges(folded, images, 5, silent)
+    ranges = observe_ranges(folded, images, 5, no_progress)
     names = fold_layernorms(
         folded, ranges, weight_bits=8, act_bits=4, sites=set(place(graph).options)
     )
@@ -59,7 +59,7 @@ def test_layernorm_folds_are_exact(graph, images):
 
 def test_head_equalization_is_exact_and_equalizes(graph, images):
     before, equal = logits(graph, images), graph.clone()
-    ranges = observe_ranges(equal, images, 5, silent)
+    ranges = observe_ranges(equal, images, 5, no_progress)
     changed = equalize_heads(equal, ranges, set(place(graph).options))
     assert len(changed) == 3 * sum(g.kind == "qk" for g in graph.gemms)
     assert relative_error(logits(equal, images), before) < 1e-5
@@ -70,8 +70,8 @@ def test_head_equalization_is_exact_and_equalizes(graph, images):
 
 
 def test_fisher_weights_are_not_zero_and_repeat(graph, images):
-    ranges = observe_ranges(graph, images, 5, silent)
-    choices = {"batch_size": 4, "weighted": True, "progress": silent}
+    ranges = observe_ranges(graph, images, 5, no_progress)
+    choices = {"batch_size": 4, "weighted": True, "progress": no_progress}
     first = collect(graph, images, ranges, seed=3, **choices)
     again = collect(graph, images, ranges, seed=3, **choices)
     other = collect(graph, images, ranges, seed=4, **choices)
@@ -89,8 +89,8 @@ def test_fisher_weights_are_not_zero_and_repeat(graph, images):
 def test_fisher_weights_equal_a_literal_computation(vit, images):
     """One linear, one image: importance of x[t, j] is sum_r g[t, r]^2 W[r, j]^2."""
     image = images[:1]
-    ranges = observe_ranges(vit, image, 1, silent)
-    found = collect(vit, image, ranges, batch_size=1, seed=0, weighted=True, progress=silent)
+    ranges = observe_ranges(vit, image, 1, no_progress)
+    found = collect(vit, image, ranges, batch_size=1, seed=0, weighted=True, progress=no_progress)
     gemm = next(g for g in vit.gemms if g.module == "blocks.1.mlp.fc1")
     outputs = {}
 
@@ -175,7 +175,7 @@ def test_bias_correction_removes_mean_errors(vit, images):
         return float((quantized.forward(images) - expected).mean(0).norm())
 
     before = mean_error()
-    correct_biases(quantized, images, silent)
+    correct_biases(quantized, images, no_progress)
     assert mean_error() < 0.3 * before
 
 

@@ -21,7 +21,7 @@ from edgevit.deploy.agent.files import make_folder
 from edgevit.deploy.agent.folders import open_root
 from edgevit.deploy.call import Call
 from edgevit.deploy.connection import _BOOTSTRAP
-from edgevit.deploy.messages import Board as Answer
+from edgevit.deploy.messages import BoardMessage as Answer
 from edgevit.deploy.messages import Done, Message
 from edgevit.deploy.transfer import Shipped, fetch, send_files
 from edgevit.errors import DeviceError
@@ -233,7 +233,7 @@ def test_a_run_that_nobody_follows_any_more_is_ended(shared, shipped, monkeypatc
     make_folder(root, running.TEMPORARY)
     (shared / NAME / "run" / "tmp" / "left.bin").write_bytes(b"x")
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert running._waited_for(process, root) == -9
+    assert running._wait_for(process, root) == -9
     assert list((shared / NAME / "run" / "tmp").iterdir()) == []
     os.close(root)
 

@@ -172,13 +172,13 @@ class Graph:
     def constant(self, name): return torch.zeros(2)
 class Quantized:
     graph, layers = Graph(), {}
-kept = checkpoint.Checkpoint(folder=Path(sys.argv[1]), digest="0" * 64)
+kept = checkpoint.TrainingCheckpoint(folder=Path(sys.argv[1]), digest="0" * 64)
 kept.save("blocks.0", Quantized(), (), ("a",))
 """
     killed(code, tmp_path / "kept", folder=tmp_path)
     (left,) = names(tmp_path / "kept")
     assert left.startswith(".part-")
-    from edgevit.calibration.training.checkpoint import Checkpoint
+    from edgevit.calibration.training.checkpoint import TrainingCheckpoint
 
-    Checkpoint(folder=Path(tmp_path / "kept"), digest="0" * 64).prepare()
+    TrainingCheckpoint(folder=Path(tmp_path / "kept"), digest="0" * 64).prepare()
     assert names(tmp_path / "kept") == []

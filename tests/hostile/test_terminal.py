@@ -245,7 +245,7 @@ def test_the_console_escapes_whatever_it_is_given(form):
     from rich.table import Table
 
     from edgevit.report.plain import PlainConsole
-    from edgevit.report.progress import shown_progress
+    from edgevit.report.progress import show_progress
 
     stream = io.StringIO()
     console = PlainConsole(file=stream, width=300, color_system=None, **form)
@@ -253,7 +253,7 @@ def test_the_console_escapes_whatever_it_is_given(form):
     table = Table(NASTY, title=NASTY, caption=NASTY)
     table.add_row(NASTY)
     console.print(table)
-    with shown_progress(console) as progress:
+    with show_progress(console) as progress:
         progress(NASTY, 1, 1)
     text = stream.getvalue()
     if form["force_terminal"]:  # rich's own: it moves the cursor and hides it
@@ -276,9 +276,9 @@ def test_json_stays_json(place):
 def test_a_warning_of_a_library_is_escaped():
     import warnings
 
-    from edgevit.console import shown_warnings
+    from edgevit.console import show_warnings
 
-    with shown_warnings():
+    with show_warnings():
         shown = warnings.formatwarning(NASTY, UserWarning, NASTY, 1, NASTY)
     assert not RAW.search(shown)
     assert RAW.search(warnings.formatwarning(NASTY, UserWarning, "file", 1, ""))

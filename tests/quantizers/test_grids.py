@@ -257,7 +257,7 @@ def test_a_new_grid_is_one_new_file(split_vit, images, new_file, monkeypatch):
     """It is offered, calibrated, simulated, lowered to ONNX Runtime and equal there."""
     from edgevit.calibration.run import Method, calibrate
     from edgevit.calibration.search import parallel
-    from edgevit.targets.cpu.parity import layer_parity
+    from edgevit.targets.cpu.parity import integer_layer_parity
     from edgevit.targets.cpu.target import CpuTarget
     from edgevit.targets.simulation import SimulationTarget
 
@@ -265,7 +265,7 @@ def test_a_new_grid_is_one_new_file(split_vit, images, new_file, monkeypatch):
     target = SimulationTarget()
     assert "octaves" in target.grids
     placement = target.place(split_vit, weight_bits=6, act_bits=4)
-    choices = parallel.Choices(activations="mse", weights="mse", kinds=("octaves",))
+    choices = parallel.SearchChoices(activations="mse", weights="mse", kinds=("octaves",))
     method = Method(name="t", summary="", source="", calibrate=parallel.parallel(choices))
     monkeypatch.setattr(parallel, "OPERATORS_MUST_SAVE", float("-inf"))
     quantized = calibrate(split_vit, placement, images, method)
@@ -273,7 +273,7 @@ def test_a_new_grid_is_one_new_file(split_vit, images, new_file, monkeypatch):
     kinds = {name: layer.grids[0].spec.kind for name, layer in quantized.layers.items()}
     chosen = {roles[name] for name, kind in kinds.items() if kind == "octaves"}
     assert chosen == {Role.SOFTMAX_OUT, Role.GELU_OUT, Role.LN_OUT}
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert len(rows) == len(quantized.layers)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     assert all(row.codes > 0 and row.sums > 0 for row in rows)

@@ -6,9 +6,9 @@ import torch
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
 from edgevit.errors import UsageError
-from edgevit.graph.sharing import leaders
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.quantizers.quantized_graph import IntegerLinear
-from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.parity import integer_layer_parity
 from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.widths import is_asked_in_float, widths_of
 
@@ -54,11 +54,11 @@ def test_each_layer_is_calibrated_packed_and_run_in_its_own_width(split_vit, ima
             assert isinstance(layer, IntegerLinear)
             assert len(torch.unique(layer.weight_codes)) > 1 << weight - 1
     assert set(lowered.packed_bits.values()) == {2, 3, 4, 7}
-    assert all(row.is_exact for row in layer_parity(quantized, images.numpy()))
+    assert all(row.is_exact for row in integer_layer_parity(quantized, images.numpy()))
 
 
 def test_readers_of_one_tensor_need_one_width(split_vit):
-    leader = leaders(split_vit)
+    leader = shared_grid_sites(split_vit)
     assert leader[f"{ATTENTION}.k:input"] == leader[f"{ATTENTION}.q:input"]
     with pytest.raises(UsageError, match="EV212"):
         TARGET.place(split_vit, weight_bits=4, act_bits=4, layer_bits={f"{ATTENTION}.q": (4, 5)})

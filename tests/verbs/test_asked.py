@@ -10,7 +10,7 @@ from edgevit.cli import main
 from edgevit.errors import UsageError
 from edgevit.recipe import Recipe, read_recipe
 from edgevit.targets.cpu.target import CpuTarget
-from edgevit.verbs.options import Asked, asked_of
+from edgevit.verbs.options import Asked, options_from
 from edgevit.zoo import reference_images
 
 IMAGES = reference_images("calibration")
@@ -85,7 +85,7 @@ def test_other_weights_and_images_than_the_recipes_are_noted(first):
     assert all(str(recipe) in note for note in notes)
     assert (made.recipe.weight_bits, made.recipe.act_bits, made.recipe.seed) == (4, 4, 3)
     assert made.recipe.layer_bits["head"] == (8, 8)
-    assert asked_of(recipe, budget=False).differences(made.model, made.calibration) == notes
+    assert options_from(recipe, budget=False).differences(made.model, made.calibration) == notes
 
 
 def test_a_recipe_names_its_checkpoint_and_wants_it_again(tmp_path):
@@ -105,14 +105,14 @@ def test_a_recipe_names_its_checkpoint_and_wants_it_again(tmp_path):
         assert result.exit_code == 2
         assert "error EV225" in result.output
         assert f"where: {recipe}: weights" in result.output
-    assert asked_of(recipe, budget=False, weights=path).checkpoint_name == "mine.safetensors"
-    assert asked_of(recipe, budget=False, pretrained=True).weights is None
-    assert asked_of(recipe, budget=False, pretrained=False).pretrained is False
+    assert options_from(recipe, budget=False, weights=path).checkpoint_name == "mine.safetensors"
+    assert options_from(recipe, budget=False, pretrained=True).weights is None
+    assert options_from(recipe, budget=False, pretrained=False).pretrained is False
 
 
 def test_what_is_given_wins(by_hand):
     def widths(budget=False, **given):
-        asked = asked_of(by_hand, budget=budget, **given)
+        asked = options_from(by_hand, budget=budget, **given)
         return asked.bits, asked.weight_bits, asked.act_bits
 
     assert widths() == (6, 5, 7)
@@ -120,10 +120,10 @@ def test_what_is_given_wins(by_hand):
     assert widths(bits=4) == (4, None, None)
     assert widths(bits=4, act_bits=8) == (4, None, 8)
     assert widths(budget=True) == (6, None, None)
-    asked = asked_of(by_hand, budget=False, seed=1, method=None, float_layers=(), layer_bits={})
+    asked = options_from(by_hand, budget=False, seed=1, method=None, float_layers=(), layer_bits={})
     assert (asked.seed, asked.method, asked.num_calib) == (1, "minmax", 3)
     assert (asked.float_layers, asked.layer_bits, asked.fixed_layers) == ((), {}, "")
-    assert asked_of(None, budget=False, model="m") == Asked(model="m")
+    assert options_from(None, budget=False, model="m") == Asked(model="m")
 
 
 def test_a_default_is_nothing_that_was_given(by_hand, monkeypatch):
@@ -158,14 +158,16 @@ def test_a_width_that_no_layer_is_left_for_is_refused(split_vit, tmp_path):
     path = tmp_path / "recipe.toml"
     made = Recipe(model="m", weight_bits=4, act_bits=4, layer_bits=dict.fromkeys(modules, (4, 4)))
     path.write_text(made.to_toml())
-    asked_of(path, budget=False).check_widths_matter(split_vit, placement)
+    options_from(path, budget=False).check_widths_matter(split_vit, placement)
     for option in ("bits", "weight_bits", "act_bits"):
         with pytest.raises(UsageError, match="EV214") as caught:
-            asked_of(path, budget=False, **{option: 4}).check_widths_matter(split_vit, placement)
+            options_from(path, budget=False, **{option: 4}).check_widths_matter(
+                split_vit, placement
+            )
         assert str(path) in caught.value.why
     path.write_text(path.read_text().replace('"blocks.0.mlp.fc1" = [4, 4]\n', ""))
     assert len(read_recipe(path)["layer_bits"]) == len(modules) - 1
-    asked_of(path, budget=False, bits=4).check_widths_matter(split_vit, placement)
+    options_from(path, budget=False, bits=4).check_widths_matter(split_vit, placement)
 
 
 @pytest.mark.parametrize(

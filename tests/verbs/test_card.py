@@ -31,7 +31,7 @@ def typed(tmp_path, monkeypatch):
 def offline(monkeypatch, tmp_path):
     """No network and nothing downloaded before."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("edgevit.zoo.timm_models._cached", lambda *_: None)
+    monkeypatch.setattr("edgevit.zoo.timm_models._find_cached", lambda *_: None)
     for home in (network, __import__("edgevit.zoo.timm_models").zoo.timm_models):
         monkeypatch.setattr(home, "hub_failure", lambda: "no route to host")
 

@@ -7,7 +7,7 @@ import pytest
 from edgevit import api
 from edgevit.errors import UsageError
 from edgevit.recipe import read_recipe
-from edgevit.verbs.options import asked_of
+from edgevit.verbs.options import options_from
 from edgevit.zoo import reference_images
 
 IMAGES = reference_images("calibration")
@@ -29,8 +29,8 @@ def test_names_come_back(tmp_path):
 def test_an_order_comes_back_and_gives_way_to_names(tmp_path):
     first = made(tmp_path, "first", model="vit_cifar10", class_order="timm")
     recipe = first.path / "recipe.toml"
-    assert asked_of(recipe, budget=False).stated == (None, "timm")
-    assert asked_of(recipe, budget=False, classes=NAMES).stated == (NAMES, None)
+    assert options_from(recipe, budget=False).stated == (None, "timm")
+    assert options_from(recipe, budget=False, classes=NAMES).stated == (NAMES, None)
 
 
 def test_names_of_the_model_itself_are_not_kept(tmp_path):
@@ -46,12 +46,12 @@ def test_another_model_takes_nothing_of_the_recipes_own(tmp_path):
         'model = "test_vit"\nweights = "mine.pth"\nweight_bits = 5\nclass_order = "timm"\n'
         "[model_args]\nnum_classes = 1\n"
     )
-    asked = asked_of(file, budget=False, model="vit_cifar10")
+    asked = options_from(file, budget=False, model="vit_cifar10")
     assert (asked.weight_bits, asked.model_args, asked.stated) == (5, {}, (None, None))
     with pytest.raises(UsageError, match="EV225"):
-        asked_of(file, budget=False)
+        options_from(file, budget=False)
 
 
 def test_a_key_without_a_checkpoint_is_refused():
     with pytest.raises(UsageError, match="EV178"):
-        asked_of(None, budget=False, model="vit_cifar10", weights_key="ema")
+        options_from(None, budget=False, model="vit_cifar10", weights_key="ema")

@@ -221,10 +221,10 @@ def test_a_single_logit_from_quantize_to_the_report(tmp_path):
 
 def _noise(artefact, pixels):
     from edgevit.calibration.statistics.sensitivity import layer_noise
-    from edgevit.progress import silent
+    from edgevit.progress import no_progress
 
     images = torch.from_numpy(PREPROCESSING.normalize(pixels[:8]))
-    found = layer_noise(artefact.quantized, images, batch_size=8, seed=0, progress=silent)
+    found = layer_noise(artefact.quantized, images, batch_size=8, seed=0, progress=no_progress)
     return found.values()
 
 

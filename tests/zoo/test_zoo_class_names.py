@@ -11,7 +11,7 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.errors import DataError, UsageError
-from edgevit.zoo.class_names import check_naming, naming_of, stated_names
+from edgevit.zoo.class_names import check_naming, name_classes, stated_names
 from edgevit.zoo.imagenet import wordnet_ids
 from edgevit.zoo.loaded import LoadedModel, loaded_from_module
 
@@ -33,28 +33,28 @@ def weights(tmp_path: Path) -> Path:
 
 def test_own_names_without_others(weights: Path) -> None:
     own = loaded(classes=("a", "b", "c"))
-    assert naming_of(own, None, None, None).names == ("a", "b", "c")
-    assert naming_of(own, None, None, weights).source == "the model"
-    assert naming_of(loaded(), None, "timm", weights).order == "timm"
+    assert name_classes(own, None, None, None).names == ("a", "b", "c")
+    assert name_classes(own, None, None, weights).source == "the model"
+    assert name_classes(loaded(), None, "timm", weights).order == "timm"
 
 
 def test_a_file_beside_the_checkpoint_is_found_and_said(weights: Path) -> None:
     (weights.parent / "labels.txt").write_text("x\ny\nz\n")
-    found = naming_of(loaded(classes=("a", "b", "c")), None, None, weights)
+    found = name_classes(loaded(classes=("a", "b", "c")), None, None, weights)
     assert (found.names, found.source) == (("x", "y", "z"), "labels.txt beside the checkpoint")
     (weights.parent / "classes.json").write_text('{"z": 2, "y": 1, "x": 0}')  # says the same
-    assert naming_of(loaded(), None, None, weights).names == ("x", "y", "z")
+    assert name_classes(loaded(), None, None, weights).names == ("x", "y", "z")
     (weights.parent / "config.json").write_text('{"id2label": {"0": "z", "1": "y", "2": "x"}}')
     with pytest.raises(DataError, match="EV124") as caught:
-        naming_of(loaded(), None, None, weights)
+        name_classes(loaded(), None, None, weights)
     assert "labels.txt, classes.json, config.json" in caught.value.why
-    assert naming_of(loaded(), ["1", "2", "3"], None, weights).names == ("1", "2", "3")
+    assert name_classes(loaded(), ["1", "2", "3"], None, weights).names == ("1", "2", "3")
 
 
 def test_a_file_that_does_not_fit_is_noted(weights: Path) -> None:
     (weights.parent / "labels.txt").write_text("x\ny\n")
     (weights.parent / "config.json").write_text('{"model_type": "vit"}')
-    found = naming_of(loaded(), None, None, weights)
+    found = name_classes(loaded(), None, None, weights)
     assert found.names is None
     assert found.notes == (
         "labels.txt beside the checkpoint was not taken: There are 2 class names for 3 classes.",

@@ -18,7 +18,7 @@ import edgevit
 from edgevit.data import Preprocessing
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.recipe import Recipe
-from edgevit.verbs.options import asked_of
+from edgevit.verbs.options import options_from
 from edgevit.zoo import load_model, loaded_from_module
 from edgevit.zoo.loaded import weights_sha256
 
@@ -147,10 +147,10 @@ def test_a_recipes_code_is_imported_on_leave_only(code: str, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="EV171"):
         edgevit.quantize(None, "nowhere", recipe=recipe)
     assert code not in sys.modules
-    asked = asked_of(recipe, budget=False, trust_code=True)
-    assert asked.model == asked_of(recipe, budget=False, model=f"{code}:prints").model
+    asked = options_from(recipe, budget=False, trust_code=True)
+    assert asked.model == options_from(recipe, budget=False, model=f"{code}:prints").model
     (tmp_path / "recipe.toml").write_text('model = "torchvision:vit_b_16"\n')
-    asked_of(recipe, budget=False)
+    options_from(recipe, budget=False)
 
 
 def test_recipes_keep_arguments_and_preprocessing(tmp_path: Path) -> None:
@@ -167,14 +167,14 @@ def test_recipes_keep_arguments_and_preprocessing(tmp_path: Path) -> None:
     path.write_text(recipe.to_toml())
     assert Recipe.from_toml(path) == recipe
     given = {"preprocessing": {"crop_pct": 0.5}, "model_args": {"img_size": 64}}
-    asked = asked_of(path, budget=False, **given, weights="w.pth")
+    asked = options_from(path, budget=False, **given, weights="w.pth")
     assert asked.model_args == {**recipe.model_args, "img_size": 64}
     assert asked.preprocessing["crop_pct"] == 0.5
     assert "resize_size" not in asked.preprocessing
     for line in ("model_args = 3", "model_args = {a = {b = 1}}", "preprocessing = {mean = []}"):
         path.write_text(f'model = "m"\n{line}\n')
         with pytest.raises(UsageError, match="EV210"):
-            asked_of(path, budget=False)
+            options_from(path, budget=False)
 
 
 def tiny() -> nn.Module:

@@ -141,7 +141,7 @@ def test_weights_in_the_cache_need_no_network(
         assert repository == "timm/test_vit.r160_in1k"
         return tmp_path / "w.pth" if filename == "pytorch_model.bin" else None
 
-    monkeypatch.setattr(timm_models, "_cached", cached)
+    monkeypatch.setattr(timm_models, "_find_cached", cached)
     loaded = load_model(TINY)
     assert loaded.weights_sha256 == other.weights_sha256
     assert loaded.pretrained

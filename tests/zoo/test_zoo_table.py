@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.errors import UsageError
 from edgevit.zoo import EMBEDDED_MODELS, list_models
-from edgevit.zoo.checkpoints import CHECKPOINTS, Checkpoint
+from edgevit.zoo.checkpoints import CHECKPOINTS, CheckpointFormat
 from edgevit.zoo.imagenet import wordnet_ids, wordnet_ids_if_imagenet
 from edgevit.zoo.listing import unknown_model
 
@@ -22,7 +22,7 @@ ROWS = pytest.mark.parametrize("row", CHECKPOINTS.values(), ids=list(CHECKPOINTS
 
 
 @ROWS
-def test_tag_exists_and_values_are_timms(row: Checkpoint) -> None:
+def test_tag_exists_and_values_are_timms(row: CheckpointFormat) -> None:
     assert row.tag in timm.list_models(pretrained=True)
     config = get_pretrained_cfg(row.tag)
     assert f"{config.architecture}.{config.tag}" == row.tag
@@ -32,7 +32,7 @@ def test_tag_exists_and_values_are_timms(row: Checkpoint) -> None:
 
 
 @ROWS
-def test_parameters_and_flops(row: Checkpoint) -> None:
+def test_parameters_and_flops(row: CheckpointFormat) -> None:
     """Two operations per multiply-add; the literature leaves small terms out and rounds."""
     with torch.device("meta"):
         model = timm.create_model(row.tag, pretrained=False).eval()

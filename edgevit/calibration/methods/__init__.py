@@ -16,20 +16,20 @@ from edgevit.errors import UsageError
 from edgevit.recipe import DEFAULT_METHOD
 
 
-def _made() -> Iterator[Method]:
+def _make() -> Iterator[Method]:
     """Yield the methods at the top of every file of this folder; some stand in several."""
     for file in pkgutil.iter_modules(__path__):
         values = vars(import_module(f"{__name__}.{file.name}")).values()
         yield from (value for value in values if isinstance(value, Method))
 
 
-def _found() -> dict[str, Method]:
+def _find() -> dict[str, Method]:
     """Return name -> method in the order of tables.
 
     Raises:
         ValueError: Two methods have one name, or a name can't be read from a file's text.
     """
-    methods = {id(method): method for method in _made()}.values()
+    methods = {id(method): method for method in _make()}.values()
     names = sorted(method.name for method in methods)
     if names != list(method_names()) or len(set(names)) < len(names):
         raise ValueError(f"methods {names}, where the files say {list(method_names())}")
@@ -37,7 +37,7 @@ def _found() -> dict[str, Method]:
     return {method.name: method for method in in_order}
 
 
-METHODS = _found()
+METHODS = _find()
 
 
 def method_named(name: str) -> Method:

@@ -34,12 +34,12 @@ from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.parallel import (
     OPERATORS_MUST_SAVE,
-    Choices,
+    SearchChoices,
     activation_grid,
     rewritten,
 )
 from edgevit.calibration.search.shared_grids import GridChooser
-from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.search.weight_scales import search_scale
 from edgevit.calibration.statistics.fisher import Statistics, sampled_loss
 from edgevit.calibration.statistics.ranges import Ranges, batches
 from edgevit.graph.blocks import Block, block_nodes, blocks_of
@@ -58,8 +58,8 @@ ELIMINATED = 0.1  # share of the errors left out, the smallest ones
 JUDGED_IMAGES = 16
 SHARES = (0.7, 0.85, 1.0, 1.2, 1.4)  # of the step with the least squared error
 SOFTMAX_SHARES = (1.0, 1.1, 1.2)  # of the step that covers the full range: less would clip
-CHOICES = Choices(activations="mse", weights="mse", twin=True)
-MATTHEW = Choices(activations="minmax", weights="mse")
+CHOICES = SearchChoices(activations="mse", weights="mse", twin=True)
+MATTHEW = SearchChoices(activations="minmax", weights="mse")
 
 
 def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> QuantizedGraph:
@@ -81,7 +81,7 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
         softmax_shares=softmax_shares,
     )
     for done, block in enumerate(blocks, 1):
-        judge = Judge(expected=outputs[block.output], weight=gradients[block.output].square())
+        judge = BlockLoss(expected=outputs[block.output], weight=gradients[block.output].square())
         with torch.no_grad():
             search.block(block, inputs[block.input], judge)
         run.progress("blocks", done, len(blocks))
@@ -121,7 +121,7 @@ def all_blocks(run: Run) -> tuple[Block, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class BlockLoss:
     """Compares a block's output with the float32 one.
 
     Args:
@@ -186,7 +186,7 @@ class _Search:
         self.grids = GridChooser(self.run.graph, self._start)
         self.gemms = {gemm.name: gemm for gemm in self.run.gemms}
 
-    def block(self, block: Block, value: Tensor, judge: Judge) -> None:
+    def block(self, block: Block, value: Tensor, judge: BlockLoss) -> None:
         """Decide the layers of one block in order."""
         nodes = block_nodes(self.run.graph, block)
         values: dict[str, Any] = {block.input: value}
@@ -197,7 +197,7 @@ class _Search:
             run_nodes(self.run.graph, (node,), values, gemm=self.quantized.compute)
 
     def _decide(
-        self, gemm: Gemm, rest: tuple[Node, ...], values: dict[str, Any], judge: Judge
+        self, gemm: Gemm, rest: tuple[Node, ...], values: dict[str, Any], judge: BlockLoss
     ) -> None:
         """Search the right grid (the weight), then the left one, at the block's output."""
         left, right = self.grids.proposed(gemm.left), self._right(gemm)
@@ -222,7 +222,7 @@ class _Search:
         if gemm.weight is None:
             return self.grids.proposed(gemm.right)
         weight, spec = self.run.graph.weight(gemm), self.run.placement.options[gemm.right.name][0]
-        return UniformGrid.symmetric(spec, searched_scale(weight, spec, None))
+        return UniformGrid.symmetric(spec, search_scale(weight, spec, None))
 
     def _start(self, site: Site) -> Grid:
         """Return the grid to start from: least squared error, or the full range of a softmax."""

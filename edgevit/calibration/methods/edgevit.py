@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgevit.calibration.rewrites.regression import moments, refitted
+from edgevit.calibration.rewrites.regression import moments, refit
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.parallel import (
     OPERATORS_MUST_SAVE,
-    Choices,
+    SearchChoices,
     activation_grid,
     rewritten,
 )
@@ -32,7 +32,7 @@ from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 
-CHOICES = Choices(
+CHOICES = SearchChoices(
     activations="fisher",
     weights="gram",
     twin=True,
@@ -46,22 +46,22 @@ WITH_CODEBOOKS = replace(CHOICES, codebook=True)
 
 def calibrate(run: Run) -> QuantizedGraph:
     """Return the quantized graph."""
-    return _calibrated(run, CHOICES)
+    return _calibrate(run, CHOICES)
 
 
 def calibrate_with_codebooks(run: Run) -> QuantizedGraph:
     """Return the quantized graph with codebook grids where the target offers them."""
-    return _calibrated(run, WITH_CODEBOOKS)
+    return _calibrate(run, WITH_CODEBOOKS)
 
 
-def _calibrated(run: Run, choices: Choices) -> QuantizedGraph:
-    plan = planned(run, choices)
+def _calibrate(run: Run, choices: SearchChoices) -> QuantizedGraph:
+    plan = plan_calibration(run, choices)
     walk(run, plan.quantized, plan.decide, "layers")
     return plan.quantized
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CalibrationPlan:
     """The graph before the first layer is decided, and the rule that decides layers.
 
     Args:
@@ -75,7 +75,7 @@ class Plan:
     targets: dict[str, Tensor]
 
 
-def planned(run: Run, choices: Choices) -> Plan:
+def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
     """Rewrite the run's graph, gather statistics, and return how its layers are decided."""
     ranges = rewritten(run, choices)
     statistics = run.statistics(ranges, weighted=True, grams=False)
@@ -96,7 +96,7 @@ def planned(run: Run, choices: Choices) -> Plan:
         layer, targets[gemm.name] = _linear(run, gemm, left, rounded.left, output, tokens)
         return layer
 
-    return Plan(quantized=quantized, decide=decide, targets=targets)
+    return CalibrationPlan(quantized=quantized, decide=decide, targets=targets)
 
 
 def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _linear(
     half = len(inputs) // 2
     first = moments(inputs[:half], errors[:half], tokens[:half])
     second = moments(inputs[half:], errors[half:], tokens[half:])
-    target = refitted(weight, (first, second))
+    target = refit(weight, (first, second))
     spec = run.placement.options[gemm.right.name][0]
     grid, codes = rounded_weight(target, spec, first.plus(second).gram)
     total = tokens.sum().clamp_min(1e-12)

@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
+from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, plan_calibration
 from edgevit.calibration.run import Method, Run
-from edgevit.calibration.search.parallel import Choices
+from edgevit.calibration.search.parallel import SearchChoices
 from edgevit.calibration.search.sequential import walk_part
 from edgevit.calibration.statistics.fisher import sampled_loss
 from edgevit.calibration.statistics.ranges import batches
-from edgevit.calibration.statistics.scores import class_scores
-from edgevit.calibration.training.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.statistics.scores import class_scores_tensor
+from edgevit.calibration.training.checkpoint import TrainingCheckpoint, fingerprint
 from edgevit.calibration.training.devices import Workbench, default_device, device_of
 from edgevit.calibration.training.trainable import TrainablePart, trainable_part
 from edgevit.graph.interpret import Product, run_graph, run_part
@@ -58,7 +58,7 @@ class Training:
     code_rate: float = 1e-2
     other_rate: float = 3e-3
     suffix: float = 0.0
-    choices: Choices = WITH_CODEBOOKS
+    choices: SearchChoices = WITH_CODEBOOKS
     device: str | None = None
 
 
@@ -66,10 +66,10 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     """Return the quantized graph, trained part by part."""
     kept = None
     if run.checkpoint is not None:
-        kept = Checkpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
+        kept = TrainingCheckpoint(folder=run.checkpoint, digest=fingerprint(run, repr(training)))
         kept.prepare()
     fast = replace(run, images=run.images[:FAST_IMAGES])
-    plan = planned(fast, training.choices)
+    plan = plan_calibration(fast, training.choices)
     quantized, few = plan.quantized, len(fast.images_at_once)
     parts = parts_of(run.graph)
     device = default_device() if training.device is None else torch.device(training.device)
@@ -86,7 +86,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
         wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
         streams = (exact[:few], rounded[:few])  # decided for what the trained parts before give
         walk_part(fast, quantized, plan.decide, (part.start, part.stop), streams)
-        lesson = Lesson(
+        lesson = PartTrainingData(
             part=part,
             inputs=rounded,
             wanted=wanted,
@@ -132,7 +132,7 @@ def graph_start(graph: Graph) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class PartTrainingData:
     """The inputs and the goal that one part is trained on.
 
     Args:
@@ -157,7 +157,7 @@ class Lesson:
 def train_part(
     graph: Graph,
     learner: TrainablePart,
-    lesson: Lesson,
+    lesson: PartTrainingData,
     training: Training,
     seed: int,
 ) -> None:
@@ -176,7 +176,7 @@ def train_part(
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
-    norms, before = _losses(graph, learner, lesson, held), _judged(graph, learner, lesson, held)
+    norms, before = _losses(graph, learner, lesson, held), _judge(graph, learner, lesson, held)
     for _ in range(training.iterations):
         chosen = seen[torch.randint(len(seen), (training.batch_size,), generator=generator)]
         with torch.enable_grad():
@@ -186,12 +186,12 @@ def train_part(
         optimizer.step()
         schedule.step()
         learner.forget()
-    if _judged(graph, learner, lesson, held) < before:
+    if _judge(graph, learner, lesson, held) < before:
         learner.bake()
 
 
 @torch.no_grad()
-def _judged(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor) -> float:
+def _judge(graph: Graph, learner: TrainablePart, lesson: PartTrainingData, chosen: Tensor) -> float:
     """Return the mean KL divergence of the logits from float32, the rest of the network exact."""
     total = 0.0
     for some in batches(chosen, HELD_OUT):
@@ -199,13 +199,13 @@ def _judged(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
         if lesson.part.stop is not None:
             output = run_part(graph, lesson.part.stop, output, None)
         logits = lesson.logits[some].to(output.device), output
-        wanted, found = (class_scores(one).log_softmax(1) for one in logits)
+        wanted, found = (class_scores_tensor(one).log_softmax(1) for one in logits)
         total += float((wanted.exp() * (wanted - found)).sum())
     return total / len(chosen)
 
 
 def _losses(
-    graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor
+    graph: Graph, learner: TrainablePart, lesson: PartTrainingData, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the local loss and the loss at the features (0 if not asked for)."""
     part, output = lesson.part, _output(graph, learner, lesson, chosen)
@@ -217,7 +217,9 @@ def _losses(
     return local, (features - lesson.features[chosen].to(output.device)).square().mean()
 
 
-def _output(graph: Graph, learner: TrainablePart, lesson: Lesson, chosen: Tensor) -> Tensor:
+def _output(
+    graph: Graph, learner: TrainablePart, lesson: PartTrainingData, chosen: Tensor
+) -> Tensor:
     """Return the part's output for some of the images, differentiably."""
     return run_part(
         graph,

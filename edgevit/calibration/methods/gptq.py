@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.run import Method, Run
-from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.parallel import SearchChoices, activation_grid, rewritten
 from edgevit.calibration.search.rounded_weight import rounded_weight
 from edgevit.calibration.search.sequential import Layer, Operands, walk
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.graph.model import Gemm
 from edgevit.quantizers.quantized_graph import IntegerLinear, IntegerMatmul, QuantizedGraph
 
-CHOICES = Choices(activations="mse", weights="mse")
+CHOICES = SearchChoices(activations="mse", weights="mse")
 
 
 def calibrate(run: Run) -> QuantizedGraph:

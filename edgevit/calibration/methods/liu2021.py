@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.run import Method, Run
-from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.parallel import SearchChoices, activation_grid, rewritten
 from edgevit.calibration.search.sequential import Layer, Operands, walk
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
@@ -37,7 +37,7 @@ from edgevit.quantizers.quantized_graph import (
 )
 from edgevit.quantizers.uniform import SMALLEST_SCALE, UniformGrid
 
-CHOICES = Choices(activations="minmax", weights="minmax", symmetric_activations=True)
+CHOICES = SearchChoices(activations="minmax", weights="minmax", symmetric_activations=True)
 LOWEST, HIGHEST = 0.5, 1.2  # of the step that covers everything
 GAMMA, THETA = 0.1, 0.2  # weight and margin of the ranking loss
 ROUNDS = 3  # the paper allows 20; the search stops earlier when nothing changes
@@ -103,13 +103,13 @@ def _linear(run: Run, gemm: Gemm, left: Grid, judged: _Judged, *, fixed: bool) -
     right = UniformGrid.symmetric(spec, top.expand(len(weight)))  # [out], all equal
 
     def score(x_share: float, w_share: float) -> float:
-        x = scaled(left, x_share).fake_quantize(judged.left)
-        w = scaled(right, w_share).fake_quantize(weight)
+        x = scale_grid(left, x_share).fake_quantize(judged.left)
+        w = scale_grid(right, w_share).fake_quantize(weight)
         found = torch.nn.functional.linear(x, w, bias)
         return pearson(judged.output, found, judged.images)
 
     x_share, w_share = alternate(score, fixed_left=fixed)
-    return integer_linear(scaled(left, x_share), scaled(right, w_share), weight, bias)
+    return integer_linear(scale_grid(left, x_share), scale_grid(right, w_share), weight, bias)
 
 
 def _matmul(run: Run, gemm: Gemm, left: Grid, right: Grid, judged: _Judged) -> IntegerMatmul:
@@ -117,11 +117,11 @@ def _matmul(run: Run, gemm: Gemm, left: Grid, right: Grid, judged: _Judged) -> I
     unit = None
     if gemm.kind == "qk":  # models divide q or the scores by sqrt(D); the margin is meant before
         unit = score_unit(run.graph, gemm) * judged.left.shape[-1] ** 0.5
-    pairs = drawn_pairs(judged.output.shape[-1], PAIRS, run.seed)
+    pairs = draw_pairs(judged.output.shape[-1], PAIRS, run.seed)
 
     def score(left_share: float, right_share: float) -> float:
-        a = scaled(left, left_share).fake_quantize(judged.left)
-        b = scaled(right, right_share).fake_quantize(_present(judged.right))
+        a = scale_grid(left, left_share).fake_quantize(judged.left)
+        b = scale_grid(right, right_share).fake_quantize(_present(judged.right))
         found = torch.matmul(a, b)  # [..., M, N]
         value = pearson(judged.output, found, judged.images)
         if unit is None:
@@ -129,7 +129,7 @@ def _matmul(run: Run, gemm: Gemm, left: Grid, right: Grid, judged: _Judged) -> I
         return value - GAMMA * ranking_loss(judged.output * unit, found * unit, pairs)
 
     left_share, right_share = alternate(score)
-    return IntegerMatmul(left=scaled(left, left_share), right=scaled(right, right_share))
+    return IntegerMatmul(left=scale_grid(left, left_share), right=scale_grid(right, right_share))
 
 
 def _present(x: Tensor | None) -> Tensor:
@@ -138,7 +138,7 @@ def _present(x: Tensor | None) -> Tensor:
     return x
 
 
-def scaled(grid: AnyGrid, share: float) -> AnyGrid:
+def scale_grid(grid: AnyGrid, share: float) -> AnyGrid:
     """Return the grid with `share` times its step; the zero point stays."""
     return replace(grid, scale=grid.scale * share)
 
@@ -193,7 +193,7 @@ def pearson(expected: Tensor, found: Tensor, images: int) -> float:
     return float(correlation.mean())
 
 
-def drawn_pairs(size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_pairs(size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return int64 (i [P], j [P]) with i < j < size: all pairs, or `count` of them by the seed."""
     i, j = torch.triu_indices(size, size, offset=1)
     if len(i) > count:

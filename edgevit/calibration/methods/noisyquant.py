@@ -67,7 +67,7 @@ def _add_all(run: Run, quantized: QuantizedGraph, additions: bool) -> None:
             done += 1
             layers = [linear_in_integers(quantized, name) for name in place.gemms]
             search, held_out = halves[place.gemms[0]]
-            noise = chosen_noise(layers, search, held_out, run.seed + done, must_save(place))
+            noise = choose_noise(layers, search, held_out, run.seed + done, must_save(place))
             if noise is not None:
                 add_noise(quantized, place, noise)
                 taken.append(place)
@@ -106,14 +106,14 @@ def _inputs(
     def look(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         if gemm.name in names:
             first, second = left.tensor_split([len(left) // images * ((images + 1) // 2)])
-            found[gemm.name] = (_thinned(first), _thinned(second))
+            found[gemm.name] = (_thin(first), _thin(second))
         return float_product(quantized.graph, gemm, left, right)
 
     run_graph(quantized.graph, run.images_at_once, gemm=look)
     return found
 
 
-def _thinned(x: Tensor) -> Tensor:
+def _thin(x: Tensor) -> Tensor:
     """Return at most about `TOKENS` evenly spaced rows of x [..., in] as [T, in]."""
     rows = x.reshape(-1, x.shape[-1])
     return rows[:: max(1, len(rows) // TOKENS)].clone()
@@ -144,7 +144,7 @@ class Error:
         return float((error @ self.root).square().sum())
 
 
-def chosen_noise(
+def choose_noise(
     layers: list[IntegerLinear], search: Tensor, held_out: Tensor, seed: int, must_save: float
 ) -> Tensor | None:
     """Return the noise [in] for linears that read one tensor, or None if none helps.
@@ -156,14 +156,14 @@ def chosen_noise(
         must_save: Share of the output error that it has to save there.
     """
     error = Error.of(layers)
-    noise = _searched(error, search, seed)
+    noise = _search(error, search, seed)
     if len(held_out) == 0:
         return None
     plain = error(held_out, torch.zeros_like(noise))
     return noise if error(held_out, noise) < (1 - must_save) * plain else None
 
 
-def _searched(error: Error, x: Tensor, seed: int) -> Tensor:
+def _search(error: Error, x: Tensor, seed: int) -> Tensor:
     """Return the noise [in] with the least error: shift, then draw and amplitude, shift again.
 
     The shift comes first as in the official code: behind a GELU most of the gain is the shift's.

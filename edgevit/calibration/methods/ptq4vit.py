@@ -9,14 +9,14 @@ ratio of the twin steps is 2^m as in the paper's eq. 9.
 from __future__ import annotations
 
 from edgevit.calibration.run import Method
-from edgevit.calibration.search.parallel import Choices, parallel
+from edgevit.calibration.search.parallel import SearchChoices, parallel
 
 PTQ4VIT = Method(
     name="ptq4vit",
     summary="Hessian-guided search with twin uniform grids",
     source="Yuan et al., ECCV 2022, arXiv 2111.12293 (true Fisher gradient, ratio 2^m)",
     calibrate=parallel(
-        Choices(
+        SearchChoices(
             activations="fisher",
             weights="gram",
             per_tensor_weights=True,

@@ -30,9 +30,9 @@ from edgevit.calibration.search.percentiles import (
     tensor_grid,
     weight_grid,
 )
-from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Site
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.graph.sites import Role
 from edgevit.quantizers.quantized_graph import (
     Grid,
@@ -88,7 +88,7 @@ def _paper_spec(run: Run, site: Site) -> GridSpec:
 @torch.no_grad()
 def calibrate(run: Run, specs: Specs) -> QuantizedGraph:
     """Return the quantized graph, every site on a grid of its specification."""
-    leader, quantized = leaders(run.graph), run.quantized()
+    leader, quantized = shared_grid_sites(run.graph), run.quantized()
     folds = [(f, ls) for f, ls in foldable(run.graph, run.sites) if not _feeds_head(ls)]
     norms = {linear.name: feed.ln for feed, linears in folds for linear in linears}
     seen = _look(run, specs, leader, norms)

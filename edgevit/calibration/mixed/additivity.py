@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgevit.calibration.mixed.candidates import Candidates
 from edgevit.calibration.statistics.ranges import batches
-from edgevit.calibration.statistics.scores import class_scores
+from edgevit.calibration.statistics.scores import class_scores_tensor
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 
 ALLOCATIONS = 10
@@ -55,7 +55,7 @@ def mean_kl(
         expected: float32 [N, classes], log-probabilities of the float32 model.
     """
     parts = [quantized.forward(part) for part in batches(images, batch_size)]
-    found = class_scores(torch.cat(parts)).log_softmax(1)  # [N, classes]
+    found = class_scores_tensor(torch.cat(parts)).log_softmax(1)  # [N, classes]
     return float((expected.exp() * (expected - found)).sum(1).mean())
 
 
@@ -63,7 +63,7 @@ def mean_kl(
 def log_probabilities(found: Candidates, images: Tensor) -> Tensor:
     """Return float32 [N, classes] of the float32 model."""
     parts = [found.graph.forward(part) for part in batches(images, 32)]
-    return class_scores(torch.cat(parts)).log_softmax(1)
+    return class_scores_tensor(torch.cat(parts)).log_softmax(1)
 
 
 def random_choices(generator: torch.Generator, units: int, choices: Sequence[int]) -> list[int]:

@@ -29,21 +29,21 @@ def allocate(
         budget: What the chosen costs may sum to.
         buckets: Steps of the dynamic programme.
     """
-    steps, limit = _bucketed(costs, budget, buckets)
+    steps, limit = _bucket(costs, budget, buckets)
     if int(steps.min(1).sum()) > limit:  # rounding up may be what does not fit
         cheapest = [int(choice) for choice in costs.argmin(1)]
         return cheapest if int(costs.min(1).sum()) <= budget else None
     least = np.zeros(limit + 1)  # least[k]: loss of the units so far within k steps
     taken = np.zeros((len(losses), limit + 1), dtype=np.int16)
     for unit in range(len(losses)):
-        options = np.stack([_shifted(least, int(step)) for step in steps[unit]])  # [B, K + 1]
+        options = np.stack([_shift(least, int(step)) for step in steps[unit]])  # [B, K + 1]
         options += losses[unit][:, None]
         taken[unit] = options.argmin(0)
         least = options.min(0)
     return _trace(taken, steps, limit)
 
 
-def _bucketed(costs: Costs, budget: float, buckets: int) -> tuple[Costs, int]:
+def _bucket(costs: Costs, budget: float, buckets: int) -> tuple[Costs, int]:
     """Return the costs in whole steps, rounded up, and how many steps the budget has."""
     divisor = max(int(np.gcd.reduce(costs.reshape(-1))), 1)
     budget = min(budget, float(costs.max(1).sum()))  # more can't be spent
@@ -53,7 +53,7 @@ def _bucketed(costs: Costs, budget: float, buckets: int) -> tuple[Costs, int]:
     return np.ceil(costs / step - 1e-9).astype(np.int64), buckets
 
 
-def _shifted(least: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
+def _shift(least: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
     """Return what was least `step` steps earlier; infinite where there is no such place."""
     moved = np.full_like(least, np.inf)
     if step < len(least):

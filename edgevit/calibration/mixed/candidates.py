@@ -15,9 +15,9 @@ import torch
 from edgevit.calibration.rewrites.rounding import rounding_loss
 from edgevit.calibration.run import Run
 from edgevit.calibration.search import activation_grids
-from edgevit.calibration.search.parallel import Choices, activation_grid, rewritten
+from edgevit.calibration.search.parallel import SearchChoices, activation_grid, rewritten
 from edgevit.calibration.search.shared_grids import GridChooser
-from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.search.weight_scales import search_scale
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Graph, Site
@@ -25,7 +25,7 @@ from edgevit.quantizers.quantized_graph import Grid, IntegerMatmul, QuantizedGra
 from edgevit.quantizers.spec import Placement
 from edgevit.quantizers.uniform import UniformGrid
 
-CHOICES = Choices(activations="fisher", weights="gram", twin=True, fold_layernorms=True)
+CHOICES = SearchChoices(activations="fisher", weights="gram", twin=True, fold_layernorms=True)
 LayerBits = Mapping[str, tuple[int, int]]
 Place = Callable[[LayerBits], Placement]
 """Module path -> (weight bits, activation bits) of some layers; the target's placement."""
@@ -76,7 +76,7 @@ class Candidates:
         if key not in self._weights:
             spec = self.placements[bits].options[gemm.right.name][0]
             weight, gram = self.graph.weight(gemm), self.statistics.grams[gemm.name]
-            scale = searched_scale(weight, spec, gram)
+            scale = search_scale(weight, spec, gram)
             self._weights[key] = UniformGrid.symmetric(spec, scale)
         return self._weights[key]
 

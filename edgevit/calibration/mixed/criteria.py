@@ -90,7 +90,7 @@ def _unit_losses(found: Candidates, units: list[Unit], bits: int, which: Operand
             return float_product(found.graph, gemm, left, right)
         (left, x), (right, y) = left.chunk(2), (None, None) if right is None else right.chunk(2)
         exact = float_product(found.graph, gemm, left, right)
-        rounded = rounded_product(found, gemm, x, y, bits, which)
+        rounded = round_product(found, gemm, x, y, bits, which)
         if gemm.name not in last:
             return torch.cat([exact, rounded])
         at = last[gemm.name]
@@ -107,7 +107,7 @@ def nuclear_norm(x: Tensor, images: int) -> float:
     return float(torch.linalg.svdvals(x).sum()) / images
 
 
-def rounded_product(
+def round_product(
     found: Candidates, gemm: Gemm, left: Tensor, right: Tensor | None, bits: int, operand: Operand
 ) -> Tensor:
     """Return a product with its weight, or its activations, rounded to the grid of a width."""

@@ -13,7 +13,7 @@ from math import prod
 from edgevit.graph.blocks import blocks_of
 from edgevit.graph.model import Gemm, Graph, Role, Site
 from edgevit.graph.shapes import at_batch, shape_of
-from edgevit.graph.sharing import leaders
+from edgevit.graph.sharing import shared_grid_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def activation_units(graph: Graph, groups: Iterable[set[str]], sites: set[str]) 
     """Return the units of the activations among `sites`; the image keeps its 8 bits."""
     sizes = {n.name: n for n in graph.module.graph.nodes}
     units = []
-    for group in _joined(graph, groups):
+    for group in _join(graph, groups):
         inside = [g for g in graph.gemms if g.name in group]
         read = {s.name: s for g in inside for s in activation_sites(graph, g) if s.name in sites}
         cost = sum(prod(at_batch(shape_of(sizes[s.producer]), 1)) for s in read.values())
@@ -84,13 +84,13 @@ def _maps(graph: Graph, group: set[str]) -> tuple[str, ...]:
 def activation_sites(graph: Graph, gemm: Gemm) -> list[Site]:
     """Return the activations a product is the first to read, without the image."""
     sites = [gemm.left] if gemm.weight is not None else [gemm.left, gemm.right]
-    leader = leaders(graph)
+    leader = shared_grid_sites(graph)
     return [s for s in sites if s.role is not Role.PATCH_IN and leader[s.name] == s.name]
 
 
-def _joined(graph: Graph, groups: Iterable[set[str]]) -> list[set[str]]:
+def _join(graph: Graph, groups: Iterable[set[str]]) -> list[set[str]]:
     """Return the groups, those that read one tensor put together."""
-    leader, found = leaders(graph), [set(group) for group in groups]
+    leader, found = shared_grid_sites(graph), [set(group) for group in groups]
     for gemm in graph.gemms:
         first = graph.site(leader[gemm.left.name]).gemm
         at = next(i for i, group in enumerate(found) if first in group)

@@ -111,7 +111,7 @@ class _Table:
         return sum(u.cost * b for u, b in zip(self.units, bits, strict=True)) / max(total, 1)
 
 
-def mixed_widths(
+def choose_widths(
     run: Run, place: Place, budget: Budget, *, widths: tuple[int, ...], criterion: Criterion
 ) -> Mixed:
     """Choose the widths of all layers.

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from edgevit.calibration.statistics.ranges import leaders
 from edgevit.graph.layernorm import LayerNormFeed, ln_of
 from edgevit.graph.model import Gemm, Graph, Role
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, is_integer_linear
 
 
@@ -41,7 +41,7 @@ def places(quantized: QuantizedGraph) -> Iterator[Place]:
     The image has none: its products are left alone in the official code, and its rounding to 8
     bits is the least of all errors.
     """
-    leader = leaders(quantized.graph)
+    leader = shared_grid_sites(quantized.graph)
     readers: dict[str, list[Gemm]] = {}
     for gemm in quantized.graph.gemms:
         in_integers = is_integer_linear(quantized.layers.get(gemm.name))

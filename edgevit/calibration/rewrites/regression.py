@@ -46,7 +46,7 @@ def moments(inputs: Tensor, errors: Tensor, tokens: Tensor) -> Moments:
     return Moments(gram=a.T @ a, cross=r.T @ a)
 
 
-def refitted(weight: Tensor, halves: tuple[Moments, Moments]) -> Tensor:
+def refit(weight: Tensor, halves: tuple[Moments, Moments]) -> Tensor:
     """Return the refitted weight [out, in], or `weight` if no share predicts the other half.
 
     Args:

@@ -34,6 +34,6 @@ def percentile_grid(spec: GridSpec, histogram: Histogram) -> UniformGrid:
     return min(grids, key=lambda grid: error(grid, histogram))
 
 
-def searched_grid(spec: GridSpec, histogram: Histogram) -> Grid:
+def search_grid(spec: GridSpec, histogram: Histogram) -> Grid:
     """Return the grid of this specification with the least weighted squared error."""
     return grid_class(spec.kind).fit(spec, histogram)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.run import Run
-from edgevit.calibration.statistics.fisher import Product, forward_backward
+from edgevit.calibration.statistics.fisher import ProductStatistics, forward_backward
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.channels import head_channels
 
@@ -54,7 +54,7 @@ def head_steps(run: Run, ranges: Ranges) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _search(product: Product, bits: int) -> tuple[Tensor, Tensor]:
+def _search(product: ProductStatistics, bits: int) -> tuple[Tensor, Tensor]:
     """Return the steps of q [H] and of k [H]; q [B, H, N, D], k [B, H, D, N]."""
     if product.right is None or product.output.grad is None:
         raise ValueError(f"{product.gemm.module}: not a product of q and k with a gradient")
@@ -68,9 +68,9 @@ def _search(product: Product, bits: int) -> tuple[Tensor, Tensor]:
     rounded_right = right
     for _ in range(_ROUNDS):
         left_steps = _best(left, bits, partial(error, b=rounded_right))
-        rounded_left = _rounded(left, left_steps, bits)
+        rounded_left = _round(left, left_steps, bits)
         right_steps = _best(right, bits, partial(error, rounded_left))
-        rounded_right = _rounded(right, right_steps, bits)
+        rounded_right = _round(right, right_steps, bits)
     return left_steps, right_steps
 
 
@@ -80,14 +80,14 @@ def _best(x: Tensor, bits: int, error: Callable[[Tensor], Tensor]) -> Tensor:
     shares = torch.tensor(COARSE)[:, None].expand(-1, len(full))  # [S, H]
     width = COARSE[1] - COARSE[0]
     for _ in range(_REFINEMENTS + 1):
-        errors = torch.stack([error(_rounded(x, share * full, bits)) for share in shares])
+        errors = torch.stack([error(_round(x, share * full, bits)) for share in shares])
         best = shares.gather(0, errors.argmin(0, keepdim=True))  # [1, H]
         width /= 3
         shares = best + width * torch.arange(-1.0, 2.0)[:, None]  # [3, H]
     return best[0] * full
 
 
-def _rounded(x: Tensor, steps: Tensor, bits: int) -> Tensor:
+def _round(x: Tensor, steps: Tensor, bits: int) -> Tensor:
     """Return x [B, H, M, K] on the symmetric grid of each head."""
     half, step = 1 << (bits - 1), steps.reshape(1, -1, 1, 1)
     return (x / step).round_().clamp_(-half, half - 1).mul_(step)

@@ -46,7 +46,7 @@ def missing_notes(
             continue
         if site.name in placement.options:
             histogram = statistics.histograms[site.name]
-            twin = activation_grids.searched_grid(missing.spec, histogram)
+            twin = activation_grids.search_grid(missing.spec, histogram)
             errors = [activation_grids.error(grid, histogram) for grid in (grid_of(site), twin)]
             found[site.role, missing.why] += errors[1] < (1 - must_save) * errors[0]
         elif everywhere:

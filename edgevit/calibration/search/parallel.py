@@ -44,7 +44,7 @@ FREE_HEADS_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class SearchChoices:
     """The choices by which such methods differ.
 
     Args:
@@ -90,12 +90,12 @@ class Choices:
         return frozenset((*twins, *codebooks, *self.kinds))
 
 
-def parallel(choices: Choices) -> Calibrator:
+def parallel(choices: SearchChoices) -> Calibrator:
     """Return the calibrator that makes these choices."""
     return lambda run: calibrate_parallel(run, choices)
 
 
-def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
+def calibrate_parallel(run: Run, choices: SearchChoices) -> QuantizedGraph:
     """Return the quantized graph."""
     steps: dict[str, Tensor] = {}
     ranges = rewritten(run, choices, steps)
@@ -118,7 +118,7 @@ def calibrate_parallel(run: Run, choices: Choices) -> QuantizedGraph:
     return quantized
 
 
-def rewritten(run: Run, choices: Choices, steps: dict[str, Tensor] | None = None) -> Ranges:
+def rewritten(run: Run, choices: SearchChoices, steps: dict[str, Tensor] | None = None) -> Ranges:
     """Apply the exact rewrites asked for to the run's graph; return the ranges of its sites.
 
     Args:
@@ -151,7 +151,7 @@ def _choose_grids(
     quantized: QuantizedGraph,
     ranges: Ranges,
     statistics: Statistics,
-    choices: Choices,
+    choices: SearchChoices,
     run: Run,
     steps: dict[str, Tensor],
 ) -> None:
@@ -187,7 +187,7 @@ def _symmetric(options: tuple[GridSpec, ...]) -> GridSpec:
 
 
 def activation_grid(
-    placement: Placement, site: Site, ranges: Ranges, statistics: Statistics, choices: Choices
+    placement: Placement, site: Site, ranges: Ranges, statistics: Statistics, choices: SearchChoices
 ) -> Grid:
     """Return the grid of one activation."""
     spec = _pick_uniform(placement.options[site.name], choices)
@@ -199,7 +199,7 @@ def activation_grid(
         return activation_grids.minmax_grid(spec, histogram)
     if choices.activations == "percentile":
         return activation_grids.percentile_grid(spec, histogram)
-    grid: Grid = activation_grids.searched_grid(spec, histogram)
+    grid: Grid = activation_grids.search_grid(spec, histogram)
     limit = (1 - OPERATORS_MUST_SAVE) * activation_grids.error(grid, histogram)
     for other in _uneven(placement.options[site.name], histogram, choices):
         error = activation_grids.error(other, histogram)
@@ -214,15 +214,15 @@ uneven grid in place of a uniform one."""
 
 
 def _uneven(
-    options: tuple[GridSpec, ...], histogram: Histogram, choices: Choices
+    options: tuple[GridSpec, ...], histogram: Histogram, choices: SearchChoices
 ) -> Iterator[Grid]:
     """Yield the best grid of each uneven kind that is offered and wanted."""
     for spec in options:
         if spec.kind in choices.uneven_kinds:
-            yield activation_grids.searched_grid(spec, histogram)
+            yield activation_grids.search_grid(spec, histogram)
 
 
-def _pick_uniform(options: tuple[GridSpec, ...], choices: Choices) -> GridSpec:
+def _pick_uniform(options: tuple[GridSpec, ...], choices: SearchChoices) -> GridSpec:
     """Return the first uniform grid offered, symmetric if the method wants and it is offered."""
     uniform = [spec for spec in options if spec.kind in UniformGrid.kinds]
     wanted = [spec for spec in uniform if spec.symmetric == choices.symmetric_activations]
@@ -235,7 +235,7 @@ def _weight_grid(
     weight: Tensor,
     left: Grid,
     statistics: Statistics,
-    choices: Choices,
+    choices: SearchChoices,
 ) -> UniformGrid:
     spec = quantized.placement.options[gemm.right.name][0]
     if choices.weights == "minmax":
@@ -246,13 +246,13 @@ def _weight_grid(
         return UniformGrid.symmetric(spec, scale)
     gram = _noisy_gram(gemm, left, statistics) if choices.weights == "gram" else None
     if choices.per_tensor_weights and gemm.left.role is Role.PATCH_IN:
-        return UniformGrid.symmetric(spec, weight_scales.scanned_scale(weight, spec, gram))
+        return UniformGrid.symmetric(spec, weight_scales.scan_scale(weight, spec, gram))
     if choices.per_tensor_weights:
         groups = 3 if weight.shape[0] == 3 * weight.shape[1] else 1
         rows = statistics.rows.get(gemm.name)
-        scale = weight_scales.shared_scale(weight, spec, gram, rows, groups)
+        scale = weight_scales.search_shared_scale(weight, spec, gram, rows, groups)
         return UniformGrid.symmetric(spec, scale)
-    return UniformGrid.symmetric(spec, weight_scales.searched_scale(weight, spec, gram))
+    return UniformGrid.symmetric(spec, weight_scales.search_scale(weight, spec, gram))
 
 
 def _noisy_gram(gemm: Gemm, left: Grid, statistics: Statistics) -> Tensor:

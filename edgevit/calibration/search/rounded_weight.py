@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.rewrites.rounding import gptq_codes, rounding_loss
-from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.search.weight_scales import search_scale
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -24,7 +24,7 @@ def rounded_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[Unifor
         spec: Of the weight's grid.
         gram: float32 [in, in], X^T X of the layer's inputs.
     """
-    grid = UniformGrid.symmetric(spec, searched_scale(weight, spec, gram))
+    grid = UniformGrid.symmetric(spec, search_scale(weight, spec, gram))
     nearest, codes = grid.codes(weight), gptq_codes(weight, grid, gram)
     losses = [rounding_loss(weight, grid.dequantize(c), gram) for c in (nearest, codes)]
     better = (losses[1] <= losses[0])[:, None]  # [out, 1]

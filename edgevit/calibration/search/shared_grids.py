@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from edgevit.graph.model import Graph, Site
-from edgevit.graph.sharing import leaders
+from edgevit.graph.sharing import shared_grid_sites
 
 AnyGrid = TypeVar("AnyGrid")
 
@@ -21,7 +21,7 @@ class GridChooser(Generic[AnyGrid]):
 
     def __init__(self, graph: Graph, choose: Callable[[Site], AnyGrid]) -> None:
         self.choose = choose
-        self._leader = leaders(graph)
+        self._leader = shared_grid_sites(graph)
         self._kept: dict[str, AnyGrid] = {}
 
     def __contains__(self, site: Site) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from edgevit.calibration.run import Run
-from edgevit.calibration.search.activation_grids import searched_grid
+from edgevit.calibration.search.activation_grids import search_grid
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.histogram import Histogram
@@ -27,7 +27,7 @@ from edgevit.quantizers.quantized_graph import Grid, Layer, QuantizedGraph, matm
 from edgevit.quantizers.spec import Placement
 
 
-def variant_of(quantized: QuantizedGraph, placement: Placement, run: Run) -> QuantizedGraph:
+def calibrate_variant(quantized: QuantizedGraph, placement: Placement, run: Run) -> QuantizedGraph:
     """Return the main form with the grids of another placement.
 
     Args:
@@ -106,10 +106,10 @@ class _Chooser:
         weight, bias = self.made.graph.weight(gemm), self.made.graph.bias(gemm)
         spec = self.made.placement.options[gemm.right.name][0]
         seen = Histogram(low=float(weight.amin()), high=float(weight.amax()))
-        grid = half_grid(searched_grid(spec, seen))
+        grid = half_grid(search_grid(spec, seen))
         return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
 
     def _grid(self, site: Site) -> Grid:
         spec, seen = self.made.placement.options[site.name][0], self.ranges[site.name]
         ends = Histogram(low=float(seen.low.min()), high=float(seen.high.max()))
-        return half_grid(searched_grid(spec, self.statistics.histograms.get(site.name, ends)))
+        return half_grid(search_grid(spec, self.statistics.histograms.get(site.name, ends)))

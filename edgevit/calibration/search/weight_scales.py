@@ -27,7 +27,7 @@ def percentile_scale(weight: Tensor, spec: GridSpec, percentiles: tuple[float, .
     return _best(weight, spec, tops / (spec.qmax + 0.5), None)
 
 
-def searched_scale(weight: Tensor, spec: GridSpec, gram: Tensor | None) -> Tensor:
+def search_scale(weight: Tensor, spec: GridSpec, gram: Tensor | None) -> Tensor:
     """Return [out]: per row the scale with the least error.
 
     Args:
@@ -46,17 +46,17 @@ def searched_scale(weight: Tensor, spec: GridSpec, gram: Tensor | None) -> Tenso
     return best
 
 
-def scanned_scale(weight: Tensor, spec: GridSpec, gram: Tensor | None) -> Tensor:
+def scan_scale(weight: Tensor, spec: GridSpec, gram: Tensor | None) -> Tensor:
     """Return [out]: per row the best of PTQ4ViT's hundred candidates (its section 3.3).
 
     The error of one row jumps from candidate to candidate, so that the best of a hundred is
-    better than what `searched_scale` finds; for a small layer the price is nothing.
+    better than what `search_scale` finds; for a small layer the price is nothing.
     """
     shares = torch.linspace(0.2, 1.2, 100)
     return _best(weight, spec, shares[:, None] * minmax_scale(weight, spec), gram)
 
 
-def shared_scale(
+def search_shared_scale(
     weight: Tensor, spec: GridSpec, gram: Tensor | None, rows: Tensor | None, groups: int
 ) -> Tensor:
     """Return [out] with one scale per group of rows (PTQ4ViT: 3 groups for qkv, else 1).

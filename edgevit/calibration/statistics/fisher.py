@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from edgevit.calibration.statistics.histogram import Histogram
-from edgevit.calibration.statistics.ranges import Ranges, batches, leaders
-from edgevit.calibration.statistics.scores import class_scores
+from edgevit.calibration.statistics.ranges import Ranges, batches
+from edgevit.calibration.statistics.scores import class_scores_tensor
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.progress import Progress
 from edgevit.quantizers.quantized_graph import float_product
 
@@ -42,7 +43,7 @@ class Statistics:
 
 
 @dataclass(kw_only=True)
-class Product:
+class ProductStatistics:
     """One product in float32 with what the backward pass left at its output."""
 
     gemm: Gemm
@@ -83,7 +84,7 @@ def collect(
 
 def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
     histograms: dict[str, Histogram] = {}
-    for site, leader in leaders(graph).items():
+    for site, leader in shared_grid_sites(graph).items():
         if site in ranges and leader not in histograms:
             low, high = float(ranges[site].low.min()), float(ranges[site].high.max())
             histograms[leader] = Histogram(low=low, high=high)
@@ -94,13 +95,13 @@ def _empty_histograms(graph: Graph, ranges: Ranges) -> dict[str, Histogram]:
 
 def forward_backward(
     graph: Graph, batch: Tensor, ranges: Ranges, generator: torch.Generator, weighted: bool
-) -> list[Product]:
+) -> list[ProductStatistics]:
     """Run one batch [B, 3, H, W] and return the products whose left site is in `ranges`.
 
     Args:
         weighted: Also run backward from `sampled_loss`, so that every output has its gradient.
     """
-    products: list[Product] = []
+    products: list[ProductStatistics] = []
 
     def keep(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         output = float_product(graph, gemm, left, right)
@@ -108,7 +109,7 @@ def forward_backward(
             return output
         if weighted:
             output.retain_grad()
-        products.append(Product(gemm=gemm, left=left, right=right, output=output))
+        products.append(ProductStatistics(gemm=gemm, left=left, right=right, output=output))
         return output
 
     with torch.set_grad_enabled(weighted):
@@ -120,7 +121,7 @@ def forward_backward(
 
 def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return sum over images of -log p(y) / |p - e_y|, y drawn from p: logits [B, classes]."""
-    scores = class_scores(logits)  # [B, classes]
+    scores = class_scores_tensor(logits)  # [B, classes]
     probabilities = scores.detach().softmax(1)
     labels = torch.multinomial(probabilities.cpu(), 1, generator=generator)  # [B, 1]
     labels = labels.to(logits.device)
@@ -131,7 +132,7 @@ def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _add(graph: Graph, statistics: Statistics, product: Product, grams: bool) -> None:
+def _add(graph: Graph, statistics: Statistics, product: ProductStatistics, grams: bool) -> None:
     gemm = product.gemm
     gradient = product.output.grad
     importance = None if gradient is None else gradient.square()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
-from edgevit.graph.sharing import leaders as leaders
 from edgevit.progress import Progress
 from edgevit.quantizers.quantized_graph import float_product
 

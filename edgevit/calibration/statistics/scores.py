@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def class_scores(logits: Tensor) -> Tensor:
+def class_scores_tensor(logits: Tensor) -> Tensor:
     """Return one score for each class, [B, max(2, logits)], of logits [B, logits]."""
     if logits.shape[1] != 1:
         return logits

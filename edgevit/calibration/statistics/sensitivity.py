@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgevit.calibration.statistics.fisher import sampled_loss
 from edgevit.calibration.statistics.ranges import batches
-from edgevit.calibration.statistics.scores import class_scores
+from edgevit.calibration.statistics.scores import class_scores_tensor
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm
 from edgevit.progress import Progress
@@ -136,7 +136,7 @@ def whole_effects(
     count = 0
     for images, labels in labelled():
         exact = replace(quantized, layers={}).forward(images)  # [B, logits]
-        expected = class_scores(exact).log_softmax(1)  # [B, classes]
+        expected = class_scores_tensor(exact).log_softmax(1)  # [B, classes]
         count += len(images)
         for done, (name, pair) in enumerate(variants.items(), 1):
             for at, chosen in enumerate(pair):
@@ -151,7 +151,7 @@ def whole_effects(
 
 def _scores(logits: Tensor, labels: Tensor, expected: Tensor) -> Tensor:
     """Return [2]: number of right predictions, summed KL."""
-    found = class_scores(logits).log_softmax(1)
+    found = class_scores_tensor(logits).log_softmax(1)
     divergence = (expected.exp() * (expected - found)).sum()
     return torch.stack([(found.argmax(1) == labels).sum().float(), divergence])
 

@@ -40,7 +40,7 @@ def fingerprint(run: Run, settings: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """The files of one run.
 
     Args:
@@ -133,7 +133,7 @@ class Checkpoint:
             metadata = file.metadata() or {}
             found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if metadata.get("run") != self.digest:
-            raise _refused(path)
+            raise _refusal(path)
         if metadata.get("sha256") != self._seal(name, found):
             raise ValueError("its SHA-256 is not that of what it holds")
         return found
@@ -200,7 +200,7 @@ def _not_kept(path: Path, error: Exception) -> EnvironmentError_:
     )
 
 
-def _refused(path: Path) -> UsageError:
+def _refusal(path: Path) -> UsageError:
     return UsageError(
         "EV217",
         "A part of a calibration can't be taken up again.",

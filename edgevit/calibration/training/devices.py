@@ -25,7 +25,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def moved(value: T, device: torch.device, known: dict[int, Any] | None = None) -> T:
+def move_to_device(value: T, device: torch.device, known: dict[int, Any] | None = None) -> T:
     """Return a tensor, or a dataclass such as a grid or layer, with every tensor on `device`.
 
     What is there already is returned as it is.
@@ -41,7 +41,7 @@ def moved(value: T, device: torch.device, known: dict[int, Any] | None = None) -
         copy = value.to(device)
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: getattr(value, f.name) for f in fields(value)}
-        new = {name: moved(part, device, known) for name, part in parts.items()}
+        new = {name: move_to_device(part, device, known) for name, part in parts.items()}
         if any(new[name] is not part for name, part in parts.items()):
             copy = replace(value, **new)
     known[id(value)] = copy
@@ -91,7 +91,7 @@ class Workbench:
                 self.graph.set_constant(name, self.quantized.graph.constant(name))
         known: dict[int, Any] = {}
         device, found = device_of(self.graph), self.quantized.layers
-        layers = {n: moved(found[n], device, known) for n in part.gemms if n in found}
+        layers = {n: move_to_device(found[n], device, known) for n in part.gemms if n in found}
         return replace(self.quantized, graph=self.graph, layers=layers)
 
     def put_back(self, taken: QuantizedGraph, constants: tuple[str, ...]) -> None:
@@ -100,6 +100,6 @@ class Workbench:
             return
         known: dict[int, Any] = {}
         for name, layer in taken.layers.items():
-            self.quantized.layers[name] = moved(layer, self._home, known)
+            self.quantized.layers[name] = move_to_device(layer, self._home, known)
         for name in constants:
             self.quantized.graph.set_constant(name, self.graph.constant(name))

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from edgevit.deploy.agent.files import files, opened
+from edgevit.deploy.agent.files import files, open_below
 from edgevit.deploy.agent.folders import open_root, remove_root
 from edgevit.deploy.agent.receiving import receive
 from edgevit.deploy.agent.replies import Refused, read_line, say
@@ -50,7 +50,7 @@ def send(request: dict[str, Any]) -> None:
     root = open_root(request["root"])
     if root is None:
         raise Refused("folder", request["root"] + " is gone")
-    with opened(root, request["name"]) as stream:
+    with open_below(root, request["name"]) as stream:
         data = stream.read()
     say("file", size=len(data), sha256=hashlib.sha256(data).hexdigest())
     sys.stdout.buffer.write(data)

@@ -21,7 +21,7 @@ _MODES = {
 }
 
 
-def made(name: str, at: int) -> bool:
+def make_new_folder(name: str, at: int) -> bool:
     """Make a folder for us alone; return whether it is new."""
     try:
         os.mkdir(name, 0o700, dir_fd=at)
@@ -31,14 +31,14 @@ def made(name: str, at: int) -> bool:
 
 
 @contextmanager
-def opened(root: int, name: str, mode: str = "rb") -> Iterator[IO[bytes]]:
+def open_below(root: int, name: str, mode: str = "rb") -> Iterator[IO[bytes]]:
     """Open a file below a folder ("rb", "r+b", "wb"); for "wb" the folders on the way are made.
 
     Raises:
         Refused: Its name leads elsewhere ("request"), or it is no plain file ("folder").
         OSError: It can't be opened; ELOOP for a link.
     """
-    at = _descended(root, name, create=mode == "wb")
+    at = _descend(root, name, create=mode == "wb")
     try:
         number = os.open(name.split("/")[-1], _MODES[mode] | _FILE, 0o600, dir_fd=at)
     finally:
@@ -49,7 +49,7 @@ def opened(root: int, name: str, mode: str = "rb") -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _descended(root: int, name: str, create: bool = False) -> int:
+def _descend(root: int, name: str, create: bool = False) -> int:
     """Return a descriptor of the folder that a file lies in."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts):
@@ -58,7 +58,7 @@ def _descended(root: int, name: str, create: bool = False) -> int:
     try:
         for part in parts[:-1]:
             if create:
-                made(part, at)
+                make_new_folder(part, at)
             following = os.open(part, FOLDER_FLAGS, dir_fd=at)
             os.close(at)
             at = following
@@ -70,12 +70,12 @@ def _descended(root: int, name: str, create: bool = False) -> int:
 
 def make_folder(root: int, name: str) -> None:
     """Make a folder below one, and those on the way."""
-    os.close(_descended(root, name + "/.made", create=True))
+    os.close(_descend(root, name + "/.made", create=True))
 
 
 def rename(root: int, old: str, new: str) -> None:
     """Give a file of a folder another name in the same folder below it."""
-    at = _descended(root, new)
+    at = _descend(root, new)
     try:
         os.replace(old.split("/")[-1], new.split("/")[-1], src_dir_fd=at, dst_dir_fd=at)
     finally:
@@ -84,7 +84,7 @@ def rename(root: int, old: str, new: str) -> None:
 
 def remove_file(root: int, name: str) -> None:
     """Remove a file below a folder."""
-    at = _descended(root, name)
+    at = _descend(root, name)
     try:
         os.unlink(name.split("/")[-1], dir_fd=at)
     finally:
@@ -94,7 +94,7 @@ def remove_file(root: int, name: str) -> None:
 def read_text(root: int, name: str) -> str | None:
     """Return what a small file says; None if it can't be read."""
     try:
-        with opened(root, name) as stream:
+        with open_below(root, name) as stream:
             return stream.read(1 << 16).decode("utf-8", "replace")
     except (OSError, Refused):
         return None
@@ -102,7 +102,7 @@ def read_text(root: int, name: str) -> str | None:
 
 def write_text(root: int, name: str, text: str) -> None:
     """Write a small file whole or not at all."""
-    with opened(root, name + PARTIAL, "wb") as stream:
+    with open_below(root, name + PARTIAL, "wb") as stream:
         stream.write(text.encode())
     rename(root, name + PARTIAL, name)
 
@@ -119,7 +119,7 @@ def files(root: int) -> Iterator[Any]:
 def empty(root: int, name: str = ".", keep: Callable[[str], bool] | None = None) -> None:
     """Remove what lies in a folder of a deployment, but for names below it that are to be kept."""
     try:
-        start = os.dup(root) if name == "." else _descended(root, name + "/.gone")
+        start = os.dup(root) if name == "." else _descend(root, name + "/.gone")
     except FileNotFoundError:
         return
     try:

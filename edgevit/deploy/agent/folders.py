@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from typing import Any, Iterator
 
-from edgevit.deploy.agent.files import FOLDER_FLAGS, empty, made, write_text
+from edgevit.deploy.agent.files import FOLDER_FLAGS, empty, make_new_folder, write_text
 from edgevit.deploy.agent.replies import PARTIAL, Refused
 
 OWNER, LOCK = ".owner", ".lock"
@@ -36,8 +36,8 @@ def open_root(path: str, create: bool = False) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        new = create and made(name, above)
-        root = _opened_folder(name, above, path)
+        new = create and make_new_folder(name, above)
+        root = _open_folder(name, above, path)
     except FileNotFoundError:
         return None
     finally:
@@ -53,7 +53,7 @@ def open_root(path: str, create: bool = False) -> int | None:
     return root
 
 
-def _opened_folder(name: str, at: int, path: str) -> int:
+def _open_folder(name: str, at: int, path: str) -> int:
     try:
         return os.open(name, FOLDER_FLAGS, dir_fd=at)
     except FileNotFoundError:
@@ -91,11 +91,11 @@ def _open_base(path: str, create: bool) -> int:
         while left:
             name = left.pop(0)
             if create:
-                made(name, at)
+                make_new_folder(name, at)
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
             _check_step(found, path, name, trusted)
             if not stat.S_ISLNK(found.st_mode):
-                at = _stepped(at, name)
+                at = _step(at, name)
                 continue
             links += 1
             target = os.readlink(name, dir_fd=at)
@@ -103,7 +103,7 @@ def _open_base(path: str, create: bool) -> int:
                 raise Refused("folder", f"{path} has too many links")
             left = _parts(target) + left
             if os.path.isabs(target):
-                at = _stepped(at, "/")
+                at = _step(at, "/")
     except BaseException:
         os.close(at)
         raise
@@ -119,7 +119,7 @@ def _check_step(found: os.stat_result, path: str, name: str, trusted: Any) -> No
         raise Refused("folder", f"{path} leads through {name!r}, in which all may rename")
 
 
-def _stepped(at: int, name: str) -> int:
+def _step(at: int, name: str) -> int:
     following = os.open(name, _STEP, dir_fd=at)
     os.close(at)
     return following

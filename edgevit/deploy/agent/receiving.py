@@ -11,16 +11,16 @@ import time
 from contextlib import contextmanager
 from typing import IO, Any, Iterator
 
-from edgevit.deploy.agent.files import empty, opened, remove_file, rename
+from edgevit.deploy.agent.files import empty, open_below, remove_file, rename
 from edgevit.deploy.agent.folders import LOCK, OWNER, open_root, others
 from edgevit.deploy.agent.replies import PARTIAL, Refused, read_line, say, standard_input
 from edgevit.deploy.agent.running import (
     CACHE,
     RUN,
     TEMPORARY,
+    claim,
     is_owned,
     is_running,
-    own,
     refuse_if_followed,
 )
 
@@ -40,10 +40,10 @@ def receive(request: dict[str, Any]) -> None:
     """
     root = open_root(request["root"], create=True)
     assert root is not None
-    with _locked(root):
+    with _lock(root):
         if not is_owned(root, request["nonce"]):
             refuse_if_followed(root)
-        own(root, request["nonce"])
+        claim(root, request["nonce"])
         empty(root, RUN)
         _clear_after_the_dead(request["root"])
         _forget_others(root, {item["name"] for item in request["files"]})
@@ -61,11 +61,11 @@ def receive(request: dict[str, Any]) -> None:
 def _present(root: int, item: dict[str, Any]) -> dict[str, Any]:
     for name in (item["name"], item["name"] + PARTIAL):
         try:
-            with opened(root, name) as stream:
+            with open_below(root, name) as stream:
                 size = os.fstat(stream.fileno()).st_size
                 if size > item["size"]:
                     continue
-                digest = _hashed(stream).hexdigest()
+                digest = _hash(stream).hexdigest()
         except FileNotFoundError:
             continue
         say("alive")  # hashing may take a while
@@ -78,10 +78,10 @@ def _present(root: int, item: dict[str, Any]) -> dict[str, Any]:
 def _take(root: int, item: dict[str, Any], offset: int, total: int) -> int:
     """Receive one file from `offset` on; return how many bytes came in so far in all."""
     name, partial = item["name"], item["name"] + PARTIAL
-    with opened(root, partial, "r+b" if offset else "wb") as stream:
-        digest = _hashed(stream) if offset else hashlib.sha256()
+    with open_below(root, partial, "r+b" if offset else "wb") as stream:
+        digest = _hash(stream) if offset else hashlib.sha256()
         stream.seek(offset)
-        for chunk in _incoming(item["size"] - offset):
+        for chunk in _receive(item["size"] - offset):
             stream.write(chunk)
             digest.update(chunk)
             before, total = total, total + len(chunk)
@@ -97,7 +97,7 @@ def _take(root: int, item: dict[str, Any], offset: int, total: int) -> int:
     return total
 
 
-def _incoming(left: int) -> Iterator[bytes]:
+def _receive(left: int) -> Iterator[bytes]:
     while left:
         chunk = standard_input().read1(min(left, _CHUNK_BYTES))
         if not chunk:
@@ -125,7 +125,7 @@ def _clear_after_the_dead(path: str) -> None:
             empty(root, TEMPORARY)
 
 
-def _hashed(stream: IO[bytes]) -> Any:
+def _hash(stream: IO[bytes]) -> Any:
     digest = hashlib.sha256()
     for chunk in iter(lambda: stream.read(1 << 20), b""):
         digest.update(chunk)
@@ -133,8 +133,8 @@ def _hashed(stream: IO[bytes]) -> Any:
 
 
 @contextmanager
-def _locked(root: int) -> Iterator[None]:
-    with opened(root, LOCK, "wb") as stream:
+def _lock(root: int) -> Iterator[None]:
+    with open_below(root, LOCK, "wb") as stream:
         for _ in range(int(_LOCK_SECONDS / _POLL_SECONDS)):
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

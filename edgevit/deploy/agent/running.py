@@ -10,7 +10,7 @@ import sys
 import time
 from typing import IO, Any
 
-from edgevit.deploy.agent.files import empty, make_folder, opened, read_text, write_text
+from edgevit.deploy.agent.files import empty, make_folder, open_below, read_text, write_text
 from edgevit.deploy.agent.folders import OWNER, open_root
 from edgevit.deploy.agent.replies import Refused, say
 
@@ -76,21 +76,23 @@ def _supervise(root: int, request: dict[str, Any]) -> int:
     environment = {**os.environ, **places, **request["environment"]}
     command = [sys.executable, *request["arguments"]]
     os.fchdir(root)
-    with opened(root, RUN + "/output", "wb") as output, opened(root, RUN + "/errors", "wb") as said:
+    with open_below(root, RUN + "/output", "wb") as output, open_below(
+        root, RUN + "/errors", "wb"
+    ) as said:
         try:
             process = subprocess.Popen(command, stdout=output, stderr=said, env=environment)
         except OSError as error:
             said.write(str(error).encode())
             return 127
-        return _waited_for(process, root)
+        return _wait_for(process, root)
 
 
-def _waited_for(process: subprocess.Popen[bytes], root: int) -> int:
+def _wait_for(process: subprocess.Popen[bytes], root: int) -> int:
     """Return the command's status; it is ended when nobody has followed it for long."""
     followed, since = -1.0, time.monotonic()
     while process.poll() is None:
         time.sleep(_POLL_SECONDS)
-        now = _followed(root)  # its change counts, as a board may set its clock meanwhile
+        now = _last_followed(root)  # its change counts, as a board may set its clock meanwhile
         if now != followed:
             followed, since = now, time.monotonic()
         elif time.monotonic() - since > _FORSAKEN_SECONDS:
@@ -104,7 +106,7 @@ def _follow(root: int, offset: int) -> None:
     heard = 0.0
     while True:
         _touch(root)
-        ended = _ended(root)  # asked first, so that no last line is missed
+        ended = _has_ended(root)  # asked first, so that no last line is missed
         offset = _relay(root, offset)
         if ended:
             say("exit", status=_status(root), errors=_tail(root, RUN + "/errors"))
@@ -117,7 +119,7 @@ def _follow(root: int, offset: int) -> None:
 
 def _relay(root: int, offset: int) -> int:
     try:
-        with opened(root, RUN + "/output") as stream:
+        with open_below(root, RUN + "/output") as stream:
             stream.seek(offset)
             for line in iter(lambda: _line(stream), b""):
                 offset += len(line)
@@ -142,7 +144,7 @@ def _status(root: int) -> int | None:
         return None  # the supervisor itself was killed
 
 
-def _ended(root: int) -> bool:
+def _has_ended(root: int) -> bool:
     return read_text(root, RUN + "/exit") is not None or not is_running(root)
 
 
@@ -175,7 +177,7 @@ def end_run(root: int) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def own(root: int, nonce: str) -> None:
+def claim(root: int, nonce: str) -> None:
     """Note whose deployment lies in a folder."""
     write_text(root, OWNER, nonce)
 
@@ -192,20 +194,20 @@ def refuse_if_followed(root: int) -> None:
         Refused: Somebody does.
     """
     live = is_running(root) and read_text(root, RUN + "/exit") is None
-    if live and time.time() - _followed(root) < _FOLLOWED_SECONDS:
+    if live and time.time() - _last_followed(root) < _FOLLOWED_SECONDS:
         raise Refused("busy", "another deployment of this bundle is being measured")
     end_run(root)
 
 
 def _touch(root: int) -> None:
-    with opened(root, RUN + "/followed", "wb") as stream:
+    with open_below(root, RUN + "/followed", "wb") as stream:
         os.utime(stream.fileno())
 
 
-def _followed(root: int) -> float:
+def _last_followed(root: int) -> float:
     """Return when somebody followed the run last, in seconds of the board's clock."""
     try:
-        with opened(root, RUN + "/followed") as stream:
+        with open_below(root, RUN + "/followed") as stream:
             return os.fstat(stream.fileno()).st_mtime
     except OSError:
         return 0.0
@@ -220,7 +222,7 @@ def _pid(root: int) -> int | None:
 
 def _tail(root: int, name: str) -> str:
     try:
-        with opened(root, name) as stream:
+        with open_below(root, name) as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
             return stream.read().decode("utf-8", "replace")
     except OSError:

@@ -29,17 +29,17 @@ def open_attention(module: GraphModule) -> int:
     for node in list(module.graph.nodes):
         if node.target is _SDPA:
             with module.graph.inserting_before(node):
-                replace(node, _opened(module, node))
+                replace(node, _open(module, node))
             changed += 1
     return changed
 
 
-def _opened(module: GraphModule, node: Node) -> Node:
+def _open(module: GraphModule, node: Node) -> Node:
     q, k, v, mask, dropout, causal = (*args_of(node), *_DEFAULTS[len(args_of(node)) - 3 :])
     mask = node.kwargs.get("attn_mask", mask)
     causal = node.kwargs.get("is_causal", causal)
     if node.kwargs.get("enable_gqa") or node.kwargs.get("dropout_p", dropout):
-        raise _unsupported(node)
+        raise _unsupported_error(node)
     query, key = shape_of(q), shape_of(k)
     scale = node.kwargs.get("scale") or 1.0 / math.sqrt(query[-1])
     rank = len(key)
@@ -56,7 +56,7 @@ def _opened(module: GraphModule, node: Node) -> Node:
     return call(node, aten.matmul.default, weights, v)  # [B, H, N, D]
 
 
-def _unsupported(node: Node) -> UnsupportedError:
+def _unsupported_error(node: Node) -> UnsupportedError:
     return UnsupportedError(
         "EV316",
         "This kind of scaled_dot_product_attention has no canonical form.",

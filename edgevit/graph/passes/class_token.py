@@ -26,7 +26,7 @@ def class_token(module: GraphModule) -> int:
     for node in list(module.graph.nodes):
         if node.target is aten.cat.default and _has_outer_constants(node):
             with module.graph.inserting_before(node):
-                replace(node, _padded(module, node))
+                replace(node, _pad(module, node))
             changed += 1
     return changed
 
@@ -42,7 +42,7 @@ def _has_outer_constants(node: Node) -> bool:
     return any(is_constant) and not all(is_constant) and changes <= most
 
 
-def _padded(module: GraphModule, node: Node) -> Node:
+def _pad(module: GraphModule, node: Node) -> Node:
     dim = int(args_of(node)[1])
     parts, shape = _parts(node), shape_of(node)
     inner = [part for part in parts if part.op != "get_attr"]

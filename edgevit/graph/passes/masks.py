@@ -56,12 +56,12 @@ def _numel(shape: Shape) -> int:
 
 def fill_masks(module: GraphModule) -> int:
     """Apply rule 3; return how many operators were rewritten."""
-    return _apply(module, _filled)
+    return _apply(module, _fill)
 
 
 def window_masks(module: GraphModule) -> int:
     """Apply rule 2; return how many operators were rewritten."""
-    return _apply(module, _windowed)
+    return _apply(module, _window)
 
 
 def _apply(module: GraphModule, rule: Callable[[GraphModule, Node], Node | None]) -> int:
@@ -76,7 +76,7 @@ def _apply(module: GraphModule, rule: Callable[[GraphModule, Node], Node | None]
     return changed
 
 
-def _windowed(module: GraphModule, node: Node) -> Node | None:
+def _window(module: GraphModule, node: Node) -> Node | None:
     """Rewrite x op c where c repeats for every image."""
     if node.target not in ELEMENTWISE or len(node.all_input_nodes) != 2:
         return None
@@ -96,7 +96,7 @@ def _windowed(module: GraphModule, node: Node) -> Node | None:
     return reshape(done, shape)  # [..., k B, ...]
 
 
-def _filled(module: GraphModule, node: Node) -> Node | None:
+def _fill(module: GraphModule, node: Node) -> Node | None:
     """Rewrite masked_fill and where with a constant condition and a constant filling."""
     parts = _fill_parts(node)
     if parts is None or any(isinstance(p, Node) and p.op != "get_attr" for p in parts[1:]):

@@ -25,11 +25,11 @@ def merge_adds(module: GraphModule) -> int:
     for node in list(module.graph.nodes):
         if node.op == "call_function":
             with module.graph.inserting_before(node):
-                new = _ordered(module, node)
+                new = _order(module, node)
                 if new is not None:
                     replace(node, new)
                     changed += 1
-                merged = _merged(module, node if new is None else new)
+                merged = _merge(module, node if new is None else new)
             if merged is not None:
                 replace(node if new is None else new, merged)
                 changed += 1
@@ -40,7 +40,7 @@ def _is_constant(node: Any) -> bool:
     return isinstance(node, Node) and node.op == "get_attr"
 
 
-def _ordered(module: GraphModule, node: Node) -> Node | None:
+def _order(module: GraphModule, node: Node) -> Node | None:
     """Apply rule 1."""
     if len(args_of(node)) != 2 or node.kwargs:
         return None
@@ -53,7 +53,7 @@ def _ordered(module: GraphModule, node: Node) -> Node | None:
     return None
 
 
-def _merged(module: GraphModule, node: Node) -> Node | None:
+def _merge(module: GraphModule, node: Node) -> Node | None:
     """Apply rules 2 and 3."""
     if not _adds_constant(node):
         return None

@@ -27,12 +27,12 @@ def select_first(module: GraphModule) -> int:
         if all(user.target in _PARTS for user in node.users):
             for user in list(node.users):
                 with module.graph.inserting_before(user):
-                    replace(user, _moved(user, node))
+                    replace(user, _move(user, node))
                 changed += 1
     return changed
 
 
-def _moved(part: Node, permutation: Node) -> Node:
+def _move(part: Node, permutation: Node) -> Node:
     source: Any = args_of(permutation)[0]
     dims: list[int] = list(args_of(permutation)[1])
     dim = dims[int(args_of(part)[1])]

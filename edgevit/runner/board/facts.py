@@ -189,7 +189,7 @@ def _try_imports(versions: dict[str, str | None], names: Iterable[str]) -> dict[
     """Import modules; correct their versions, and return what is wrong with those that fail."""
     problems = {}
     for name in names:
-        version, problem = _imported(name)
+        version, problem = _import_apart(name)
         missing = problem is not None and problem.endswith(f"No module named '{name}'")
         versions[name] = None if missing else version or versions[name]
         if problem is not None and not missing:
@@ -197,7 +197,7 @@ def _try_imports(versions: dict[str, str | None], names: Iterable[str]) -> dict[
     return problems
 
 
-def _imported(module: str) -> tuple[str | None, str | None]:
+def _import_apart(module: str) -> tuple[str | None, str | None]:
     """Import a module in a process of its own, as it may crash; return its version or what fails.
 
     What it would keep in the user's cache goes into a folder that is removed.

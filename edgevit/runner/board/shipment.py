@@ -72,7 +72,7 @@ class Shipment:
         Raises:
             DataError: A file can't be read (EV110).
         """
-        return files_digest({name: _hashed(self.folder / name) for name in self.names})
+        return files_digest({name: _hash(self.folder / name) for name in self.names})
 
     def _pixels(self, number: int, count: int) -> npt.NDArray[np.uint8]:
         path = self.folder / file_name(number)
@@ -89,7 +89,7 @@ def files_digest(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _hashed(path: Path) -> str:
+def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with open(str(path), "rb") as stream:

@@ -98,7 +98,7 @@ def measure_alternating(
     for _ in range(warmup):
         for session in sessions.values():
             session.run(image)
-    with _no_garbage_collection(), _marked(recorder, "during"):  # neither is part of the timing
+    with _no_garbage_collection(), _mark(recorder, "during"):  # neither is part of the timing
         samples = _rounds(sessions, image, rounds, min_seconds, max_seconds)
     if recorder is not None:
         recorder.watch("after", _IDLE_SECONDS)
@@ -152,7 +152,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _marked(recorder: Recorder | None, phase: str) -> Iterator[None]:
+def _mark(recorder: Recorder | None, phase: str) -> Iterator[None]:
     if recorder is None:
         yield
     else:

@@ -102,7 +102,7 @@ def measure(
     predictions = predict_all(
         sessions, batches(), normalize, on_batch=lambda done: progress("accuracy", done, num_images)
     )
-    used, threads = _used(opened, choice), sessions["engine"].threads
+    used, threads = _used_engine(opened, choice), sessions["engine"].threads
     latency: dict[str, LatencySamples] = {}
     telemetry = None
     if not choice.stands_in:
@@ -118,7 +118,7 @@ def measure(
         fp32=predictions.get("fp32"),
         self_check=checked,
         latency=latency,
-        latency_conditions=_described(conditions, threads) if latency else {},
+        latency_conditions=_describe(conditions, threads) if latency else {},
         peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
         warnings=[*choice.warnings, *_void(opened.build, telemetry)],
         engine_used=used,
@@ -127,7 +127,7 @@ def measure(
     )
 
 
-def _used(opened: Opened, choice: EngineChoice) -> dict[str, Any]:
+def _used_engine(opened: Opened, choice: EngineChoice) -> dict[str, Any]:
     session = opened.sessions["engine"]
     return {
         "name": session.engine,
@@ -174,7 +174,7 @@ def _void(build: Mapping[str, Any] | None, telemetry: Mapping[str, Any] | None) 
     ]
 
 
-def _described(conditions: Conditions, threads: int | None) -> dict[str, Any]:
+def _describe(conditions: Conditions, threads: int | None) -> dict[str, Any]:
     return {
         "threads": threads,
         "batch": conditions.batch,

@@ -60,9 +60,9 @@ def peak_memory_bytes(
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, env=_environment()
         )
     except subprocess.TimeoutExpired as error:
-        raise _failed(f"It took more than {_TIMEOUT_SECONDS} seconds.") from error
+        raise _failure(f"It took more than {_TIMEOUT_SECONDS} seconds.") from error
     if done.returncode != 0:
-        raise _failed(done.stderr.strip()[-1000:] or f"It ended with status {done.returncode}.")
+        raise _failure(done.stderr.strip()[-1000:] or f"It ended with status {done.returncode}.")
     return int(json.loads(done.stdout)["peak_memory_bytes"])
 
 
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _opener(bundle: Bundle) -> OpenOne:
     engine = engine_of(bundle.manifest)
     if engine.session is None:
-        raise _failed(f"{engine.title} does not open one engine by itself.")
+        raise _failure(f"{engine.title} does not open one engine by itself.")
     return engine.session
 
 
@@ -123,7 +123,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def _failed(why: str) -> DeviceError:
+def _failure(why: str) -> DeviceError:
     return DeviceError(
         "EV709",
         "Peak memory could not be measured.",

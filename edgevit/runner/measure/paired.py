@@ -92,7 +92,7 @@ class Comparison:
         return f"{span}, on both sides of the limit of {max_drop_points:g}; {more}."
 
 
-def compared(fp32: Predictions, engine: Predictions, *, confidence: float = 0.95) -> Comparison:
+def compare(fp32: Predictions, engine: Predictions, *, confidence: float = 0.95) -> Comparison:
     """Return two engines' predictions as counts.
 
     Args:
@@ -140,8 +140,8 @@ def drop_points(
     def score(hypothesis: float) -> float:
         return _tango_score(only_fp32, only_engine, num_images, hypothesis)
 
-    low = _crossing(score, -1.0, drop, z)
-    high = _crossing(score, drop, 1.0, -z)
+    low = _find_crossing(score, -1.0, drop, z)
+    high = _find_crossing(score, drop, 1.0, -z)
     return Interval(value=100 * drop, low=100 * low, high=100 * high)
 
 
@@ -219,7 +219,7 @@ def _tango_score(b: float, c: float, n: float, hypothesis: float) -> float:
     return difference / math.sqrt(variance)
 
 
-def _crossing(score: Callable[[float], float], low: float, high: float, level: float) -> float:
+def _find_crossing(score: Callable[[float], float], low: float, high: float, level: float) -> float:
     """Return where a falling function crosses a level between two bounds, by bisection."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

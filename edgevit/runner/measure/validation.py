@@ -17,7 +17,7 @@ from edgevit.runner.measure.chance import Chance, against_chance
 from edgevit.runner.measure.eer import EerAsked, rates_of
 from edgevit.runner.measure.latency import LatencySamples, median_paired_ratio
 from edgevit.runner.measure.measurements import Measurements
-from edgevit.runner.measure.paired import compared
+from edgevit.runner.measure.paired import compare
 from edgevit.runner.measure.statistics import (
     decide,
     mcnemar_exact_p,
@@ -189,7 +189,7 @@ def _drop(
 def _comparison(
     fp32: Predictions, engine: Predictions, max_drop_points: float | None, confidence: float
 ) -> dict[str, Any]:
-    found = compared(fp32, engine, confidence=confidence)
+    found = compare(fp32, engine, confidence=confidence)
     report: dict[str, Any] = {
         "drop_points": found.drop.to_dict(),
         "discordant": {

@@ -41,13 +41,13 @@ def record(output: TextIO, root: str, interval_ms: int, seconds: float | None) -
         while seconds is None or time.monotonic() - start < seconds:
             print(source.read().to_json(), file=output, flush=True)
             due = max(due + interval_ms / 1000, time.monotonic())  # no bursts after a delay
-            if _closed_before(due, watched=seconds is None):
+            if _wait_until(due, watched=seconds is None):
                 break
     finally:
         source.close()
 
 
-def _closed_before(due: float, watched: bool) -> bool:
+def _wait_until(due: float, watched: bool) -> bool:
     """Wait until `due`; return whether standard input was closed before, if it is watched."""
     wait_s = max(0.0, due - time.monotonic())
     if not watched:

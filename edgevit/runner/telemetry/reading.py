@@ -56,7 +56,7 @@ class Reading:
         return Reading(**json.loads(line))
 
 
-def merged(first: Reading, second: Reading) -> Reading:
+def merge(first: Reading, second: Reading) -> Reading:
     """Return both readings as one; where both know a value, the first one's."""
     return Reading(
         time_s=first.time_s,

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from edgevit.runner.telemetry import tegrastats
 from edgevit.runner.telemetry.nvml import NvmlSource
-from edgevit.runner.telemetry.reading import Reading, merged
+from edgevit.runner.telemetry.reading import Reading, merge
 from edgevit.runner.telemetry.sysfs import SysfsSource
 
 INTERVAL_MS = 100
 
 
-class Source(Protocol):
+class TelemetrySource(Protocol):
     """Anything that can be read again and again."""
 
     name: str
@@ -29,7 +29,7 @@ class Source(Protocol):
 class CombinedSource:
     """Several sources as one; where two know a value, the earlier one's counts."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[TelemetrySource]) -> None:
         self._sources = tuple(sources)
 
     @property
@@ -41,7 +41,7 @@ class CombinedSource:
         """Return all readings as one."""
         reading = self._sources[0].read()
         for source in self._sources[1:]:
-            reading = merged(reading, source.read())
+            reading = merge(reading, source.read())
         return reading
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ def source_here(
 ) -> CombinedSource:
     """Return what can be read on this device, or in the recorded tree `root`."""
     sysfs = SysfsSource(root)
-    sources: list[Source] = [sysfs]
+    sources: list[TelemetrySource] = [sysfs]
     if os.fspath(root) == "/" and not sysfs.rails:
         if tegrastats.is_there():
             sources.append(tegrastats.TegrastatsSource(interval_ms))
@@ -74,7 +74,7 @@ def has_sensors(root: str | os.PathLike[str] = "/") -> bool:
     return bool(reading.clocks_hz or reading.power_mw or reading.counters or reading.caps)
 
 
-def _graphics_cards() -> list[Source]:
+def _graphics_cards() -> list[TelemetrySource]:
     try:
         return [NvmlSource()]
     except (OSError, AttributeError):  # no driver, or a library without these functions

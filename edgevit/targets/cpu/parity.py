@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from edgevit.quantizers.quantized_graph import Grid, IntegerLayer, QuantizedGraph
 from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.targets.cpu.kernels import kernels_of, session_options
-from edgevit.targets.cpu.products import QuantizedWriter, Taps
+from edgevit.targets.cpu.products import IntegerProbes, QuantizedWriter
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 
@@ -34,7 +34,7 @@ _EXACT = 1 << 24  # sums up to here can be read off the float32 output without l
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerParity:
+class IntegerLayerParity:
     """The comparison of one quantized product of the engine with its simulation.
 
     Args:
@@ -68,13 +68,13 @@ class LayerParity:
         return self.wrong_codes == self.wrong_sums == self.wrong_outputs == 0
 
 
-def layer_parity(
+def integer_layer_parity(
     quantized: QuantizedGraph,
     images: npt.NDArray[np.float32],
     *,
     layers_at_once: int = 24,
     engine: Engine | None = None,
-) -> list[LayerParity]:
+) -> list[IntegerLayerParity]:
     """Compare every quantized product on these images, float32 [B, 3, H, W].
 
     Args:
@@ -127,7 +127,10 @@ def engine_here(
 
 
 def _run_tapped(
-    engine: Engine, model: onnx.ModelProto, taps: dict[str, Taps], images: npt.NDArray[np.float32]
+    engine: Engine,
+    model: onnx.ModelProto,
+    taps: dict[str, IntegerProbes],
+    images: npt.NDArray[np.float32],
 ) -> tuple[Tensors, dict[str, str]]:
     """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
     proto = onnx.ModelProto()
@@ -144,16 +147,16 @@ def _compare(
     module: str,
     kernel: str,
     layer: IntegerLayer,
-    taps: Taps,
+    taps: IntegerProbes,
     values: Tensors,
-) -> LayerParity:
+) -> IntegerLayerParity:
     """Compare codes and outputs; `_with_sums` fills in the sums."""
     inputs = _inputs(taps, values)
-    carried = [_carried(grid, x) for grid, x in zip(layer.input_grids, inputs, strict=True)]
+    carried = [_carry(grid, x) for grid, x in zip(layer.input_grids, inputs, strict=True)]
     engine_codes = [values[name] for name in taps.codes]
     output = values[taps.output]
     wrong = layer(*inputs).numpy() != output
-    return LayerParity(
+    return IntegerLayerParity(
         module=module,
         kernel=kernel,
         codes=sum(codes.size for codes in engine_codes),
@@ -161,11 +164,11 @@ def _compare(
         sums=0,
         wrong_sums=0,
         wrong_outputs=int(wrong.sum()),
-        fused_outputs=int((wrong & (_fused(layer, inputs) == output)).sum()) if wrong.any() else 0,
+        fused_outputs=int((wrong & (_fuse(layer, inputs) == output)).sum()) if wrong.any() else 0,
     )
 
 
-def _fused(layer: IntegerLayer, inputs: list[torch.Tensor]) -> npt.NDArray[np.float32]:
+def _fuse(layer: IntegerLayer, inputs: list[torch.Tensor]) -> npt.NDArray[np.float32]:
     """Return float32 outputs of which scale and bias are rounded once; float64 holds them whole."""
     sums = layer.sums(*inputs).to(torch.float32).to(torch.float64)
     bias = torch.zeros(()) if layer.bias is None else layer.bias
@@ -173,7 +176,9 @@ def _fused(layer: IntegerLayer, inputs: list[torch.Tensor]) -> npt.NDArray[np.fl
 
 
 @torch.no_grad()
-def _with_sums(row: LayerParity, layer: IntegerLayer, taps: Taps, unbiased: Tensors) -> LayerParity:
+def _with_sums(
+    row: IntegerLayerParity, layer: IntegerLayer, taps: IntegerProbes, unbiased: Tensors
+) -> IntegerLayerParity:
     """Read the sums off the outputs of a run without biases and compare them."""
     sums = layer.sums(*_inputs(taps, unbiased)).numpy()
     scale = layer.scale.numpy().astype(np.float64)
@@ -183,15 +188,15 @@ def _with_sums(row: LayerParity, layer: IntegerLayer, taps: Taps, unbiased: Tens
     return replace(row, sums=int(readable.sum()), wrong_sums=wrong)
 
 
-def _inputs(taps: Taps, values: Tensors) -> list[torch.Tensor]:
+def _inputs(taps: IntegerProbes, values: Tensors) -> list[torch.Tensor]:
     """Return the float operands of a product in the layout in which it reads them."""
     return [
-        _moved(torch.from_numpy(values[name]), layout)
+        _move(torch.from_numpy(values[name]), layout)
         for name, layout in zip(taps.inputs, taps.layouts, strict=True)
     ]
 
 
-def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:
+def _move(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:
     """Bring a float operand into the layout in which the product reads it."""
     for node in layout:
         rest: Any = node.args[1:]
@@ -203,6 +208,6 @@ def _moved(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:
     return x
 
 
-def _carried(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:
+def _carry(grid: Grid, x: torch.Tensor) -> npt.NDArray[Any]:
     """Return the 8-bit integers the engine carries for x."""
     return (grid.operand(grid.codes(x)) + grid.operand_offset).numpy()

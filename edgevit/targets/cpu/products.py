@@ -33,7 +33,7 @@ LAYOUT = {aten.reshape.default, aten.permute.default, aten.index_select.default}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taps:
+class IntegerProbes:
     """ONNX tensors around one quantized product.
 
     Args:
@@ -52,7 +52,7 @@ class Taps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounded:
+class IntegerOperand:
     """An operand rounded to its grid: ONNX names of its float source, codes, scale, zero point."""
 
     source: str
@@ -72,8 +72,8 @@ class QuantizedWriter:
     """
 
     layers: dict[str, IntegerLayer]
-    taps: dict[str, Taps] = field(default_factory=dict)
-    _written: dict[tuple[str, str], Rounded] = field(default_factory=dict)
+    taps: dict[str, IntegerProbes] = field(default_factory=dict)
+    _written: dict[tuple[str, str], IntegerOperand] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one product in the form calibration simulated."""
@@ -101,7 +101,7 @@ class QuantizedWriter:
         context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
         self.taps[output] = _taps([rounded], output, bias=bias)
 
-    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> Rounded:
+    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> IntegerOperand:
         """Round an operand where its layout begins, and move its 8-bit codes; written once."""
         key = (operand.name, repr(grid.to_dict()))
         if key not in self._written:
@@ -111,14 +111,14 @@ class QuantizedWriter:
             shape = context.shapes[node.name]
             codes, scale, zero = write_codes(context.builder, source, grid, stem, shape)
             codes = move_codes(context, codes, layout, stem)
-            self._written[key] = Rounded(
+            self._written[key] = IntegerOperand(
                 source=source, layout=tuple(layout), codes=codes, scale=scale, zero=zero
             )
         return self._written[key]
 
 
-def _taps(rounded: list[Rounded], output: str, *, bias: str | None = None) -> Taps:
-    return Taps(
+def _taps(rounded: list[IntegerOperand], output: str, *, bias: str | None = None) -> IntegerProbes:
+    return IntegerProbes(
         inputs=tuple(one.source for one in rounded),
         layouts=tuple(one.layout for one in rounded),
         codes=tuple(one.codes for one in rounded),

@@ -141,7 +141,7 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
     elif role is Role.SOFTMAX_OUT:
         uniform = (GridSpec(bits=bits, zero_at_bottom=True),)
     twin = _twin(TWINS[role], bits) if role in TWINS else None
-    return uniform + _offered(twin) + _offered(_codebook(uniform[0]))
+    return uniform + _offer(twin) + _offer(_codebook(uniform[0]))
 
 
 def _weight(bits: int) -> GridSpec:
@@ -158,7 +158,7 @@ def _codebook(uniform: GridSpec) -> GridSpec | None:
     return replace(uniform, kind=CodebookGrid.kinds[0], level_bits=level_bits)
 
 
-def _offered(spec: GridSpec | None) -> tuple[GridSpec, ...]:
+def _offer(spec: GridSpec | None) -> tuple[GridSpec, ...]:
     return () if spec is None else (spec,)
 
 

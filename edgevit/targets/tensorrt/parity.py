@@ -24,8 +24,8 @@ from edgevit.quantizers.fp16 import to_half
 from edgevit.quantizers.quantized_graph import Grid, QuantizedGraph
 from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
 from edgevit.targets.onnx.builder import whole_model
-from edgevit.targets.tensorrt.products import Taps
-from edgevit.targets.tensorrt.target import written
+from edgevit.targets.tensorrt.products import QdqProbes
+from edgevit.targets.tensorrt.target import write_model
 
 onnxruntime = onnxruntime_module()
 Values = dict[str, npt.NDArray[Any]]
@@ -34,7 +34,7 @@ Values = dict[str, npt.NDArray[Any]]
 _FENCED = onnx.TensorProto.FLOAT16
 
 
-def fenced(model: bytes) -> onnx.ModelProto:
+def add_fences(model: bytes) -> onnx.ModelProto:
     """Return the model with a fence behind every operator that writes float16."""
     proto = onnx.ModelProto.FromString(model)
     inferred = onnx.shape_inference.infer_shapes(proto).graph.value_info
@@ -61,7 +61,7 @@ class AsWritten:
     """
 
     def __init__(self, model: bytes, extra: tuple[str, ...] = ()) -> None:
-        proto = fenced(model)
+        proto = add_fences(model)
         known = {v.name: v for v in onnx.shape_inference.infer_shapes(proto).graph.value_info}
         visible = {output.name for output in proto.graph.output}
         proto.graph.output.extend(known[name] for name in extra if name not in visible)
@@ -85,7 +85,7 @@ class AsWritten:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerParity:
+class QdqLayerParity:
     """The comparison of one quantized product of the graph with its simulation.
 
     Args:
@@ -100,11 +100,11 @@ class LayerParity:
     error: float
 
 
-def layer_parity(
+def qdq_layer_parity(
     quantized: QuantizedGraph, images: npt.NDArray[np.float32], *, layers_at_once: int = 24
-) -> list[LayerParity]:
+) -> list[QdqLayerParity]:
     """Compare every quantized product on these images, float32 [B, 3, H, W]."""
-    builder, writer = written(quantized)
+    builder, writer = write_model(quantized)
     skeleton = builder.model(quantized.graph.input_size)
     taps = list(writer.taps.items())
     codes = {
@@ -123,7 +123,7 @@ def layer_parity(
     return rows
 
 
-def _wanted(taps: list[Taps], codes: set[str]) -> list[str]:
+def _wanted(taps: list[QdqProbes], codes: set[str]) -> list[str]:
     """Return the tensors around products that can be had, each once."""
     names = [n for t in taps for n in (*t.inputs, *t.values, t.output)]
     names += [n for t in taps for n in t.codes if n in codes]
@@ -131,7 +131,9 @@ def _wanted(taps: list[Taps], codes: set[str]) -> list[str]:
 
 
 @torch.no_grad()
-def _compare(quantized: QuantizedGraph, name: str, taps: Taps, values: Values) -> LayerParity:
+def _compare(
+    quantized: QuantizedGraph, name: str, taps: QdqProbes, values: Values
+) -> QdqLayerParity:
     gemm, layer = quantized.graph.gemm(name), quantized.layers[name]
     inputs = [torch.from_numpy(values[name].astype(np.float32)) for name in taps.inputs]
     right = inputs[1] if len(inputs) > 1 else None
@@ -144,7 +146,7 @@ def _compare(quantized: QuantizedGraph, name: str, taps: Taps, values: Values) -
         )
     ]
     rms = expected.square().mean().sqrt().clamp_min(1e-12)
-    return LayerParity(
+    return QdqLayerParity(
         module=gemm.module,
         codes=sum(x.numel() for x in inputs),
         wrong_codes=sum(wrong),

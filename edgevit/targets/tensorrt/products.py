@@ -27,7 +27,7 @@ OUTPUT_AXIS = 1  # of a weight [in, out]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taps:
+class QdqProbes:
     """ONNX tensors around one quantized product, in the order of its operands.
 
     Args:
@@ -44,7 +44,7 @@ class Taps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounded:
+class QdqOperand:
     """An operand behind its Q/DQ pair: names of float source, codes and dequantized values."""
 
     source: str
@@ -65,9 +65,9 @@ class QdqWriter:
 
     layers: dict[str, Layer]
     wide: frozenset[str] = frozenset()
-    taps: dict[str, Taps] = field(default_factory=dict)
+    taps: dict[str, QdqProbes] = field(default_factory=dict)
     float32_names: set[str] = field(default_factory=set)
-    _written: dict[tuple[str, str, bool], Rounded] = field(default_factory=dict)
+    _written: dict[tuple[str, str, bool], QdqOperand] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one product."""
@@ -95,7 +95,7 @@ class QdqWriter:
         constant = builder.constant(f"{output}_bias", array_of(bias))
         builder.add("Add", [product, constant], output)
 
-    def _rounded(self, context: Lowering, operand: fx.Node, grid: Grid, output: str) -> Rounded:
+    def _rounded(self, context: Lowering, operand: fx.Node, grid: Grid, output: str) -> QdqOperand:
         """Round an operand, once per tensor and grid, to values in the type of its product.
 
         It is rounded from float16 even where the product is in float32: codes do not depend on it.
@@ -116,8 +116,8 @@ class QdqWriter:
             self.float32_names.add(name)
         return name
 
-    def _tap(self, rounded: list[Rounded], output: str) -> None:
-        self.taps[output] = Taps(
+    def _tap(self, rounded: list[QdqOperand], output: str) -> None:
+        self.taps[output] = QdqProbes(
             inputs=tuple(one.source for one in rounded),
             codes=tuple(one.codes for one in rounded),
             values=tuple(one.values for one in rounded),
@@ -141,7 +141,7 @@ def write_float(context: Lowering, gemm: Gemm, operands: list[fx.Node], output: 
     builder.add("Add", [product, bias], output)
 
 
-def write_qdq(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> Rounded:
+def write_qdq(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> QdqOperand:
     """Emit (Clip ->) Q -> DQ on the float tensor x.
 
     Raises:
@@ -151,7 +151,7 @@ def write_qdq(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> Rounded:
     codes = grid.emit(ops, x)
     scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
     values = builder.add("DequantizeLinear", [codes, scale, ops.zero], f"{stem}_values")
-    return Rounded(source=x, codes=codes, values=values)
+    return QdqOperand(source=x, codes=codes, values=values)
 
 
 def write_weight(builder: OnnxBuilder, layer: Layer, name: str) -> None:

@@ -20,7 +20,7 @@ from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
-from edgevit.targets.tensorrt.conformance import Conformance, Facts, check_onnx
+from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
 from edgevit.targets.tensorrt.placement import main_placement, variant_placements
 from edgevit.targets.tensorrt.products import QdqWriter
@@ -86,10 +86,12 @@ class TensorRTTarget:
         Raises:
             UnsupportedError: It breaks a rule of level E (EV311).
         """
-        builder, writer = written(quantized)
+        builder, writer = write_model(quantized)
         skeleton = builder.model(quantized.graph.input_size)
         model = whole_model(skeleton, builder.tensors)
-        refuse_faults(check_onnx(model, self.profile, facts=Facts(asked=precision_of(quantized))))
+        refuse_faults(
+            check_onnx(model, self.profile, facts=BuildFacts(asked=precision_of(quantized)))
+        )
         return Lowered(
             onnx=skeleton,
             tensors=builder.tensors,
@@ -136,7 +138,7 @@ def refuse_faults(found: Conformance) -> None:
     )
 
 
-def written(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
+def write_model(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
     """Return the finished model under construction, and its writer with the taps of products."""
     writer = QdqWriter(layers=quantized.layers, wide=quantized.float32_nodes)
     builder = lower_graph(quantized.graph, writer)

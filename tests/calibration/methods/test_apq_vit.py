@@ -10,7 +10,7 @@ import torch
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.methods.apq_vit import (
     ELIMINATED,
-    Judge,
+    BlockLoss,
     _block_tensors,
     all_blocks,
     best_grid,
@@ -39,7 +39,7 @@ def test_objective_is_the_sorted_sum_without_the_smallest_tenth():
     order = sorted(range(200), key=lambda at: abs(errors[at]))
     kept = order[int(ELIMINATED * 200) :]
     literal = sum(float(gradient.flatten()[at]) ** 2 * errors[at] ** 2 for at in kept)
-    judge = Judge(expected=expected, weight=gradient.square())
+    judge = BlockLoss(expected=expected, weight=gradient.square())
     assert judge(found) == pytest.approx(literal, rel=1e-5)
     whole = float((gradient.square() * (found - expected) ** 2).sum())
     assert judge(found) < whole
@@ -47,7 +47,7 @@ def test_objective_is_the_sorted_sum_without_the_smallest_tenth():
 
 
 def test_few_errors_are_all_kept():
-    judge = Judge(expected=torch.zeros(3), weight=torch.ones(3))
+    judge = BlockLoss(expected=torch.zeros(3), weight=torch.ones(3))
     assert judge(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(14)
 
 
@@ -109,7 +109,7 @@ def judged(graph, quantized, images):
     inputs, outputs, gradients = _block_tensors(run, blocks)
     found = {}
     for block in blocks:
-        judge = Judge(expected=outputs[block.output], weight=gradients[block.output].square())
+        judge = BlockLoss(expected=outputs[block.output], weight=gradients[block.output].square())
         with torch.no_grad():
             nodes = block_nodes(run.graph, block)
             values = {block.input: inputs[block.input]}

@@ -11,7 +11,7 @@ from edgevit.calibration.methods.liu2021 import (
     _Judged,
     _linear,
     alternate,
-    drawn_pairs,
+    draw_pairs,
     pearson,
     ranking_loss,
     score_unit,
@@ -23,7 +23,7 @@ from edgevit.calibration.search.sequential import Operands, walk
 from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.ranges import observe_ranges
 from edgevit.graph.interpret import run_graph
-from edgevit.progress import silent
+from edgevit.progress import no_progress
 from edgevit.quantizers.quantized_graph import IntegerLinear, IntegerMatmul, integer_linear
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.cpu.target import CpuTarget
@@ -59,7 +59,7 @@ def test_outputs_that_do_not_vary():
 
 def test_ranking_loss_is_the_double_loop():
     expected, found = random(2, 3, 4, 6), random(2, 3, 4, 6, seed=1)
-    pairs = drawn_pairs(6, 100, 0)
+    pairs = draw_pairs(6, 100, 0)
     assert len(pairs[0]) == 15
     total = []
     for image in range(2):
@@ -77,13 +77,13 @@ def test_ranking_loss_is_the_double_loop():
 
 
 def test_pairs_are_drawn_by_the_seed():
-    first, again, other = drawn_pairs(50, 64, 3), drawn_pairs(50, 64, 3), drawn_pairs(50, 64, 4)
+    first, again, other = draw_pairs(50, 64, 3), draw_pairs(50, 64, 3), draw_pairs(50, 64, 4)
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
     assert (first[0] < first[1]).all()
     assert len(set(zip(first[0].tolist(), first[1].tolist(), strict=True))) == 64
-    assert len(drawn_pairs(1, 64, 0)[0]) == 0
-    assert ranking_loss(torch.ones(2, 1), torch.ones(2, 1), drawn_pairs(1, 64, 0)) == 0
+    assert len(draw_pairs(1, 64, 0)[0]) == 0
+    assert ranking_loss(torch.ones(2, 1), torch.ones(2, 1), draw_pairs(1, 64, 0)) == 0
 
 
 def test_alternate_finds_the_peak_and_keeps_a_fixed_step():
@@ -101,7 +101,7 @@ def test_scores_are_ranked_as_softmax_sees_them(graph, images):
     """The unit times the product is what stands before the position bias or the softmax."""
     changed = graph.clone()
     sites = set(place(changed, 6).options)
-    equalize_heads(changed, observe_ranges(changed, images, 6, silent), sites)
+    equalize_heads(changed, observe_ranges(changed, images, 6, no_progress), sites)
     plain, moved = {}, {}
     run_graph(graph, images, observe=lambda name, value: plain.update({name: value}))
     run_graph(changed, images, observe=lambda name, value: moved.update({name: value}))

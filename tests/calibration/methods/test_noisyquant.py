@@ -13,7 +13,7 @@ from edgevit.calibration.methods.noisyquant import (
     Error,
     _in_memory,
     _inputs,
-    chosen_noise,
+    choose_noise,
     must_save,
     noisy,
 )
@@ -25,10 +25,10 @@ from edgevit.graph.model import Role
 from edgevit.quantizers.quantized_graph import integer_linear
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.parity import integer_layer_parity
 from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
-from edgevit.targets.tensorrt.parity import layer_parity as tensorrt_parity
+from edgevit.targets.tensorrt.parity import qdq_layer_parity as tensorrt_parity
 
 
 def place(graph, bits):
@@ -68,7 +68,7 @@ def test_noise_helps_where_values_pile_up_between_two_codes():
     """All values a quarter above the middle of a step: every rounding error is the same."""
     layer, _ = layer_of(scale=0.5)
     piled = torch.full((256, 5), 0.24) + 0.001 * random(256, 5)
-    noise = chosen_noise([layer], piled, piled.flip(0), 0, FREE_MUST_SAVE)
+    noise = choose_noise([layer], piled, piled.flip(0), 0, FREE_MUST_SAVE)
     error = Error.of([layer])
     assert noise is not None
     assert error(piled, noise) < 0.5 * error(piled, torch.zeros(5))
@@ -78,7 +78,7 @@ def test_the_shift_of_one_step_for_all_channels_is_found():
     """A shift alone puts values that lie a quarter of a step beside their code onto it."""
     layer, _ = layer_of(scale=0.5)
     beside = layer.grid.fake_quantize(random(256, 5)) + 0.125
-    noise = chosen_noise([layer], beside, beside, 0, FREE_MUST_SAVE)
+    noise = choose_noise([layer], beside, beside, 0, FREE_MUST_SAVE)
     error = Error.of([layer])
     assert error(beside, noise) < 0.1 * error(beside, torch.zeros(5))
 
@@ -86,12 +86,12 @@ def test_the_shift_of_one_step_for_all_channels_is_found():
 def test_noise_is_refused_where_it_cannot_help():
     layer, _ = layer_of(scale=0.5)
     on_codes = layer.grid.fake_quantize(random(256, 5))
-    assert chosen_noise([layer], on_codes, on_codes, 0, FREE_MUST_SAVE) is None
+    assert choose_noise([layer], on_codes, on_codes, 0, FREE_MUST_SAVE) is None
     piled = torch.full((64, 5), 0.24)
     assert (
-        chosen_noise([layer], piled, on_codes, 0, FREE_MUST_SAVE) is None
+        choose_noise([layer], piled, on_codes, 0, FREE_MUST_SAVE) is None
     )  # only the search half gains
-    assert chosen_noise([layer], piled, piled[:0], 0, FREE_MUST_SAVE) is None  # nothing to hold out
+    assert choose_noise([layer], piled, piled[:0], 0, FREE_MUST_SAVE) is None  # nothing to hold out
 
 
 @pytest.mark.parametrize("base", ["mse", "ptq4vit"])
@@ -227,7 +227,7 @@ def test_noise_behind_a_gelu_runs_exactly_on_the_engine(split_vit, images, bits)
     """An Add in front of Q, the bias behind the product: engine and simulation to the bit."""
     quantized, additions = with_noise_behind_gelus(split_vit, images, bits)
     assert {n.target for a in additions for n in a.all_input_nodes} & {torch.ops.aten.gelu.default}
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     CpuTarget().lower(quantized)  # every product still gets its integer kernel
     (note,) = (note for note in quantized.notes if "addition at run time" in note)

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
-from edgevit.calibration.search.parallel import OPERATORS_MUST_SAVE, Choices, parallel
+from edgevit.calibration.search.parallel import OPERATORS_MUST_SAVE, SearchChoices, parallel
 from edgevit.calibration.statistics.fisher import sampled_loss
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.interpret import run_graph
@@ -260,7 +260,7 @@ def test_every_head_gets_steps_of_its_own_as_good_as_the_literal_ones(vit, quant
 
 
 def test_steps_from_ranges_and_histograms_are_worse(vit, quantized, images):
-    choices = Choices(
+    choices = SearchChoices(
         activations="fisher",
         weights="gram",
         per_tensor_weights=True,

@@ -14,7 +14,7 @@ from edgevit.quantizers.log import LogGrid
 from edgevit.quantizers.quantized_graph import IntegerLinear, SimulatedMatmul, float_product
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
-from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.parity import integer_layer_parity
 from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.registry import target_named
 
@@ -100,7 +100,7 @@ def test_repq_recalibrates_weights_after_the_fold(vit, images):
 def test_the_deployable_subset_runs_on_the_engine_bit_by_bit(graph, images, bits):
     placement = place(graph, bits, CpuTarget())
     quantized = calibrate(graph, placement, images, METHODS["repq-vit-int"])
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert len(rows) == len(graph.gemms)
     assert all(row.is_exact for row in rows)
 

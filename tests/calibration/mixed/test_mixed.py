@@ -13,12 +13,12 @@ from edgevit.calibration.mixed.allocation import allocate
 from edgevit.calibration.mixed.candidates import candidates
 from edgevit.calibration.mixed.criteria import fisher_losses, nuclear_losses, nuclear_norm
 from edgevit.calibration.mixed.units import activation_units, modules, single_layers, weight_units
-from edgevit.calibration.mixed.widths import Budget, mixed_widths
+from edgevit.calibration.mixed.widths import Budget, choose_widths
 from edgevit.calibration.run import Run, calibrate
 from edgevit.errors import UsageError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.shapes import at_batch, shape_of
-from edgevit.graph.sharing import leaders
+from edgevit.graph.sharing import shared_grid_sites
 from edgevit.quantizers.quantized_graph import float_product
 from edgevit.targets.cpu.target import CpuTarget
 
@@ -39,7 +39,7 @@ def place_of(graph, bits=4):
 
 def mixed(graph, images, budget, criterion="fisher"):
     run = run_of(graph, images)
-    return mixed_widths(run, place_of(graph), budget, widths=WIDTHS, criterion=criterion)
+    return choose_widths(run, place_of(graph), budget, widths=WIDTHS, criterion=criterion)
 
 
 def exhaustive(losses, costs, budget):
@@ -85,7 +85,7 @@ def test_rounded_costs_keep_the_budget_and_lose_little():
 
 def means_by_hand(graph, layer_bits):
     """The slow twin of the mean widths: every weight, every activation value once."""
-    nodes, leader = {n.name: n for n in graph.module.graph.nodes}, leaders(graph)
+    nodes, leader = {n.name: n for n in graph.module.graph.nodes}, shared_grid_sites(graph)
     weights, acts = [], []
     for gemm in graph.gemms:
         w, a = layer_bits[gemm.module]
@@ -233,7 +233,7 @@ def test_layers_in_float_take_no_part(split_vit, images):
 
     run = Run(graph=split_vit.clone(), placement=place({}), images=images)
     budget = Budget(weight_bits=4.0, act_bits=4.0)
-    found = mixed_widths(run, place, budget, widths=WIDTHS, criterion="fisher")
+    found = choose_widths(run, place, budget, widths=WIDTHS, criterion="fisher")
     assert not any(name == "head" or name.startswith("blocks.0") for name in found.layer_bits)
     assert "blocks.1.mlp.fc1" in found.layer_bits
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.calibration.rewrites.regression import Moments, moments, refitted
+from edgevit.calibration.rewrites.regression import Moments, moments, refit
 from edgevit.calibration.rewrites.rounding import DAMPING, gptq_codes, rounding_loss
-from edgevit.calibration.search.weight_scales import searched_scale
+from edgevit.calibration.search.weight_scales import search_scale
 from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
@@ -18,7 +18,7 @@ def layer(bits=3, out=5, width=150, tokens=400):
     weight = torch.randn(out, width)
     gram = inputs.T @ inputs
     spec = GridSpec(bits=bits, signed=True, symmetric=True, granularity="channel")
-    return inputs, weight, gram, UniformGrid.symmetric(spec, searched_scale(weight, spec, gram))
+    return inputs, weight, gram, UniformGrid.symmetric(spec, search_scale(weight, spec, gram))
 
 
 def gptq_twin(weight, grid, gram):
@@ -78,7 +78,7 @@ def test_refit_equals_weighted_least_squares():
         moments(inputs[part], errors[part], tokens[part])
         for part in (slice(0, 300), slice(300, 600))
     )
-    found = refitted(weight, halves)
+    found = refit(weight, halves)
     root = tokens.sqrt().double().numpy()[:, None]
     ones = np.hstack([inputs.double().numpy(), np.ones((600, 1))])
     exact = np.linalg.lstsq(ones * root, wanted.double().numpy() * root, rcond=None)[0][:12].T
@@ -91,7 +91,7 @@ def test_refit_keeps_the_weight_when_nothing_carries_over():
     gram, cross = torch.eye(6), torch.ones(3, 6)
     weight = torch.randn(3, 6)
     halves = (Moments(gram=gram, cross=cross), Moments(gram=gram, cross=-cross))
-    assert refitted(weight, halves) is weight
+    assert refit(weight, halves) is weight
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])

@@ -72,7 +72,7 @@ def test_softmax_and_gelu_lose_less_than_on_uniform_and_twin_grids(bits):
     for kind, values in (("twin-softmax", soft), ("twin-gelu", torch.nn.functional.gelu(2 * x))):
         grid, histogram = searched(values, bits)
         others = [GridSpec(bits=bits), GridSpec(kind=kind, bits=bits, max_ratio_log2=3)]
-        found = [activation_grids.searched_grid(spec, histogram) for spec in others]
+        found = [activation_grids.search_grid(spec, histogram) for spec in others]
         errors = [activation_grids.error(other, histogram) for other in found]
         assert activation_grids.error(grid, histogram) < 0.8 * min(errors)
 

@@ -44,7 +44,7 @@ def test_activation_search_is_as_good_as_running_the_layer_for_each_candidate(bi
         importance = torch.rand(len(x), len(weight), generator=generator) ** 4
         element_weights = importance @ weight.square()
     spec = GridSpec(bits=bits)
-    found = activation_grids.searched_grid(spec, histogram_of(x, element_weights))
+    found = activation_grids.search_grid(spec, histogram_of(x, element_weights))
     low, high = float(x.min()), float(x.max())
     shares = torch.linspace(0.05, 1.05, 41).tolist()
     best = min(
@@ -59,7 +59,7 @@ def test_activation_search_is_as_good_as_running_the_layer_for_each_candidate(bi
 def test_tied_zero_points_are_kept(kind):
     x = heavy_tailed() if kind == "symmetric" else heavy_tailed().softmax(1)
     spec = GridSpec(bits=6, symmetric=kind == "symmetric", zero_at_bottom=kind == "softmax")
-    grid = activation_grids.searched_grid(spec, histogram_of(x))
+    grid = activation_grids.search_grid(spec, histogram_of(x))
     assert int(grid.zero_point) == (32 if kind == "symmetric" else 0)
     full = UniformGrid.from_range(spec, float(x.min()), float(x.max()))
     histogram = histogram_of(x)
@@ -73,7 +73,7 @@ def test_twin_softmax_search_is_as_good_as_a_dense_scan(bits):
     ratio = {3: 6, 4: 5, 6: 3}[bits]
     spec = GridSpec(kind="twin-softmax", bits=bits, max_ratio_log2=ratio)
     histogram = histogram_of(probabilities)
-    found = activation_grids.searched_grid(spec, histogram)
+    found = activation_grids.search_grid(spec, histogram)
     assert isinstance(found, TwinGrid)
     dense = [
         TwinGrid(spec=spec, scale=torch.tensor(top / (2 ** (bits - 1) - 1) / 2**m), ratio_log2=m)
@@ -87,7 +87,7 @@ def test_twin_softmax_search_is_as_good_as_a_dense_scan(bits):
 def test_a_constant_tensor_gets_a_usable_grid():
     for value in (0.0, 0.7, -0.7):
         histogram = histogram_of(torch.full((100,), value))
-        grid = activation_grids.searched_grid(GridSpec(bits=6), histogram)
+        grid = activation_grids.search_grid(GridSpec(bits=6), histogram)
         assert float(grid.scale) > 0
         assert float(grid.fake_quantize(torch.tensor(value))) == pytest.approx(value, abs=2e-3)
 
@@ -106,7 +106,7 @@ def test_gram_error_equals_the_literal_output_error():
 def test_weight_search_is_as_good_as_running_the_layer_for_each_candidate(bits):
     x, weight = heavy_tailed(), layer()
     spec = GridSpec(bits=bits, signed=True, symmetric=True, granularity="channel")
-    scale = weight_scales.searched_scale(weight, spec, x.T @ x)
+    scale = weight_scales.search_scale(weight, spec, x.T @ x)
 
     def literal(candidate):
         rounded = UniformGrid.symmetric(spec, candidate).fake_quantize(weight)
@@ -122,7 +122,7 @@ def test_weight_search_is_as_good_as_running_the_layer_for_each_candidate(bits):
 def test_shared_scale_gives_one_scale_per_group():
     weight = torch.cat([layer(48, 16, s) * f for s, f in ((1, 1.0), (2, 5.0), (3, 0.2))])
     spec = GridSpec(bits=6, signed=True, symmetric=True, granularity="channel")
-    scale = weight_scales.shared_scale(weight, spec, None, None, 3)
+    scale = weight_scales.search_shared_scale(weight, spec, None, None, 3)
     assert [len(part.unique()) for part in scale.chunk(3)] == [1, 1, 1]
     assert scale[16] > scale[0] > scale[32]
 

@@ -9,7 +9,7 @@ from edgevit.calibration.run import calibrate
 from edgevit.calibration.statistics import fisher
 from edgevit.calibration.statistics.ranges import observe_ranges
 from edgevit.calibration.statistics.sensitivity import layer_noise, whole_effects
-from edgevit.progress import silent
+from edgevit.progress import no_progress
 from edgevit.quantizers.float8 import Float8Grid, Float8Linear
 from edgevit.quantizers.quantized_graph import IntegerLinear, QuantizedGraph, SimulatedMatmul
 from edgevit.quantizers.spec import GridSpec
@@ -23,10 +23,10 @@ def quantized(split_vit, images):
 
 
 def test_noise_equals_a_literal_computation(quantized, images):
-    found = layer_noise(quantized, images, batch_size=5, seed=0, progress=silent)
+    found = layer_noise(quantized, images, batch_size=5, seed=0, progress=no_progress)
     assert set(found) == set(quantized.layers)
-    whole = layer_noise(quantized, images, batch_size=12, seed=0, progress=silent)
-    ranges = observe_ranges(quantized.graph, images, 12, silent)
+    whole = layer_noise(quantized, images, batch_size=12, seed=0, progress=no_progress)
+    ranges = observe_ranges(quantized.graph, images, 12, no_progress)
     products = fisher.forward_backward(
         quantized.graph, images, ranges, torch.Generator().manual_seed(0), True
     )
@@ -54,7 +54,7 @@ def test_noise_equals_a_literal_computation(quantized, images):
 def test_more_bits_have_less_noise(split_vit, images, quantized):
     placement = CpuTarget().place(split_vit, weight_bits=6, act_bits=6)
     better = calibrate(split_vit, placement, images, METHODS["mse"])
-    arguments = {"batch_size": 12, "seed": 0, "progress": silent}
+    arguments = {"batch_size": 12, "seed": 0, "progress": no_progress}
     low, high = (layer_noise(q, images, **arguments) for q in (quantized, better))
     for name, noise in high.items():
         assert noise.fisher < low[name].fisher
@@ -72,7 +72,7 @@ def test_effects_of_one_layer_and_of_all_but_one(quantized, images):
         yield images[:7], labels[:7]
         yield images[7:], labels[7:]
 
-    found = whole_effects(quantized, labelled, silent)
+    found = whole_effects(quantized, labelled, no_progress)
     assert set(found) == {*quantized.layers, "float32", "quantized"}
     for effect in found["float32"]:
         assert effect.top1 == 100
@@ -111,7 +111,7 @@ def test_products_of_8_bit_floats_have_noise_too(vit, images):
         grid=grid, weight_grid=grid, weight=weight, bias=vit.constant(linear.bias)
     )
     made.layers[product.name] = SimulatedMatmul(left=grid, right=grid)
-    found = layer_noise(made, images, batch_size=12, seed=0, progress=silent)
+    found = layer_noise(made, images, batch_size=12, seed=0, progress=no_progress)
     lost = (grid.fake_quantize(weight) - weight).double().square().sum()
     expected = 10 * np.log10(float(weight.double().square().sum() / lost))
     assert found[linear.name].sqnr_db(1) == pytest.approx(expected, abs=0.01)

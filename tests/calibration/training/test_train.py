@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from short_training import SHORT, new_run
 
 from edgevit.calibration.methods import METHODS
-from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, planned
+from edgevit.calibration.methods.edgevit import CHOICES, WITH_CODEBOOKS, plan_calibration
 from edgevit.calibration.methods.edgevit_train import (
-    Lesson,
+    PartTrainingData,
     Training,
     features_of,
     graph_start,
@@ -24,7 +24,7 @@ from edgevit.calibration.methods.edgevit_train import (
 from edgevit.calibration.run import calibrate
 from edgevit.calibration.search.sequential import walk
 from edgevit.calibration.statistics.fisher import sampled_loss
-from edgevit.calibration.training.checkpoint import Checkpoint, fingerprint
+from edgevit.calibration.training.checkpoint import TrainingCheckpoint, fingerprint
 from edgevit.calibration.training.trainable import trainable_part
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.graph.interpret import run_graph, run_part
@@ -34,7 +34,7 @@ from edgevit.quantizers.quantized_graph import IntegerLinear
 
 def with_targets(run, choices=CHOICES):
     """Return the graph of `edgevit`, and gemm name -> the refitted weight that was rounded."""
-    plan = planned(run, choices)
+    plan = plan_calibration(run, choices)
     walk(run, plan.quantized, plan.decide, "layers")
     return plan.quantized, plan.targets
 
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_run_is_refused(vit, images, tmp_path):
     digest = fingerprint(run, "")
     quantized, _ = with_targets(run)
     name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
-    keep = Checkpoint(folder=tmp_path, digest=digest)
+    keep = TrainingCheckpoint(folder=tmp_path, digest=digest)
     keep.save("blocks.0", quantized, (name,))
     assert keep.load("blocks.0", quantized, (name,))
     assert not keep.load("blocks.1", quantized, (name,))
@@ -318,7 +318,7 @@ def test_what_does_not_fit_is_not_taken_up_though_it_is_sealed(vit, images, tmp_
     run = new_run(vit, images, checkpoint=tmp_path)
     quantized, _ = with_targets(run)
     name = next(n for n, la in quantized.layers.items() if isinstance(la, IntegerLinear))
-    keep, before = Checkpoint(folder=tmp_path, digest="0" * 64), quantized.layers[name]
+    keep, before = TrainingCheckpoint(folder=tmp_path, digest="0" * 64), quantized.layers[name]
     keep.save("part", quantized, (name,))
     resealed(change)(tmp_path / "part.safetensors", lambda tensors: keep._seal("part", tensors))
     assert not keep.load("part", quantized, (name,))
@@ -342,7 +342,7 @@ def test_a_part_whose_writing_is_interrupted_is_not_left_behind(vit, images, tmp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgevit.calibration.training.checkpoint.save_file", stop)
-    keep = Checkpoint(folder=tmp_path, digest="0" * 64)
+    keep = TrainingCheckpoint(folder=tmp_path, digest="0" * 64)
     with pytest.raises(KeyboardInterrupt):
         keep.save("blocks.0", new_run(vit, images).quantized(), ())
     assert list(tmp_path.iterdir()) == []
@@ -367,7 +367,7 @@ def test_the_suffix_weighs_features_of_the_float32_rest(graph, images):
         wanted, before = features(None), features(quantized.compute)
         with torch.no_grad():
             inputs = run_part(run.graph, graph_start(run.graph), images, part.start)
-            lesson = Lesson(
+            lesson = PartTrainingData(
                 part=part,
                 inputs=inputs,
                 wanted=run_part(run.graph, part.start, inputs, part.stop),

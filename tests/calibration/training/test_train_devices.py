@@ -11,11 +11,11 @@ import torch
 from short_training import SHORT, new_run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, planned
+from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, plan_calibration
 from edgevit.calibration.methods.edgevit_train import train
 from edgevit.calibration.search.sequential import walk
 from edgevit.calibration.training import devices
-from edgevit.calibration.training.devices import Workbench, moved
+from edgevit.calibration.training.devices import Workbench, move_to_device
 from edgevit.calibration.training.trainable import trainable_part
 from edgevit.graph.interpret import run_part
 from edgevit.graph.parts import feeds_in, parts_of
@@ -43,7 +43,7 @@ def test_parts_trained_on_a_copy_are_the_same(graph, images, tmp_path, monkeypat
 def learners(graph, images, device, within=nullcontext):
     """Yield graph, part, input and trainable layers of every part, made on the device."""
     run = new_run(graph, images)
-    plan = planned(run, WITH_CODEBOOKS)
+    plan = plan_calibration(run, WITH_CODEBOOKS)
     walk(run, plan.quantized, plan.decide, "layers")
     parts = parts_of(run.graph)
     with torch.no_grad():
@@ -95,8 +95,8 @@ def test_moving_keeps_what_is_shared_and_what_is_there():
 
     grid = UniformGrid.from_range(GridSpec(bits=4), -1.0, 1.0)
     layer = IntegerMatmul(left=grid, right=grid)
-    assert moved(layer, torch.device("cpu")) is layer
-    there = moved(layer, torch.device("meta"))
+    assert move_to_device(layer, torch.device("cpu")) is layer
+    there = move_to_device(layer, torch.device("meta"))
     assert there.left is there.right
     assert there.left.scale.device.type == "meta"
     assert there.left.spec is grid.spec

@@ -11,7 +11,7 @@ import pytest
 from recorded_trees import ORIN_NANO, THOR, write_tree
 
 from edgevit.runner.telemetry.nvml import NvmlSource
-from edgevit.runner.telemetry.reading import Reading, merged, rails_of_the_whole
+from edgevit.runner.telemetry.reading import Reading, merge, rails_of_the_whole
 from edgevit.runner.telemetry.sources import CombinedSource, has_sensors, source_here
 from edgevit.runner.telemetry.sysfs import SysfsSource
 from edgevit.runner.telemetry.tegrastats import TegrastatsSource, reading_from_line
@@ -181,7 +181,7 @@ def test_a_tegrastats_that_ended_says_nothing_any_more(tmp_path):
 
 def test_sysfs_comes_before_what_adds_to_it(tmp_path):
     board = SysfsSource(write_tree(tmp_path, ORIN_NANO)).read()
-    added = merged(board, reading_from_line(THOR_LINE, 0))
+    added = merge(board, reading_from_line(THOR_LINE, 0))
     assert added.clocks_hz["gpu"] == board.clocks_hz["gpu"]
     assert added.power_mw["VIN"] == 124486
     assert added.time_s == board.time_s

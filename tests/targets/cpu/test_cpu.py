@@ -14,7 +14,7 @@ from edgevit.quantizers.quantized_graph import IntegerLinear
 from edgevit.quantizers.twin import TwinGrid
 from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.targets.cpu.kernels import check_kernels
-from edgevit.targets.cpu.parity import layer_parity
+from edgevit.targets.cpu.parity import integer_layer_parity
 from edgevit.targets.cpu.target import CpuTarget
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.row_gather import with_gathered_rows
@@ -36,7 +36,7 @@ def session(lowered):
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_engine_and_simulation_compute_the_same_integers(graph, images, bits):
     quantized = quantized_at(graph, images, bits, "edgevit")
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert len(rows) == len(graph.gemms)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     assert all(row.codes > 0 and row.sums > 0 for row in rows)
@@ -61,14 +61,16 @@ def test_parity_finds_a_wrong_layer(vit, images):
             return IntegerLinear(**{**layer.__dict__, "weight_codes": codes})
 
     quantized.layers = Changed(quantized.layers)
-    wrong = [row for row in parity.layer_parity(quantized, images.numpy()) if not row.is_exact]
+    wrong = [
+        row for row in parity.integer_layer_parity(quantized, images.numpy()) if not row.is_exact
+    ]
     assert len(wrong) == 1
     assert wrong[0].wrong_sums > 0
 
 
 def forced(graph, images, bits, **kinds):
     """Return the graph with uneven grids of these kinds wherever the target offers them."""
-    choices = parallel.Choices(activations="fisher", weights="gram", **kinds)
+    choices = parallel.SearchChoices(activations="fisher", weights="gram", **kinds)
     method = Method(name="t", summary="", source="", calibrate=parallel.parallel(choices))
     placement = TARGET.place(graph, weight_bits=bits, act_bits=bits)
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +87,7 @@ def all_grids(quantized):
 def test_twin_grids_run_exactly(vit, images, bits):
     quantized = forced(vit, images, bits, twin=True)
     assert sum(isinstance(grid, TwinGrid) for grid in all_grids(quantized)) == 4  # two blocks
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     TARGET.lower(quantized)
 
@@ -98,7 +100,7 @@ def test_codebooks_run_exactly(graph, images, bits):
     assert kinds.count("codebook") > 10
     carriers = {grid.spec.carrier for grid in all_grids(quantized)}
     assert carriers == {"u8", "s8"}
-    rows = layer_parity(quantized, images.numpy(), layers_at_once=100)
+    rows = integer_layer_parity(quantized, images.numpy(), layers_at_once=100)
     assert all(row.is_exact for row in rows), [row for row in rows if not row.is_exact]
     assert {row.kernel for row in rows} == {"MatMulIntegerToFloat"}
     lowered = TARGET.lower(quantized)

@@ -10,7 +10,7 @@ import torch
 
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import Run, calibrate
-from edgevit.calibration.search.variants import variant_of
+from edgevit.calibration.search.variants import calibrate_variant
 from edgevit.errors import DeviceError, UnsupportedError, UsageError
 from edgevit.quantizers.float8 import Float8Grid
 from edgevit.quantizers.fp16 import SMALLEST_NORMAL
@@ -20,7 +20,7 @@ from edgevit.quantizers.uniform import UniformGrid
 from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import TARGETS
-from edgevit.targets.tensorrt.parity import layer_parity
+from edgevit.targets.tensorrt.parity import qdq_layer_parity
 from edgevit.targets.tensorrt.products import QdqWriter
 
 ORIN, THOR = TARGETS["jetson-orin-nano"], TARGETS["jetson-thor"]
@@ -36,7 +36,7 @@ def variants_of(quantized, images, target):
     found = {}
     for name, placement in target.variants(quantized.graph, quantized.placement).items():
         run = Run(graph=quantized.graph, placement=placement, images=images)
-        found[name] = variant_of(quantized, placement, run)
+        found[name] = calibrate_variant(quantized, placement, run)
     return found
 
 
@@ -73,7 +73,7 @@ def wide_vit():
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_every_code_is_the_simulated_one(name, bits, images, request):
     quantized = quantized_at(request.getfixturevalue(name), images, bits, "percentile")
-    rows = layer_parity(quantized, images.numpy())
+    rows = qdq_layer_parity(quantized, images.numpy())
     assert len(rows) == len(quantized.layers) >= 8
     assert all(row.codes > 0 and row.wrong_codes == 0 for row in rows), rows
     assert all(row.error < 0.005 for row in rows), rows
@@ -86,7 +86,7 @@ def test_variants_have_the_simulated_codes_too(wide_vit, images):
     counts = [len(variant.layers) for variant in variants.values()]
     assert counts == [0, 12, 12]  # two blocks of four linears and two attention products
     for variant in variants.values():
-        rows = layer_parity(variant, images.numpy())
+        rows = qdq_layer_parity(variant, images.numpy())
         assert sum(row.wrong_codes for row in rows) == 0, rows
         assert relative_error(variant, images, THOR) < 0.1
     assert relative_error(variants["fp16"], images, THOR) < 0.01
@@ -113,7 +113,7 @@ def test_parity_finds_a_wrong_layer(vit, images, monkeypatch):
         original(self, *arguments)
 
     monkeypatch.setattr(QdqWriter, "write", write)
-    rows = {row.module: row for row in layer_parity(quantized, images.numpy())}
+    rows = {row.module: row for row in qdq_layer_parity(quantized, images.numpy())}
     assert rows[quantized.graph.gemm(name).module].wrong_codes > 0
     assert sum(row.wrong_codes > 0 for row in rows.values()) == 1
 
@@ -220,7 +220,7 @@ def test_large_values_stay_in_float32(vit, images):
     assert any("stay in float32" in note for note in quantized.notes)
     assert torch.isfinite(quantized.forward(images)).all()
     assert relative_error(quantized, images) < 0.1
-    rows = layer_parity(quantized, images.numpy())
+    rows = qdq_layer_parity(quantized, images.numpy())
     assert sum(row.wrong_codes for row in rows) == 0, rows
     lost = replace(quantized, float32_nodes=frozenset(), float32_norms=frozenset())
     with pytest.raises(DeviceError, match="EV705"):  # not a number
@@ -232,14 +232,14 @@ def test_a_graph_that_breaks_a_rule_is_refused(vit, images, monkeypatch):
     from edgevit.targets.tensorrt import target as module
 
     quantized = quantized_at(vit, images)
-    original = module.written
+    original = module.write_model
 
     def with_unsigned_zero(quantized):
         builder, writer = original(quantized)
         builder.inside["zero_int8.constant"] = np.uint8(0)
         return builder, writer
 
-    monkeypatch.setattr(module, "written", with_unsigned_zero)
+    monkeypatch.setattr(module, "write_model", with_unsigned_zero)
     with pytest.raises(UnsupportedError, match="EV311"):
         ORIN.lower(quantized)
 

@@ -9,7 +9,7 @@ from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import TARGETS
-from edgevit.targets.tensorrt.parity import AsWritten, fenced
+from edgevit.targets.tensorrt.parity import AsWritten, add_fences
 
 THOR = TARGETS["jetson-thor"]
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -64,7 +64,7 @@ def test_without_its_fences_the_model_is_the_old_one(name, images, request):
     placement = THOR.place(graph, weight_bits=8, act_bits=8)
     lowered = THOR.lower(calibrate(graph, placement, images, METHODS["minmax"]))
     model = whole_model(lowered.onnx, lowered.tensors)
-    found = fenced(model)
+    found = add_fences(model)
     fences = {n.input[0]: n.output[0] for n in found.graph.node if is_fence(n)}
     assert len(fences) > 20
     nodes = [node for node in found.graph.node if not is_fence(node)]
@@ -82,4 +82,4 @@ def is_fence(node):
 def test_a_float32_model_gets_no_fence(vit):
     lowered = THOR.reference(vit)
     model = whole_model(lowered.onnx, lowered.tensors)
-    assert fenced(model) == onnx.ModelProto.FromString(model)
+    assert add_fences(model) == onnx.ModelProto.FromString(model)

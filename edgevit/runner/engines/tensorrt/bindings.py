@@ -102,13 +102,13 @@ def check_version(version: tuple[int, int, int]) -> None:
     if version[:2] < OLDEST:
         raise EnvironmentError_(
             "EV751",
-            f"TensorRT {dotted(version)} is too old.",
+            f"TensorRT {version_text(version)} is too old.",
             why="Float16 networks with explicit INT8 need strongly typed networks as of 10.3.",
             try_next="Jetson Orin: JetPack 6.1 or newer has 10.3. Desktop: pip install tensorrt.",
         )
 
 
-def dotted(version: tuple[int, int, int]) -> str:
+def version_text(version: tuple[int, int, int]) -> str:
     """Return "10.3.0" for (10, 3, 0)."""
     return ".".join(str(number) for number in version)
 

@@ -66,7 +66,7 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """A built engine, not yet loaded.
 
     Args:
@@ -90,7 +90,7 @@ def plan_from_onnx(
     timing_cache: bytes = b"",
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
-) -> Plan:
+) -> BuildPlan:
     """Return a plan for the device of this machine.
 
     Args:
@@ -124,7 +124,7 @@ def plan_from_onnx(
     del cache  # the builder refers to it until here
     found = config.get_timing_cache()
     kept = bytes(found.serialize()) if found is not None else b""
-    return Plan(bytes(plan), kept, seconds, tuple(log.warnings))
+    return BuildPlan(bytes(plan), kept, seconds, tuple(log.warnings))
 
 
 def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, log: MessageLog) -> None:
@@ -132,7 +132,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, log: MessageLog) ->
     if parser.parse(onnx):
         return
     count = min(parser.num_errors, _MOST_NAMED_ERRORS)
-    errors = [_described(parser.get_error(index)) for index in range(count)]
+    errors = [_describe(parser.get_error(index)) for index in range(count)]
     raise DeviceError(
         "EV752",
         "TensorRT can't read the graph.",
@@ -142,7 +142,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, log: MessageLog) ->
     )
 
 
-def _described(error: Any) -> str:
+def _describe(error: Any) -> str:
     return f"{error.node_operator()} {error.node_name()} (node {error.node()}): {error.desc()}"
 
 

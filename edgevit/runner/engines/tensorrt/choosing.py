@@ -27,7 +27,7 @@ from edgevit.runner.engines.tensorrt.opening import (
     built_engine,
 )
 from edgevit.runner.engines.tensorrt.policy import Decision, Trial
-from edgevit.runner.engines.tensorrt.trial_plan import Opened, Session, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, Session, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def layer_table(
     return product_rows(bundle.layers(variant), found.layers, found.times_ms)
 
 
-def choose_engine(
+def choose_variant(
     bundle: Bundle,
     plan: TrialPlan,
     *,
@@ -86,9 +86,9 @@ def choose_engine(
     image = plan.normalize(plan.golden["images"][:1])  # [1, 3, H, W]
     built: list[BuiltEngine] = []
 
-    def opener(variant: str) -> Opened:
+    def opener(variant: str) -> OpenedVariant:
         built.append(built_engine(bundle, variant, options=options))
-        return _opened(bundle, built[-1], image)
+        return _open(bundle, built[-1], image)
 
     ordered = sorted(bundle.variants, key=lambda name: name != "fp16")  # the baseline first
     try:
@@ -98,7 +98,7 @@ def choose_engine(
             engine.session.close()
 
 
-def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) -> Opened:
+def _open(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) -> OpenedVariant:
     session = built.session
 
     def inspect() -> EngineSummary:
@@ -109,4 +109,4 @@ def _opened(bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32]) 
     def kernel_ms(images: npt.NDArray[np.float32]) -> float:
         return float(np.median(session.kernel_times_ms(images, 100)))
 
-    return Opened(session, built.build_seconds, inspect, kernel_ms)
+    return OpenedVariant(session, built.build_seconds, inspect, kernel_ms)

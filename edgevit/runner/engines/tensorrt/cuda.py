@@ -12,7 +12,11 @@ import os
 from typing import Any
 
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
-from edgevit.runner.engines.tensorrt.cuda_device import CHOICE_VARIABLE, CudaDevice, missing
+from edgevit.runner.engines.tensorrt.cuda_device import (
+    CHOICE_VARIABLE,
+    CudaDevice,
+    missing_cuda_error,
+)
 
 ADAPTERS = ("cuda", "ctypes", "pycuda", "torch")
 _TRIED = ("cuda", "ctypes")
@@ -42,7 +46,7 @@ def open_device(choice: str | None = None) -> CudaDevice:
     broken: DeviceError | None = None
     for name in (named,) if named else _TRIED:
         try:
-            return _opened(name)
+            return _open(name)
         except EnvironmentError_ as error:
             failures.append(f"{name}: {error.why}")
         except DeviceError as error:  # a package newer than the driver; another one may fit
@@ -59,7 +63,7 @@ def open_device(choice: str | None = None) -> CudaDevice:
     )
 
 
-def _opened(name: str) -> CudaDevice:
+def _open(name: str) -> CudaDevice:
     """Return the device through one adapter, or raise EV769 or EV758."""
     if name == "pycuda":
         from edgevit.runner.engines.tensorrt.cuda_pycuda import PycudaDevice
@@ -86,5 +90,5 @@ def _cuda_python() -> Any:
         try:
             from cuda import cudart as runtime
         except ImportError as error:
-            raise missing("cuda", error) from error
+            raise missing_cuda_error("cuda", error) from error
     return runtime

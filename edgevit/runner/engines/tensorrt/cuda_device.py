@@ -103,7 +103,7 @@ class CudaDevice(Protocol):
         """Destroy a captured graph."""
 
 
-def missing(name: str, error: Exception) -> EnvironmentError_:
+def missing_cuda_error(name: str, error: Exception) -> EnvironmentError_:
     """Return the error for an adapter whose package can't be loaded."""
     return EnvironmentError_(
         "EV769",

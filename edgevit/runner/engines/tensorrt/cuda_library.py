@@ -15,7 +15,7 @@ from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
-from edgevit.runner.engines.tensorrt.cuda_device import missing
+from edgevit.runner.engines.tensorrt.cuda_device import missing_cuda_error
 
 LIBRARY_VARIABLE = "EDGEVIT_CUDART"
 _PROPERTIES_BYTES = 4096  # cudaDeviceProp is about 1 KB; the name stands first in all versions
@@ -80,11 +80,11 @@ class CudaLibrary:
     cudaDeviceAttr = _Attribute
 
     def __init__(self, path: str | None = None) -> None:
-        found = path or os.environ.get(LIBRARY_VARIABLE) or _found()
+        found = path or os.environ.get(LIBRARY_VARIABLE) or _find()
         try:
             self._library = ctypes.CDLL(found)
         except OSError as error:
-            raise missing("ctypes", error) from error
+            raise missing_cuda_error("ctypes", error) from error
 
     def __getattr__(self, name: str) -> Any:
         if name in _ARGUMENTS:
@@ -130,7 +130,7 @@ class CudaLibrary:
         return error, result.value
 
 
-def _found() -> str:
+def _find() -> str:
     """Return where libcudart is: what the loader knows, or the usual folders of CUDA."""
     known = ctypes.util.find_library("cudart")
     places = sorted(glob.glob("/usr/local/cuda*/lib64/libcudart.so*"))

@@ -15,7 +15,7 @@ from edgevit.runner.engines.tensorrt.cuda_device import (
     DeviceFacts,
     HostBuffer,
     cuda_failed,
-    missing,
+    missing_cuda_error,
 )
 
 
@@ -33,7 +33,7 @@ class PycudaDevice:
         try:
             import pycuda.driver as driver
         except ImportError as error:
-            raise missing("pycuda", error) from error
+            raise missing_cuda_error("pycuda", error) from error
         self._driver = driver
         try:
             driver.init()

@@ -9,7 +9,7 @@ from edgevit.runner.engines.tensorrt.cuda_device import (
     DeviceFacts,
     HostBuffer,
     cuda_failed,
-    missing,
+    missing_cuda_error,
 )
 
 
@@ -27,7 +27,7 @@ class TorchDevice:
         try:
             import torch
         except ImportError as error:
-            raise missing("torch", error) from error
+            raise missing_cuda_error("torch", error) from error
         if not torch.cuda.is_available():
             raise cuda_failed("torch.cuda.is_available", "PyTorch sees no GPU.")
         self._torch: Any = torch

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevit.runner.measure.accuracy import Predictions, predict
-from edgevit.runner.measure.paired import Comparison, Interval, compared, decide
+from edgevit.runner.measure.paired import Comparison, Interval, compare, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,7 +76,7 @@ def judged(fp32: Predictions, engine: Predictions, max_drop: float) -> Gate:
     """Return the verdict on an engine's predictions; empty where images have no labels."""
     if not (fp32.labelled and engine.labelled):
         return Gate(num_images=engine.num_images)
-    found: Comparison = compared(fp32, engine)
+    found: Comparison = compare(fp32, engine)
     return Gate(
         verdict=decide(found.drop, max_drop),
         top1_percent=engine.accuracy_percent(1),

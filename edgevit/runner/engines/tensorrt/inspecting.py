@@ -44,7 +44,7 @@ _ATTENTION_TACTIC = re.compile(r"mha", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Operand:
+class LayerOperand:
     """A tensor that enters or leaves a layer.
 
     Args:
@@ -73,8 +73,8 @@ class EngineLayer:
 
     name: str
     kind: str = ""
-    inputs: tuple[Operand, ...] = ()
-    outputs: tuple[Operand, ...] = ()
+    inputs: tuple[LayerOperand, ...] = ()
+    outputs: tuple[LayerOperand, ...] = ()
     tactic: str = ""
     onnx_nodes: tuple[str, ...] = ()
 
@@ -145,11 +145,11 @@ def _layer(content: Any) -> EngineLayer:
     )
 
 
-def _operand(content: Mapping[str, Any]) -> Operand:
+def _operand(content: Mapping[str, Any]) -> LayerOperand:
     shape = content.get("Dimensions", ())
     told = str(content.get("Format/Datatype", content.get("Datatype", "")))
     name = str(content.get("Name", ""))
-    return Operand(name, precision_from_format(told), tuple(int(size) for size in shape))
+    return LayerOperand(name, precision_from_format(told), tuple(int(size) for size in shape))
 
 
 def _nodes_from_name(name: str) -> tuple[str, ...]:

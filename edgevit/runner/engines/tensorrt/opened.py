@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.base import Opened
 from edgevit.runner.engines.tensorrt.building import BuildSettings
-from edgevit.runner.engines.tensorrt.choosing import choose_engine, layer_table
+from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
 from edgevit.runner.engines.tensorrt.gate import gate_against
 from edgevit.runner.engines.tensorrt.opening import EngineOptions, engine_for
 from edgevit.runner.engines.tensorrt.parity import simulated_logits
@@ -53,8 +53,8 @@ def open_kept(
     plan = TrialPlan(
         golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
     )
-    decision, _ = choose_engine(bundle, plan, options=options, gate=gate, progress=progress)
-    kept = _kept(decision)
+    decision, _ = choose_variant(bundle, plan, options=options, gate=gate, progress=progress)
+    kept = _keep_text(decision)
     sessions["engine"] = engine_for(bundle, kept, options=options)
     rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
     return Opened(
@@ -70,7 +70,7 @@ def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str
     return {**golden, "logits_simulated": simulated_logits(golden, variant)}
 
 
-def _kept(decision: Decision) -> str:
+def _keep_text(decision: Decision) -> str:
     if decision.kept is None:
         raise DeviceError(
             "EV827",

@@ -11,9 +11,9 @@ from edgevit.errors import DeviceError
 from edgevit.runner.engines import engine_of
 from edgevit.runner.engines.tensorrt.bindings import (
     MessageLog,
-    dotted,
     load_tensorrt,
     version_from_text,
+    version_text,
 )
 from edgevit.runner.engines.tensorrt.building import BuildSettings, plan_from_onnx
 from edgevit.runner.engines.tensorrt.caching import (
@@ -124,7 +124,7 @@ def built_engine(
         options = replace(options, settings=replace(options.settings, tf32=False))
     cache = EngineCache(options.cache_folder)
     log = MessageLog() if log is None else log
-    return _built(onnx, name, options, cache, log, progress)
+    return _build(onnx, name, options, cache, log, progress)
 
 
 def _graph(bundle: Bundle, variant: str | None) -> bytes:
@@ -134,7 +134,7 @@ def _graph(bundle: Bundle, variant: str | None) -> bytes:
     return bundle.engine_onnx(variant)
 
 
-def _built(
+def _build(
     onnx: bytes,
     variant: str,
     options: EngineOptions,
@@ -145,10 +145,10 @@ def _built(
     trt = load_tensorrt()
     device = open_device(options.cuda)
     facts = device.facts()
-    version = dotted(version_from_text(trt.__version__))
+    version = version_text(version_from_text(trt.__version__))
     where = identity(facts.name, facts.compute_capability, version)
     key = engine_key(onnx, options.settings, where)
-    session = None if options.rebuild else _cached(trt, device, cache, key, options)
+    session = None if options.rebuild else _find_cached(trt, device, cache, key, options)
     if session is not None:
         return BuiltEngine(session, variant, None, where)
     timings = cache.timings(timing_key(where))
@@ -161,7 +161,7 @@ def _built(
     return BuiltEngine(session, variant, plan.build_seconds, where, plan.warnings)
 
 
-def _cached(
+def _find_cached(
     trt: Any, device: CudaDevice, cache: EngineCache, key: str, options: EngineOptions
 ) -> TensorRTSession | None:
     """Return a session for an engine of the cache; one that no longer loads is removed."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parity:
+class EngineParity:
     """Distance of an engine from its own simulation on the golden images.
 
     Args:
@@ -51,7 +51,7 @@ class ParityLimits:
     min_cosine: float = 0.999
     max_flipped_percent: float = 2.0
 
-    def broken_by(self, parity: Parity) -> str:
+    def broken_by(self, parity: EngineParity) -> str:
         """Return what is wrong, empty if nothing is."""
         flipped = round(parity.num_images * (100 - parity.agreement_percent) / 100)
         allowed = max(1, int(parity.num_images * self.max_flipped_percent / 100))
@@ -68,7 +68,9 @@ class ParityLimits:
         return ""
 
 
-def check_parity(session: Runnable, golden: Golden, normalize: Normalize, variant: str) -> Parity:
+def check_parity(
+    session: Runnable, golden: Golden, normalize: Normalize, variant: str
+) -> EngineParity:
     """Return how close an engine is to the simulation of its variant.
 
     Args:
@@ -84,9 +86,9 @@ def check_parity(session: Runnable, golden: Golden, normalize: Normalize, varian
     expected = simulated_logits(golden, variant).astype(np.float64)  # [n, classes]
     found = logits_on(session, images, normalize).astype(np.float64)  # [n, classes]
     if found.shape != expected.shape:
-        return Parity(len(images), 0.0, 0.0, float("inf"))
+        return EngineParity(len(images), 0.0, 0.0, float("inf"))
     norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
-    return Parity(
+    return EngineParity(
         num_images=len(images),
         agreement_percent=agreement_percent(found, expected),
         cosine=float((found * expected).sum() / norms) if norms else float("nan"),

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgevit.runner.engines.tensorrt.gate import FAIL, NOT_JUDGED, UNDECIDED, Gate
 from edgevit.runner.engines.tensorrt.layer_table import EngineSummary
-from edgevit.runner.engines.tensorrt.parity import Parity, ParityLimits
+from edgevit.runner.engines.tensorrt.parity import EngineParity, ParityLimits
 from edgevit.runner.engines.tensorrt.reasons import fp16_reasons
 from edgevit.runner.telemetry import why_not_counted
 
@@ -45,7 +45,7 @@ class Trial:
 
     variant: str
     failure: str = ""
-    parity: Parity | None = None
+    parity: EngineParity | None = None
     gate: Gate = NOT_JUDGED
     samples_ms: tuple[float, ...] = ()
     energy_mj: float | None = None
@@ -87,7 +87,7 @@ class Decision:
         return asdict(self)
 
 
-def decide(
+def decide_variant(
     trials: Sequence[Trial],
     *,
     limits: ParityLimits = _LIMITS,

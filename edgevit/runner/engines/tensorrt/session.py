@@ -15,10 +15,10 @@ import numpy as np
 from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.engines.tensorrt.bindings import (
     MessageLog,
-    dotted,
     load_tensorrt,
     logger_for,
     version_from_text,
+    version_text,
 )
 from edgevit.runner.engines.tensorrt.cuda import open_device
 from edgevit.runner.engines.tensorrt.cuda_device import CudaDevice, HostBuffer
@@ -74,7 +74,7 @@ class TensorRTSession:
     ) -> None:
         self._trt = load_tensorrt() if trt is None else trt
         self.log = MessageLog() if log is None else log
-        self.engine = f"tensorrt {dotted(version_from_text(self._trt.__version__))}"
+        self.engine = f"tensorrt {version_text(version_from_text(self._trt.__version__))}"
         self._logger = logger_for(self._trt, self.log)
         self._runtime = self._trt.Runtime(self._logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -82,7 +82,7 @@ class TensorRTSession:
             raise _does_not_load(self.log)
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise _failed("create_execution_context", self.log)
+            raise _failure("create_execution_context", self.log)
         self._ends = _ends(self._trt, self._engine)
         self.device = open_device() if device is None else device
         self._use_graph, self._graph, self._batch, self._repeats = graph, None, 0, 0
@@ -201,7 +201,7 @@ class TensorRTSession:
         self._stream = self.device.stream()
         for name, pointer in zip((ends.image, ends.logits), self._pointers):
             if not self._context.set_tensor_address(name, int(pointer)):
-                raise _failed(f"set_tensor_address {name}", self.log)
+                raise _failure(f"set_tensor_address {name}", self.log)
 
     def _run_part(self, images: Images) -> Logits:
         """Run at most the largest batch."""
@@ -230,7 +230,7 @@ class TensorRTSession:
         self._forget_graph()
         shape = (batch, *self._ends.image_shape)
         if not self._context.set_input_shape(self._ends.image, shape):
-            raise _failed(f"set_input_shape {list(shape)}", self.log)
+            raise _failure(f"set_input_shape {list(shape)}", self.log)
         self._batch, self._repeats = batch, 0
 
     def _enqueue(self) -> None:
@@ -250,7 +250,7 @@ class TensorRTSession:
 
     def _execute(self) -> None:
         if not self._try_execute():
-            raise _failed("execute_async_v3", self.log)
+            raise _failure("execute_async_v3", self.log)
 
     def _forget_graph(self) -> None:
         if self._graph is not None:
@@ -327,7 +327,7 @@ def _not_a_classifier(why: str) -> DeviceError:
     )
 
 
-def _failed(where: str, log: MessageLog) -> DeviceError:
+def _failure(where: str, log: MessageLog) -> DeviceError:
     return DeviceError(
         "EV763",
         "TensorRT failed while running.",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgevit.runner.engines.tensorrt.trial_plan import Opened, TrialPlan
+    from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan
 
     Image = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Timing:
 
 
 def time_in_turns(
-    opened: Mapping[str, Opened],
+    opened: Mapping[str, OpenedVariant],
     image: Image,
     plan: TrialPlan,
     again: Callable[[], None] | None = None,
@@ -65,19 +65,19 @@ def time_in_turns(
     first = _once(opened, image, plan)
     refused = why_not_counted(first.telemetry)
     if not refused:
-        return _explained(first, [])
+        return _explain(first, [])
     if again is not None:
         again()
-    return _explained(_once(opened, image, plan), refused)
+    return _explain(_once(opened, image, plan), refused)
 
 
-def _explained(timing: Timing, refused: list[str]) -> Timing:
+def _explain(timing: Timing, refused: list[str]) -> Timing:
     if timing.telemetry is None:
         return timing
     return Timing(timing.samples_ms, {**timing.telemetry, "retimed_because": refused})
 
 
-def _once(opened: Mapping[str, Opened], image: Image, plan: TrialPlan) -> Timing:
+def _once(opened: Mapping[str, OpenedVariant], image: Image, plan: TrialPlan) -> Timing:
     samples, telemetry = measure_watched(
         {name: found.session for name, found in opened.items()},
         image,

@@ -25,7 +25,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedVariant:
     """A variant that is ready to run.
 
     Args:

@@ -18,9 +18,9 @@ import numpy as np
 from edgevit.errors import EdgeViTError
 from edgevit.runner.engines.tensorrt.gate import Gate
 from edgevit.runner.engines.tensorrt.parity import check_parity
-from edgevit.runner.engines.tensorrt.policy import Decision, Trial, decide, why_not
+from edgevit.runner.engines.tensorrt.policy import Decision, Trial, decide_variant, why_not
 from edgevit.runner.engines.tensorrt.timing import Timing, time_in_turns
-from edgevit.runner.engines.tensorrt.trial_plan import Opened, Session, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, Session, TrialPlan
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def try_variants(
     variants: Sequence[str],
-    opener: Callable[[str], Opened],
+    opener: Callable[[str], OpenedVariant],
     plan: TrialPlan,
     *,
     gate: Callable[[str, Session], Gate] | None = None,
@@ -47,28 +47,28 @@ def try_variants(
         EdgeViTError: An engine that passed its check fails while it is timed.
     """
     trials: dict[str, Trial] = {}
-    opened: dict[str, Opened] = {}
+    opened: dict[str, OpenedVariant] = {}
     for done, variant in enumerate(variants):
         _tell(progress, f"build and check {variant}", done, len(variants))
-        trials[variant], found = _checked(variant, opener, plan, gate)
+        trials[variant], found = _check(variant, opener, plan, gate)
         if found is not None:
             opened[variant] = found
-    timing = _timed(opened, trials, plan, progress)
+    timing = _time(opened, trials, plan, progress)
     ordered = tuple(trials[variant] for variant in variants)
-    return decide(ordered, limits=plan.limits, telemetry=timing.telemetry), ordered
+    return decide_variant(ordered, limits=plan.limits, telemetry=timing.telemetry), ordered
 
 
-def _checked(
+def _check(
     variant: str,
-    opener: Callable[[str], Opened],
+    opener: Callable[[str], OpenedVariant],
     plan: TrialPlan,
     gate: Callable[[str, Session], Gate] | None,
-) -> tuple[Trial, Opened | None]:
+) -> tuple[Trial, OpenedVariant | None]:
     """Return a variant's trial up to its accuracy, and the engine if it is worth timing."""
     opened = None
     try:
         opened = opener(variant)
-        trial = _judged(variant, opened, plan, gate)
+        trial = _judge(variant, opened, plan, gate)
     except EdgeViTError as error:
         trial = Trial(variant, failure=f"[{error.code}] {error.what} {error.why}".strip())
     if opened is not None and why_not(replace(trial, samples_ms=(1.0,)), plan.limits):
@@ -77,9 +77,9 @@ def _checked(
     return trial, opened
 
 
-def _judged(
+def _judge(
     variant: str,
-    opened: Opened,
+    opened: OpenedVariant,
     plan: TrialPlan,
     gate: Callable[[str, Session], Gate] | None,
 ) -> Trial:
@@ -99,8 +99,8 @@ def _release(session: Session) -> None:
             close()
 
 
-def _timed(
-    opened: Mapping[str, Opened],
+def _time(
+    opened: Mapping[str, OpenedVariant],
     trials: dict[str, Trial],
     plan: TrialPlan,
     progress: Callable[[str, int, int], None] | None,
@@ -117,13 +117,13 @@ def _timed(
     image = _latency_input(plan)
     timing = time_in_turns(opened, image, plan, again)
     for variant, found in opened.items():
-        trials[variant] = _completed(trials[variant], found, timing, image)
+        trials[variant] = _complete(trials[variant], found, timing, image)
     _tell(progress, stages[-1], 1, 1)
     return timing
 
 
-def _completed(
-    trial: Trial, opened: Opened, timing: Timing, image: npt.NDArray[np.float32]
+def _complete(
+    trial: Trial, opened: OpenedVariant, timing: Timing, image: npt.NDArray[np.float32]
 ) -> Trial:
     """Return a trial with its times, its energy and what the inspector says."""
     return replace(

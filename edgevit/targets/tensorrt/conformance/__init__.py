@@ -3,7 +3,15 @@
 It works on anybody's ONNX file. Rules have stable numbers; each is one function in `rules_*.py`.
 """
 
-from edgevit.targets.tensorrt.conformance.checking import Conformance, Finding, check_onnx
-from edgevit.targets.tensorrt.conformance.rule import RULES, Facts, Level, Parity
+from edgevit.targets.tensorrt.conformance.checking import Conformance, RuleFinding, check_onnx
+from edgevit.targets.tensorrt.conformance.rule import RULES, BuildFacts, GraphParity, Level
 
-__all__ = ["RULES", "Conformance", "Facts", "Finding", "Level", "Parity", "check_onnx"]
+__all__ = [
+    "RULES",
+    "BuildFacts",
+    "Conformance",
+    "GraphParity",
+    "Level",
+    "RuleFinding",
+    "check_onnx",
+]

@@ -17,7 +17,7 @@ _BETWEEN = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
+class OnnxAttention:
     """One attention.
 
     Args:
@@ -57,7 +57,7 @@ class Attention:
         return {found.code_type for found in self.operands.values() if found.dequantizer}
 
 
-def attentions(view: GraphView) -> Iterator[Attention]:
+def attentions(view: GraphView) -> Iterator[OnnxAttention]:
     """Yield every softmax that stands between two products of activations."""
     for node in view.nodes:
         if node.op_type != "Softmax":
@@ -105,12 +105,12 @@ def _attention(
     softmax: onnx.NodeProto,
     scores: tuple[onnx.NodeProto, tuple[onnx.NodeProto, ...]],
     context: tuple[onnx.NodeProto, str],
-) -> Attention:
+) -> OnnxAttention:
     first, between = scores
     second, read = context
     other = next((name for name in second.input if name != read), read)
     head_size, sequence = _sizes(view.shape(first.input[0]), view.shape(first.input[1]))
-    return Attention(
+    return OnnxAttention(
         softmax=softmax,
         scores=first,
         context=second,

@@ -20,12 +20,12 @@ from edgevit.targets.tensorrt.conformance import (  # noqa: F401 - importing the
 )
 from edgevit.targets.tensorrt.conformance.rule import (
     RULES,
-    Facts,
+    BuildFacts,
+    CheckedGraph,
     Fault,
     Level,
     NotRun,
     Rule,
-    Subject,
 )
 from edgevit.targets.tensorrt.conformance.view import GraphView
 from edgevit.targets.tensorrt.profiles import DeviceProfile
@@ -36,7 +36,7 @@ FILE_RULE = 31
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class RuleFinding:
     """One place that breaks one rule.
 
     Args:
@@ -67,11 +67,11 @@ class Conformance:
 
     target: str
     tensorrt: tuple[str, str]
-    findings: tuple[Finding, ...]
+    findings: tuple[RuleFinding, ...]
     not_run: dict[int, str]
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
+    def errors(self) -> tuple[RuleFinding, ...]:
         """Findings of level E."""
         return self.of_level(Level.ERROR)
 
@@ -80,7 +80,7 @@ class Conformance:
         """Return whether there are no errors."""
         return not self.errors
 
-    def of_level(self, level: Level) -> tuple[Finding, ...]:
+    def of_level(self, level: Level) -> tuple[RuleFinding, ...]:
         """Return the findings of one level."""
         return tuple(found for found in self.findings if found.level is level)
 
@@ -115,7 +115,7 @@ def check_onnx(
     profile: DeviceProfile,
     *,
     tensorrt: tuple[str, str] | None = None,
-    facts: Facts | None = None,
+    facts: BuildFacts | None = None,
 ) -> Conformance:
     """Look at a model with all rules.
 
@@ -125,15 +125,15 @@ def check_onnx(
         tensorrt: Oldest and newest TensorRT it has to serve; the profile's own if left out.
         facts: What is known beyond the graph.
     """
-    proto, base_dir = _loaded(model)
-    subject = Subject(
+    proto, base_dir = _load(model)
+    subject = CheckedGraph(
         view=GraphView(proto, base_dir),
         profile=profile,
         tensorrt=tensorrt or profile.tensorrt,
-        facts=facts or Facts(),
+        facts=facts or BuildFacts(),
         load_error=_checker_error(model),
     )
-    findings: list[Finding] = []
+    findings: list[RuleFinding] = []
     not_run: dict[int, str] = {}
     for number in sorted(RULES):
         try:
@@ -148,7 +148,7 @@ def check_onnx(
     )
 
 
-def _loaded(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[Any, str]:
+def _load(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[Any, str]:
     """Return the model, its external data left where it is, and the folder of that data."""
     if isinstance(model, onnx.ModelProto):
         return model, ""
@@ -172,7 +172,7 @@ def _checker_error(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> s
     return ""
 
 
-def _findings(rule: Rule, subject: Subject) -> list[Finding]:
+def _findings(rule: Rule, subject: CheckedGraph) -> list[RuleFinding]:
     """Return what one rule finds; in a damaged file it may have to give up."""
     if subject.view.disorder and rule.number != FILE_RULE:
         raise NotRun(f"the graph is damaged: {subject.view.disorder}")
@@ -184,8 +184,8 @@ def _findings(rule: Rule, subject: Subject) -> list[Finding]:
         raise NotRun(f"the file is not sound (rule {FILE_RULE})") from error
 
 
-def _finding(rule: Rule, fault: Fault) -> Finding:
-    return Finding(
+def _finding(rule: Rule, fault: Fault) -> RuleFinding:
+    return RuleFinding(
         rule=rule.number,
         level=fault.level or rule.level,
         node=fault.node,
@@ -194,7 +194,7 @@ def _finding(rule: Rule, fault: Fault) -> Finding:
     )
 
 
-def _dict_from_finding(found: Finding) -> dict[str, Any]:
+def _dict_from_finding(found: RuleFinding) -> dict[str, Any]:
     return {
         "rule": found.rule,
         "level": found.level.value,

@@ -83,7 +83,7 @@ class Operand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product:
+class OnnxProduct:
     """A convolution or matrix product.
 
     Args:
@@ -165,11 +165,11 @@ def operand_of(view: GraphView, name: str) -> Operand:
     return Operand(passed=tuple(passed), origin=origin, dequantizer=dequantizer)
 
 
-def products(view: GraphView) -> Iterator[Product]:
+def products(view: GraphView) -> Iterator[OnnxProduct]:
     """Yield all convolutions and matrix products."""
     for node in view.nodes:
         if node.op_type in PRODUCTS and node.domain in STANDARD and len(node.input) > 1:
-            yield Product(
+            yield OnnxProduct(
                 node=node,
                 operands=(operand_of(view, node.input[0]), operand_of(view, node.input[1])),
                 has_weight=view.rooted(node.input[1]) or view.rooted(node.input[0]),
@@ -192,7 +192,7 @@ def weight_axis(view: GraphView, quantizer: Quantizer) -> tuple[int, str] | None
         name, path = pending.pop()
         for node in view.consumers.get(name, ()):
             if node.op_type in PRODUCTS and name in node.input[:2]:
-                axis = _followed_back(view, quantizer, path, _channel_axis(view, node, name))
+                axis = _follow_back(view, quantizer, path, _channel_axis(view, node, name))
                 return None if axis is None else (axis, view.label(node))
             if node.op_type in (QUANTIZE, DEQUANTIZE, "Cast", "Transpose", "Identity"):
                 pending.append((node.output[0], (*path, node)))
@@ -211,7 +211,7 @@ def _channel_axis(view: GraphView, node: onnx.NodeProto, name: str) -> int | Non
     return None if rank < 2 else rank - (1 if last else 2)
 
 
-def _followed_back(
+def _follow_back(
     view: GraphView, quantizer: Quantizer, path: tuple[onnx.NodeProto, ...], axis: int | None
 ) -> int | None:
     rank = len(view.shape(quantizer.source) or ())

@@ -26,7 +26,7 @@ class Level(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class GraphParity:
     """Distance of the graph in ONNX Runtime (CPU, optimisations off) from the simulation.
 
     Args:
@@ -43,7 +43,7 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class BuildFacts:
     """Facts of a model beyond its graph; whoever exports it can tell more than a file.
 
     Args:
@@ -57,12 +57,12 @@ class Facts:
     asked: str = ""
     largest: Mapping[str, float] = field(default_factory=dict)
     clipped: Mapping[str, float] = field(default_factory=dict)
-    parity: Parity | None = None
+    parity: GraphParity | None = None
     no_parity: str = "only a bundle says what its logits should be"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class CheckedGraph:
     """The graph and the facts that a rule looks at.
 
     Args:
@@ -76,7 +76,7 @@ class Subject:
     view: GraphView
     profile: DeviceProfile
     tensorrt: tuple[str, str]
-    facts: Facts = field(default_factory=Facts)
+    facts: BuildFacts = field(default_factory=BuildFacts)
     load_error: str = ""
 
     def serves_older_than(self, version: str) -> bool:
@@ -107,7 +107,7 @@ class NotRun(Exception):
     """A rule needs something that is not known of this model."""
 
 
-Check = Callable[[Subject], Iterator[Fault]]
+Check = Callable[[CheckedGraph], Iterator[Fault]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.targets.tensorrt.conformance.attention import Attention, attentions
+from edgevit.targets.tensorrt.conformance.attention import OnnxAttention, attentions
 from edgevit.targets.tensorrt.conformance.operands import (
     LAYOUT_OPS,
     SCALING_OPS,
     quantizer_of,
 )
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import FP8, INT8, GraphView
 
 
@@ -26,7 +26,7 @@ from edgevit.targets.tensorrt.conformance.view import FP8, INT8, GraphView
     remedy="Quantize query, key, value, softmax output and the second product's output, or leave "
     "both products in float.",
 )
-def attention_is_quantized_whole(subject: Subject) -> Iterator[Fault]:
+def attention_is_quantized_whole(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for attention with some of its tensors quantized."""
     for found in attentions(subject.view):
         missing = [name for name, operand in found.operands.items() if not operand.dequantizer]
@@ -39,7 +39,7 @@ def attention_is_quantized_whole(subject: Subject) -> Iterator[Fault]:
             yield Fault(name, f"quantized, but for: {', '.join(missing)}")
 
 
-def _output_is_quantized(view: GraphView, found: Attention) -> bool:
+def _output_is_quantized(view: GraphView, found: OnnxAttention) -> bool:
     """Return whether the second product's output reaches Q nodes only."""
     readers = [node for node, _ in view.ahead(found.context.output[0], LAYOUT_OPS)]
     grids = [quantizer_of(view, node) for node in readers]
@@ -54,7 +54,7 @@ def _output_is_quantized(view: GraphView, found: Attention) -> bool:
     "ModelOpt: FP8 heads of 9 to 256",
     remedy="Leave the two products of this attention in FP16.",
 )
-def attention_has_a_fused_size(subject: Subject) -> Iterator[Fault]:
+def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
     """Compare head size and sequence length of quantized attention with the device's limits."""
     profile = subject.profile
     for found in attentions(subject.view):
@@ -82,7 +82,7 @@ def attention_has_a_fused_size(subject: Subject) -> Iterator[Fault]:
     source="TensorRT documentation of fused attention",
     remedy="Multiply the query by the scale before its Q, or fold the scale into its projection.",
 )
-def scale_is_on_the_query(subject: Subject) -> Iterator[Fault]:
+def scale_is_on_the_query(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for Mul or Div by a constant between the first product and the softmax."""
     view = subject.view
     for found in attentions(view):
@@ -100,7 +100,7 @@ def scale_is_on_the_query(subject: Subject) -> Iterator[Fault]:
     "float",
     remedy="Leave the two products of this attention in FP16, or make the mask a constant.",
 )
-def mask_is_constant(subject: Subject) -> Iterator[Fault]:
+def mask_is_constant(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for an Add of two computed tensors before the softmax of quantized attention."""
     view = subject.view
     for found in attentions(view):

@@ -15,7 +15,7 @@ from edgevit.targets.tensorrt.conformance.operands import (
     quantizers,
     scale_size,
 )
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, NotRun, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, NotRun, rule
 from edgevit.targets.tensorrt.conformance.view import (
     FLOAT16,
     FP4,
@@ -33,7 +33,7 @@ _SATURATED_SHARE = 0.001
 _DYNAMIC_OPERATORS = ("TRT_FP4DynamicQuantize", "TRT_MXFP8DynamicQuantize", "TRT_BlockQuantize")
 
 
-def _name(subject: Subject, quantizer: Quantizer) -> str:
+def _name(subject: CheckedGraph, quantizer: Quantizer) -> str:
     return subject.view.label(quantizer.node)
 
 
@@ -45,7 +45,7 @@ def _name(subject: Subject, quantizer: Quantizer) -> str:
     remedy="Quantize symmetrically to int8: activation_type=weight_type=QInt8 with "
     "ActivationSymmetric and WeightSymmetric.",
 )
-def zero_points_are_zero(subject: Subject) -> Iterator[Fault]:
+def zero_points_are_zero(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at type and values of every zero point, and at the type of the codes."""
     for found in quantizers(subject.view):
         implicit = found.quantizes and not found.zero_point
@@ -69,7 +69,7 @@ def zero_points_are_zero(subject: Subject) -> Iterator[Fault]:
     source="ONNX: uint8 where nothing is said; TensorRT: int8",
     remedy="Give QuantizeLinear an int8 zero point of 0 (or output_dtype from opset 21).",
 )
-def codes_have_a_type(subject: Subject) -> Iterator[Fault]:
+def codes_have_a_type(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a Q with neither zero point nor output_dtype."""
     for found in quantizers(subject.view):
         if found.quantizes and not found.zero_point and not attribute(found.node, "output_dtype"):
@@ -84,7 +84,7 @@ def codes_have_a_type(subject: Subject) -> Iterator[Fault]:
     source="TensorRT IDequantizeLayer takes INT8, FP8 and INT4; ModelOpt: QuantizeBias=False",
     remedy="Leave biases in float: extra_options={'QuantizeBias': False}.",
 )
-def biases_are_float(subject: Subject) -> Iterator[Fault]:
+def biases_are_float(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a DQ of int32 codes."""
     for found in quantizers(subject.view):
         if not found.quantizes and found.code_type == INT32:
@@ -98,7 +98,7 @@ def biases_are_float(subject: Subject) -> Iterator[Fault]:
     source="TensorRT 10 developer guide (read second-hand): one of them per network",
     remedy="Quantize the whole model to one of the two.",
 )
-def one_kind_of_codes(subject: Subject) -> Iterator[Fault]:
+def one_kind_of_codes(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for both kinds of codes."""
     first: dict[int, str] = {}
     for found in quantizers(subject.view):
@@ -115,22 +115,22 @@ def one_kind_of_codes(subject: Subject) -> Iterator[Fault]:
     remedy="Use the narrow range for weights (qmin = -127), and wider ranges where values are cut "
     "off.",
 )
-def few_values_are_cut_off(subject: Subject) -> Iterator[Fault]:
+def few_values_are_cut_off(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for the code -128 and for clipping: in weights by value, in activations as told."""
     view = subject.view
     for found in quantizers(view):
         codes = None if found.quantizes else view.value(found.source)
         if codes is not None and codes.ndim > 1 and found.code_type == INT8:
-            yield from _cut_codes(subject, found, codes)
+            yield from _find_cut_codes(subject, found, codes)
         values, (scale, _) = view.value(found.source), grid_values(view, found)
         if found.quantizes and scale is not None and values is not None and values.ndim > 1:
-            yield from _cut_weights(subject, found, values, scale)
+            yield from _find_cut_weights(subject, found, values, scale)
     for name, share in subject.facts.clipped.items():
         if share > _SATURATED_SHARE:
             yield Fault(name, f"{100 * share:.2f} % of its values were cut off in calibration")
 
 
-def _cut_codes(subject: Subject, found: Quantizer, codes: Array) -> Iterator[Fault]:
+def _find_cut_codes(subject: CheckedGraph, found: Quantizer, codes: Array) -> Iterator[Fault]:
     lowest = int((codes == -128).sum())
     if lowest:
         yield Fault(_name(subject, found), f"{lowest} codes are -128")
@@ -142,8 +142,8 @@ def _cut_codes(subject: Subject, found: Quantizer, codes: Array) -> Iterator[Fau
         yield Fault(_name(subject, found), text)
 
 
-def _cut_weights(
-    subject: Subject, found: Quantizer, values: Array, scale: Array
+def _find_cut_weights(
+    subject: CheckedGraph, found: Quantizer, values: Array, scale: Array
 ) -> Iterator[Fault]:
     if found.code_type != INT8 or found.block_size:
         return
@@ -169,7 +169,7 @@ def _cut_weights(
     source="ModelOpt duplicates shared constants before it quantizes",
     remedy="Give every reader a copy of the constant.",
 )
-def constants_have_one_grid(subject: Subject) -> Iterator[Fault]:
+def constants_have_one_grid(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a constant that several Q or DQ nodes read along different axes."""
     axes: dict[str, set[int | None]] = defaultdict(set)
     for found in quantizers(subject.view):
@@ -188,7 +188,7 @@ def constants_have_one_grid(subject: Subject) -> Iterator[Fault]:
     source="onnx-tensorrt asserts it (of the last dimension in 10.1)",
     remedy="Keep tensors with odd sizes in 8 bits.",
 )
-def four_bits_come_in_pairs(subject: Subject) -> Iterator[Fault]:
+def four_bits_come_in_pairs(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at the last dimension of every 4-bit constant."""
     for name, tensor in subject.view.constants.items():
         if tensor.data_type in (INT4, UINT4, FP4):
@@ -204,7 +204,7 @@ def four_bits_come_in_pairs(subject: Subject) -> Iterator[Fault]:
     source="TensorRT IDynamicQuantizeLayer; ModelOpt turns such quantizers off",
     remedy="Reshape to [batch, tokens, channels] before, or quantize per tensor.",
 )
-def blocks_have_low_rank(subject: Subject) -> Iterator[Fault]:
+def blocks_have_low_rank(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at the rank of activations that are quantized in blocks."""
     view = subject.view
     for node in view.nodes:
@@ -224,7 +224,7 @@ def blocks_have_low_rank(subject: Subject) -> Iterator[Fault]:
     remedy="Serve TensorRT 10.3 and later (JetPack 6.1), or export float weights with Q and DQ and "
     "FP32 scales.",
 )
-def old_tensorrt_is_served(subject: Subject) -> Iterator[Fault]:
+def old_tensorrt_is_served(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for FP16 scales, FP8, 4-bit and stored codes if a TensorRT before 10 is to be served."""
     if not subject.serves_older_than("10.0"):
         raise NotRun("no TensorRT before 10 is to be served")

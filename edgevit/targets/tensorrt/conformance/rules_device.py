@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from math import prod
 
-from edgevit.targets.tensorrt.conformance.operands import Product, products
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rule
+from edgevit.targets.tensorrt.conformance.operands import OnnxProduct, products
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import (
     BFLOAT16,
     FLOAT16,
@@ -33,7 +33,7 @@ _LARGEST_FP8_KERNEL, _SMALLEST_FP8_CHANNELS = 32, 16
     remedy="Quantize for this target (Orin and Ampere: INT8 and FP16), or choose the device it was "
     "made for.",
 )
-def device_has_the_precisions(subject: Subject) -> Iterator[Fault]:
+def device_has_the_precisions(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for element types the device has no arithmetic for."""
     places: dict[str, list[str]] = defaultdict(list)
     for name, kind in _typed_names(subject.view):
@@ -62,7 +62,7 @@ def _typed_names(view: GraphView) -> Iterator[tuple[str, int]]:
     source="ModelOpt find_nodes_from_convs_to_exclude",
     remedy="Leave this convolution in FP16; for a patch embedding that costs little.",
 )
-def convolutions_fit_kernels(subject: Subject) -> Iterator[Fault]:
+def convolutions_fit_kernels(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at channels and, in FP8, at the kernel area of quantized convolutions."""
     view = subject.view
     for product in products(view):
@@ -90,7 +90,7 @@ def convolutions_fit_kernels(subject: Subject) -> Iterator[Fault]:
     source="ModelOpt find_nodes_from_matmul_to_exclude: one row, or K or N below 16",
     remedy="Leave this product in FP16; for a classifier head that costs little.",
 )
-def products_fit_kernels(subject: Subject) -> Iterator[Fault]:
+def products_fit_kernels(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at rows M (at batch 1), inner size K and columns N of quantized products."""
     view = subject.view
     for product in products(view):
@@ -103,7 +103,7 @@ def products_fit_kernels(subject: Subject) -> Iterator[Fault]:
             yield Fault(view.label(product.node), f"{why}: tensor cores can't be used")
 
 
-def _sizes(view: GraphView, product: Product) -> dict[str, int]:
+def _sizes(view: GraphView, product: OnnxProduct) -> dict[str, int]:
     """Return M, K and N as far as they are known; an open batch counts as 1."""
     node, batch = product.node, view.batch_symbols
     left, right = view.shape(node.input[0]), view.shape(node.input[1])

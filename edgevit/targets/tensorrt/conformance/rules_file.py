@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from edgevit.targets.tensorrt.conformance.operands import per_channel, quantizers
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, NotRun, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, NotRun, rule
 from edgevit.targets.tensorrt.conformance.view import (
     BFLOAT16,
     DOUBLE,
@@ -37,7 +37,7 @@ _INT32 = np.iinfo(np.int32)
     source="onnx-tensorrt operators.md (10.1: opset 9-20); ONNX schemas of Q/DQ 13, 19, 21, 23",
     remedy="Export at opset 19 or 20 (LayerNormalization, Gelu, FP16 scales), and no higher.",
 )
-def opset_fits(subject: Subject) -> Iterator[Fault]:
+def opset_fits(subject: CheckedGraph) -> Iterator[Fault]:
     """Compare the default operator set with what the parsers read and Q/DQ need."""
     opset, newest = subject.view.opset, _newest_opset(subject)
     if opset > newest:
@@ -53,7 +53,7 @@ def opset_fits(subject: Subject) -> Iterator[Fault]:
         yield Fault("graph", f"opset {opset}, its Q/DQ nodes need {needed}")
 
 
-def _newest_opset(subject: Subject) -> int:
+def _newest_opset(subject: CheckedGraph) -> int:
     for version, opset in _NEWEST_OPSETS:
         if subject.serves_older_than(version):
             return opset
@@ -81,7 +81,7 @@ def _opset_of_quantizers(view: GraphView) -> int:
     remedy="Export with a fixed height and width, fold constants (polygraphy surgeon sanitize "
     "--fold-constants) and leave only the batch dynamic.",
 )
-def only_the_batch_is_dynamic(subject: Subject) -> Iterator[Fault]:
+def only_the_batch_is_dynamic(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at the ends of the graph and for operators that compute shapes."""
     view = subject.view
     symbols: set[str] = set()
@@ -117,7 +117,7 @@ def _computed_shapes(view: GraphView) -> Iterator[Fault]:
     remedy="Export again with a current exporter; give every node a name of its own; keep weights "
     "beyond 2 GB in external files.",
 )
-def file_is_sound(subject: Subject) -> Iterator[Fault]:
+def file_is_sound(subject: CheckedGraph) -> Iterator[Fault]:
     """Report what the checker and shape inference say, and names that are missing or twice."""
     error = subject.load_error or subject.view.disorder or subject.view.inference_error
     if error:
@@ -139,7 +139,7 @@ def file_is_sound(subject: Subject) -> Iterator[Fault]:
     remedy="model.eval() before the export; then simplify (onnxsim, or polygraphy surgeon "
     "sanitize).",
 )
-def nothing_left_over(subject: Subject) -> Iterator[Fault]:
+def nothing_left_over(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for training mode, chains of Identity, and constants that nothing reads."""
     view = subject.view
     for node in view.nodes:
@@ -181,7 +181,7 @@ def _names_read(graph: onnx.GraphProto) -> set[str]:
     source="TensorRT narrows INT64 constants and has no float64 layers",
     remedy="Export in float32 or float16; clamp large integers (ends of a Slice are fine).",
 )
-def no_wide_types(subject: Subject) -> Iterator[Fault]:
+def no_wide_types(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for float64 anywhere and for large integers, ends of a Slice excepted."""
     view = subject.view
     for node in view.nodes:
@@ -213,7 +213,7 @@ def _beyond(view: GraphView, name: str) -> bool:
     source="NVIDIA/TensorRT strong-typing migration: stop if parity fails; ModelOpt",
     remedy="Export again with this version; look for the first layer that differs.",
 )
-def graph_matches_simulation(subject: Subject) -> Iterator[Fault]:
+def graph_matches_simulation(subject: CheckedGraph) -> Iterator[Fault]:
     """Judge the comparison with the simulation."""
     parity = subject.facts.parity
     if parity is None:

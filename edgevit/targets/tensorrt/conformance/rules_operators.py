@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import (
     BFLOAT16,
     FLOAT16,
@@ -35,7 +35,7 @@ _PLUGINS = ("", "ai.onnx", "trt", "trt.plugins")
     remedy="Quantize in the QDQ format (quantize_static(quant_format=QuantFormat.QDQ)), with the "
     "operators of the default domain.",
 )
-def no_integer_operators(subject: Subject) -> Iterator[Fault]:
+def no_integer_operators(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for QLinear*, *Integer, DynamicQuantizeLinear and ONNX Runtime's own integer ops."""
     for node in subject.view.nodes:
         own = node.domain in ("", "ai.onnx") and _OWN_INTEGER_OPERATOR.search(node.op_type)
@@ -54,7 +54,7 @@ def no_integer_operators(subject: Subject) -> Iterator[Fault]:
     remedy="Write the precision into the graph: FP16 tensors, Q/DQ pairs. TensorRT 11 has no flag "
     "for it.",
 )
-def precision_is_in_the_graph(subject: Subject) -> Iterator[Fault]:
+def precision_is_in_the_graph(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for any FP16, BF16, INT8 or FP8 tensor if TensorRT 11 is to be served."""
     low = {FLOAT16, BFLOAT16, INT8, FP8, INT4, FP4}
     if not subject.serves("11.0") or low & _all_types(subject.view):
@@ -73,7 +73,7 @@ def precision_is_in_the_graph(subject: Subject) -> Iterator[Fault]:
     remedy="Write attention as MatMul, Softmax, MatMul and the others in primitive operators, or "
     "serve newer releases only (--tensorrt).",
 )
-def operators_are_old_enough(subject: Subject) -> Iterator[Fault]:
+def operators_are_old_enough(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for operators that came after the oldest TensorRT to be served."""
     for node in subject.view.nodes:
         since = _SINCE.get(node.op_type)
@@ -91,7 +91,7 @@ def operators_are_old_enough(subject: Subject) -> Iterator[Fault]:
     remedy="Export without ONNX Runtime's optimisations (optimized_model_filepath, the "
     "transformer optimizer), or bring a plugin of that name.",
 )
-def no_foreign_operators(subject: Subject) -> Iterator[Fault]:
+def no_foreign_operators(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for operators of other makers that are no integer operators (rule 2)."""
     found: dict[str, list[str]] = defaultdict(list)
     for node in subject.view.nodes:

@@ -19,7 +19,7 @@ from edgevit.targets.tensorrt.conformance.operands import (
     quantizer_of,
     quantizers,
 )
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import (
     BFLOAT16,
     FLOAT,
@@ -44,7 +44,7 @@ _SAFE_IN_FP16 = 512.0
     source="TensorRT IQuantizeLayer, strongly typed: input type equals scale type",
     remedy="Give scales the type of the tensors around them: FP16 scales in an FP16 graph.",
 )
-def one_float_type(subject: Subject) -> Iterator[Fault]:
+def one_float_type(subject: CheckedGraph) -> Iterator[Fault]:
     """Compare the type of scales with what enters a Q and with what a DQ's reader also reads."""
     view = subject.view
     for found in quantizers(view):
@@ -78,7 +78,7 @@ def _differ(kind: int, other: int) -> bool:
     source="TensorRT, explicit quantization: Q/DQ pairs",
     remedy="Let every Q of an activation be read by DQ nodes with its scale, and nothing else.",
 )
-def grids_come_in_pairs(subject: Subject) -> Iterator[Fault]:
+def grids_come_in_pairs(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for codes that leave a Q for anything but its DQ, and for a DQ of other codes."""
     view = subject.view
     for found in quantizers(view):
@@ -120,7 +120,7 @@ def _same_grid(view: GraphView, one: Quantizer, other: Quantizer) -> bool:
     source="TensorRT, explicit quantization: quantize all inputs of weighted operations",
     remedy="Quantize the other input too, or remove the grid.",
 )
-def products_are_quantized_whole(subject: Subject) -> Iterator[Fault]:
+def products_are_quantized_whole(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for products with one dequantized operand; 4-bit weights alone are fine."""
     for product in products(subject.view):
         left, right = product.operands
@@ -142,7 +142,7 @@ def products_are_quantized_whole(subject: Subject) -> Iterator[Fault]:
     source="ModelOpt fp8_exporter compress_weights; Model-Optimizer pull request 1289",
     remedy="Store the weight as the product reads it (transposed, in the right type).",
 )
-def weights_are_direct(subject: Subject) -> Iterator[Fault]:
+def weights_are_direct(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for layout changes behind the DQ of a weight."""
     view = subject.view
     for product in products(view):
@@ -159,7 +159,7 @@ def weights_are_direct(subject: Subject) -> Iterator[Fault]:
     source="ModelOpt fp8_exporter: Mul, Cast and Transpose are moved in front of the Q",
     remedy="Put Cast, Mul, Div and Transpose in front of the Q.",
 )
-def activations_are_direct(subject: Subject) -> Iterator[Fault]:
+def activations_are_direct(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for Cast, Mul, Div, Transpose behind the DQ of an activation."""
     view = subject.view
     for product in products(view):
@@ -178,7 +178,7 @@ def activations_are_direct(subject: Subject) -> Iterator[Fault]:
     source="TensorRT, explicit quantization: don't quantize outputs; ModelOpt partitioning",
     remedy="Remove the Q/DQ behind the product; quantize what enters the next product.",
 )
-def outputs_stay_float(subject: Subject) -> Iterator[Fault]:
+def outputs_stay_float(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for Q on the output of a product whose reader is one of the three."""
     for reader, found in _quantized_inputs(subject.view):
         maker = made_by_product(subject.view, found.source)
@@ -195,7 +195,7 @@ def outputs_stay_float(subject: Subject) -> Iterator[Fault]:
     source="ModelOpt partitioning: LayerNorm, softmax and GELU chains are left out",
     remedy="Remove the Q/DQ in front of it.",
 )
-def nonlinear_inputs_are_float(subject: Subject) -> Iterator[Fault]:
+def nonlinear_inputs_are_float(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a DQ in front of one of the three, products' outputs (rule 17) excepted."""
     for reader, found in _quantized_inputs(subject.view):
         if made_by_product(subject.view, found.source) is None:
@@ -225,7 +225,7 @@ def _quantized_inputs(view: GraphView) -> Iterator[tuple[onnx.NodeProto, Quantiz
     "request 1569: one pair behind LayerNorm",
     remedy="Quantize the tensor once and let all readers share that Q/DQ pair.",
 )
-def tensors_have_one_grid(subject: Subject) -> Iterator[Fault]:
+def tensors_have_one_grid(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for several Q nodes on one tensor."""
     readers: dict[str, list[Quantizer]] = defaultdict(list)
     for found in quantizers(subject.view):
@@ -250,7 +250,7 @@ def tensors_have_one_grid(subject: Subject) -> Iterator[Fault]:
     remedy="Export LayerNormalization (opset 17); cast its input to FP32 and its output back where "
     "values beyond 512 were seen.",
 )
-def layernorm_is_whole(subject: Subject) -> Iterator[Fault]:
+def layernorm_is_whole(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for LayerNorm in pieces, and for FP16 ones with large inputs as calibration saw them."""
     view = subject.view
     for node in view.nodes:

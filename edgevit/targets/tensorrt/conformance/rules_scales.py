@@ -15,13 +15,13 @@ from edgevit.targets.tensorrt.conformance.operands import (
     scale_size,
     weight_axis,
 )
-from edgevit.targets.tensorrt.conformance.rule import Fault, Level, Subject, rule
+from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import (
     Array,
 )
 
 
-def _name(subject: Subject, quantizer: Quantizer) -> str:
+def _name(subject: CheckedGraph, quantizer: Quantizer) -> str:
     return subject.view.label(quantizer.node)
 
 
@@ -32,7 +32,7 @@ def _name(subject: Subject, quantizer: Quantizer) -> str:
     source="TensorRT IQuantizeLayer: the scale subgraph is Constant, or Constant and Cast",
     remedy="Fold the arithmetic on scales into initializers.",
 )
-def scales_are_constants(subject: Subject) -> Iterator[Fault]:
+def scales_are_constants(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for scales that come from anything but a constant, perhaps cast."""
     view = subject.view
     for found in quantizers(view):
@@ -50,7 +50,7 @@ def scales_are_constants(subject: Subject) -> Iterator[Fault]:
     remedy="Drop the grid of a tensor that is always zero; calibrate on images that move it; a "
     "scale below 6e-5 keeps fewer bits in FP16.",
 )
-def scales_are_positive(subject: Subject) -> Iterator[Fault]:
+def scales_are_positive(subject: CheckedGraph) -> Iterator[Fault]:
     """Look at the values of every scale."""
     for found in quantizers(subject.view):
         scale = subject.view.value(found.scale)
@@ -80,7 +80,7 @@ def _bad(values: Array) -> str:
     source="TensorRT IQuantizeLayer: per-channel quantization is for weights only",
     remedy="Quantize activations per tensor.",
 )
-def activations_have_one_scale(subject: Subject) -> Iterator[Fault]:
+def activations_have_one_scale(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a Q of an activation with one scale per channel."""
     for found in quantizers(subject.view):
         moving = found.quantizes and not subject.view.rooted(found.source)
@@ -97,7 +97,7 @@ def activations_have_one_scale(subject: Subject) -> Iterator[Fault]:
     remedy="Write `axis`: 0 for Conv and for Gemm with transB, 1 for ConvTranspose and for Gemm "
     "without, the last for MatMul.",
 )
-def axes_are_output_channels(subject: Subject) -> Iterator[Fault]:
+def axes_are_output_channels(subject: CheckedGraph) -> Iterator[Fault]:
     """Compare axis and length of per-channel scales with the weight's shape and product."""
     view = subject.view
     for found in quantizers(view):
@@ -130,7 +130,7 @@ def axes_are_output_channels(subject: Subject) -> Iterator[Fault]:
     "constant",
     remedy="Compute the weight before the export, or quantize it per tensor.",
 )
-def per_channel_is_constant(subject: Subject) -> Iterator[Fault]:
+def per_channel_is_constant(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for a per-channel DQ whose codes are computed while running."""
     for found in quantizers(subject.view):
         moving = not found.quantizes and not subject.view.rooted(found.source)
@@ -145,7 +145,7 @@ def per_channel_is_constant(subject: Subject) -> Iterator[Fault]:
     source="onnx-tensorrt asserts equal volumes",
     remedy="Give the zero point the shape of the scale.",
 )
-def zero_points_match_scales(subject: Subject) -> Iterator[Fault]:
+def zero_points_match_scales(subject: CheckedGraph) -> Iterator[Fault]:
     """Compare the sizes of scale and zero point."""
     for found in quantizers(subject.view):
         shape = subject.view.shape(found.zero_point) if found.zero_point else None

@@ -61,7 +61,7 @@ class GraphView:
         self.disorder = _disorder(self.graph)
         self.outputs = {value.name for value in self.graph.output}
         light = _without_weights(self.model, base_dir)
-        self.inference_error, self._types, self._shapes = _inferred(light)
+        self.inference_error, self._types, self._shapes = _infer(light)
         first = [self.shape(value.name) or () for value in self.graph.input]
         self.batch_symbols = {shape[0] for shape in first if shape and isinstance(shape[0], str)}
         self._values: dict[str, Array] = {}
@@ -196,7 +196,7 @@ def _array(tensor: onnx.TensorProto, base_dir: str) -> Array:
     return array if array.dtype.kind in "fiub?" and array.dtype.isbuiltin else np.float32(array)
 
 
-def _inferred(light: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Shape]]:
+def _infer(light: onnx.ModelProto) -> tuple[str, dict[str, int], dict[str, Shape]]:
     """Return the error if any, and name -> element type and shape of all tensors known."""
     error = ""
     try:

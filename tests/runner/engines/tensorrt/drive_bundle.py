@@ -12,7 +12,7 @@ from edgevit.bundle import open_bundle
 from edgevit.runner.engines import choice
 from edgevit.runner.engines.tensorrt import ENGINE
 from edgevit.runner.engines.tensorrt.building import BuildSettings
-from edgevit.runner.engines.tensorrt.choosing import choose_engine, layer_table
+from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
 from edgevit.runner.engines.tensorrt.opening import EngineOptions, built_engine, engine_for
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
@@ -38,7 +38,7 @@ def main():
     plans = sorted(path.read_bytes().decode() for path in cache.glob("*.plan"))
     rows = layer_table(bundle, None, session, image)
     plan = TrialPlan(golden=golden, normalize=normalize, rounds=5, warmup=1)
-    decision, trials = choose_engine(bundle, plan, options=options)
+    decision, trials = choose_variant(bundle, plan, options=options)
     chosen = choice.choose_engine({"target": "jetson-orin-nano"}, "auto")
     built = [first, second, third]
     print(

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from edgevit.report.build import build_table
 from edgevit.runner.engines.tensorrt.gate import gate_against, judged
-from edgevit.runner.engines.tensorrt.parity import Parity
-from edgevit.runner.engines.tensorrt.policy import Trial, decide
+from edgevit.runner.engines.tensorrt.parity import EngineParity
+from edgevit.runner.engines.tensorrt.policy import Trial, decide_variant
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.statistics import drop_points
 
-SAME = Parity(num_images=32, agreement_percent=100, cosine=0.9999, max_error=0.01)
+SAME = EngineParity(num_images=32, agreement_percent=100, cosine=0.9999, max_error=0.01)
 
 
 def predictions(wrong, num_images, labels=None):
@@ -88,7 +88,7 @@ def test_the_report_shows_drop_interval_images_and_each_reason_once():
         Trial("int8_attention", parity=SAME, gate=bad),
         Trial("fp8", failure="no FP8 here"),
     ]
-    content = json.loads(json.dumps(decide(trials).to_dict(), allow_nan=False))
+    content = json.loads(json.dumps(decide_variant(trials).to_dict(), allow_nan=False))
     screen = io.StringIO()
     Console(file=screen, width=80).print(build_table(content))
     text = screen.getvalue()

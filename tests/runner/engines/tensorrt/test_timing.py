@@ -12,7 +12,7 @@ from rich.console import Console
 from edgevit.bundle import open_bundle
 from edgevit.report.build import build_table
 from edgevit.runner.engines.onnxruntime.session import EngineSession
-from edgevit.runner.engines.tensorrt.trial_plan import Opened, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
 from edgevit.runner.measure import measurements
 from edgevit.runner.telemetry import Recorder, measure_energy
@@ -72,7 +72,7 @@ def tried(plan, sessions, before, progress=None):
         "int8": OnBoard(sessions["int8"], before),
     }
     found, _ = try_variants(
-        list(engines), lambda name: Opened(engines[name]), plan, progress=progress
+        list(engines), lambda name: OpenedVariant(engines[name]), plan, progress=progress
     )
     return json.loads(json.dumps(found.to_dict(), allow_nan=False))
 
@@ -146,7 +146,7 @@ def test_each_variants_energy_is_in_its_row(plan, sessions, board, monkeypatch):
         for name, ma in drawn.items()
     }
     plan = replace(plan, rounds=5, energy_seconds=0.8)
-    found, _ = try_variants(list(drawn), lambda name: Opened(engines[name]), plan)
+    found, _ = try_variants(list(drawn), lambda name: OpenedVariant(engines[name]), plan)
     rows = {row["variant"]: row for row in found.rows}
     for name, above_ma in (("fp16", 2000), ("int8", 1000)):
         energy = found.telemetry["energy"][name]

@@ -9,7 +9,7 @@ from edgevit.errors import BundleError, DeviceError
 from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.runner.engines.tensorrt.gate import Gate
 from edgevit.runner.engines.tensorrt.parity import check_parity, simulated_logits
-from edgevit.runner.engines.tensorrt.trial_plan import Opened, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
 
 
@@ -63,7 +63,7 @@ def test_each_variant_is_compared_with_its_own_simulation(plan, sessions):
 
 def test_the_slower_variant_is_not_kept(plan, sessions):
     def opener(variant):
-        return Opened(Slowed(sessions[variant], 40 if variant == "int8" else 1), 1.5)
+        return OpenedVariant(Slowed(sessions[variant], 40 if variant == "int8" else 1), 1.5)
 
     seen = []
     decision, trials = try_variants(
@@ -75,7 +75,7 @@ def test_the_slower_variant_is_not_kept(plan, sessions):
     assert seen[-1] == ("latency", 1, 1)
     faster, _ = try_variants(
         ["fp16", "int8"],
-        lambda variant: Opened(Slowed(sessions[variant], 40 if variant == "fp16" else 1)),
+        lambda variant: OpenedVariant(Slowed(sessions[variant], 40 if variant == "fp16" else 1)),
         plan,
     )
     assert faster.kept == "int8"
@@ -89,7 +89,7 @@ def test_what_fails_keeps_its_row_and_is_not_timed(plan, sessions):
     def opener(variant):
         if variant == "fp8":
             raise DeviceError("EV753", "TensorRT built no engine.", why="no FP8 here")
-        return Opened(Wrong() if variant == "int8_attention" else sessions[variant])
+        return OpenedVariant(Wrong() if variant == "int8_attention" else sessions[variant])
 
     decision, trials = try_variants(["fp16", "int8", "int8_attention", "fp8"], opener, plan)
     rows = {row["variant"]: row for row in decision.rows}
@@ -124,7 +124,7 @@ def test_what_fails_gives_its_memory_back_before_the_next_is_built(plan, session
         events.append(f"open {variant}")
         wrong = variant == "int8_attention"
         closed = partial(events.append, f"close {variant}")
-        return Opened(Closable(sessions["int8"], closed, wrong, fails and wrong))
+        return OpenedVariant(Closable(sessions["int8"], closed, wrong, fails and wrong))
 
     def gate(variant, session):
         if variant == "int8_again":
@@ -150,7 +150,7 @@ def test_the_accuracy_gate_is_asked_for_each_engine_that_computes_right(plan, se
         return Gate("FAIL" if variant == "int8" else "PASS", 80.0, "drop 2.0 points")
 
     decision, trials = try_variants(
-        ["fp16", "int8"], lambda variant: Opened(sessions[variant]), plan, gate=gate
+        ["fp16", "int8"], lambda variant: OpenedVariant(sessions[variant]), plan, gate=gate
     )
     assert asked == ["fp16", "int8"]
     assert decision.kept == "fp16"

@@ -20,7 +20,7 @@ from small_transformer import (
     without,
 )
 
-from edgevit.targets.tensorrt.conformance import RULES, Facts, Parity, check_onnx
+from edgevit.targets.tensorrt.conformance import RULES, BuildFacts, GraphParity, check_onnx
 from edgevit.targets.tensorrt.profiles import PROFILES
 
 FP8, BF16, INT4 = TensorProto.FLOAT8E4M3FN, TensorProto.BFLOAT16, TensorProto.INT4
@@ -102,7 +102,7 @@ def operator_of_onnxruntime():
     return insert(small(), "QGemm", "own", "proj.in.dq", ["proj.product"], domain="com.microsoft")
 
 
-@breaks(29, "E", "graph", facts=(Facts(asked="fp16"), Facts(asked="int8")))
+@breaks(29, "E", "graph", facts=(BuildFacts(asked="fp16"), BuildFacts(asked="int8")))
 def nothing_but_fp32():
     return small(real=np.float32, codes="")
 
@@ -197,7 +197,7 @@ def large_index():
 
 def parity(**changes):
     known = {"num_images": 64, "agreement_percent": 100.0, "cosine": 1.0, "max_error": 0.0}
-    return Facts(parity=Parity(**{**known, **changes}))
+    return BuildFacts(parity=GraphParity(**{**known, **changes}))
 
 
 @breaks(35, "W", "graph", facts=(parity(agreement_percent=98.0), parity()))
@@ -329,7 +329,12 @@ def weights_cut_off():
     return rounded(small(), "head.weight", ["head"], "head.w", scale=0.0005)
 
 
-@breaks(36, "W", "gelu", facts=(Facts(clipped={"gelu": 0.02}), Facts(clipped={"gelu": 0.0005})))
+@breaks(
+    36,
+    "W",
+    "gelu",
+    facts=(BuildFacts(clipped={"gelu": 0.02}), BuildFacts(clipped={"gelu": 0.0005})),
+)
 def activations_cut_off():
     return small()
 
@@ -452,7 +457,7 @@ def norm_in_pieces():
     return model
 
 
-LARGE, USUAL = Facts(largest={"sum2": 900.0}), Facts(largest={"sum2": 90.0})
+LARGE, USUAL = BuildFacts(largest={"sum2": 900.0}), BuildFacts(largest={"sum2": 90.0})
 
 
 @breaks(24, "P", "norm", facts=(LARGE, USUAL))
