@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.bundle import Bundle
-from edgevit.runner.engines import opened_bundle
+from edgevit.runner.engines import open_for_engine
 from edgevit.verbs.artefact import Artefact
 from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
@@ -38,11 +38,11 @@ def load(path: str | Path) -> Bundle:
     Raises:
         BundleError: It is damaged, incomplete, unsafe or too new.
     """
-    return opened_bundle(path)
+    return open_for_engine(path)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
     """Return the verified manifest of a bundle and its sizes in bytes."""
-    bundle = opened_bundle(path)
+    bundle = open_for_engine(path)
     sizes = {kind: bundle.size_bytes(kind) for kind in ("bundle", "engine", "reference", "total")}
     return {**bundle.manifest, "size_bytes": sizes}

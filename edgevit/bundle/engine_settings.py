@@ -31,7 +31,7 @@ def check_engine(engine: Any) -> None:
     if not isinstance(engine.get("optimize", True), bool):
         raise bad_manifest("engine.optimize is neither true nor false")
     if "name" in engine and not (isinstance(engine["name"], str) and _NAME.match(engine["name"])):
-        raise refused("engine.name", engine["name"], "no name of an engine")
+        raise foreign_setting_error("engine.name", engine["name"], "no name of an engine")
     _check_words(engine, "engine")
 
 
@@ -39,11 +39,11 @@ def _check_words(table: Any, where: str, nested: bool = True) -> None:
     for key, value in table.items():
         place = f"{where}.{key}"
         if not WORD.match(key):
-            raise refused(place, value, "asked under a name that no setting has")
+            raise foreign_setting_error(place, value, "asked under a name that no setting has")
         if nested and isinstance(value, dict):
             _check_words(value, place, nested=False)
         elif not isinstance(value, bool) and not (isinstance(value, str) and WORD.match(value)):
-            raise refused(place, value, "no value of a setting")
+            raise foreign_setting_error(place, value, "no value of a setting")
 
 
 def check_target_name(target: Any) -> None:
@@ -56,10 +56,10 @@ def check_target_name(target: Any) -> None:
     """
     named = target.get("name") if isinstance(target, dict) and len(target) == 1 else target
     if not isinstance(named, str) or not _TARGET.match(named):
-        raise refused("target", named, "no name of a target")
+        raise foreign_setting_error("target", named, "no name of a target")
 
 
-def refused(where: str, value: Any, why: str) -> BundleError:
+def foreign_setting_error(where: str, value: Any, why: str) -> BundleError:
     """Return the error for a request that no bundle makes (EV417)."""
     return BundleError(
         "EV417",

@@ -271,7 +271,7 @@ def conv(reading: NodeReading) -> Inferred:
     return Inferred(shape, reading.value(0).dtype, work, window_bytes)
 
 
-def reshaped_shape(reading: NodeReading) -> Inferred:
+def infer_reshape(reading: NodeReading) -> Inferred:
     """Infer Reshape; its -1 is what is left over, and follows the number of images."""
     before, wanted = count(reading.shape(0)), reading.integers(1)
     known = 1

@@ -67,7 +67,7 @@ class Call(Channel):
 
         Raises:
             ConnectionLost: It broke.
-            EdgeViTError: What the agent reports (`_error_from_failure`), its Python's failure (EV816), or
+            EdgeViTError: The agent reports it (`_error_from_failure`), its Python fails (EV816), or
                 that its answer is none (EV833), too long (EV834) or does not come (EV835).
         """
         progressed = time.monotonic()

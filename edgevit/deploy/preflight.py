@@ -71,7 +71,7 @@ class Needs:
     model_bytes: int
 
 
-def look_at(connection: Connection, *, name: str, folder: str | None) -> Board:
+def look_at_board(connection: Connection, *, name: str, folder: str | None) -> Board:
     """Ask the board what it is.
 
     Args:

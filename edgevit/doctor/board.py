@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from edgevit.doctor.finding import MISSING, Finding, missing, ok, warning
+from edgevit.doctor.finding import MISSING, Finding, missing_finding, ok, warning_finding
 from edgevit.runner.board.finding import module_finding
 from edgevit.runner.engines import all_engines
 from edgevit.runner.engines.base import Engine
@@ -89,7 +89,7 @@ def optional(finding: Finding) -> Finding:
     """Return a finding about what is needed to run engines here, and for nothing else."""
     if finding.status != MISSING:
         return finding
-    return warning(finding.name, f"{finding.found} (to run engines here)", finding.mend)
+    return warning_finding(finding.name, f"{finding.found} (to run engines here)", finding.mend)
 
 
 def device_finding(facts: Mapping[str, Any], target: str | None) -> Finding:
@@ -99,12 +99,16 @@ def device_finding(facts: Mapping[str, Any], target: str | None) -> Finding:
     what = facts["model"] or facts["gpu"]["name"] or "no NVIDIA GPU"
     capability = facts["gpu"]["compute_capability"]
     if capability is None:
-        return missing("device", what, "name a board with --device, or run this on one")
+        return missing_finding("device", what, "name a board with --device, or run this on one")
     found = f"{what}, compute capability {capability}"
     if profile is not None and not _fits(profile, facts):
-        return missing("device", f"{found}; not a {target}", f"quantize with --target {own}")
+        return missing_finding(
+            "device", f"{found}; not a {target}", f"quantize with --target {own}"
+        )
     if profile is None and own is None:
-        return warning("device", found, "quantize with --target tensorrt, which runs on any GPU")
+        return warning_finding(
+            "device", found, "quantize with --target tensorrt, which runs on any GPU"
+        )
     return ok("device", f"{found}, target {target or own}")
 
 
@@ -120,12 +124,12 @@ def _fits(profile: DeviceProfile, facts: Mapping[str, Any]) -> bool:
 def _jetpack(facts: Mapping[str, Any]) -> Finding:
     found = f"JetPack {facts['jetpack'] or 'unknown'}, Jetson Linux {facts['l4t'] or 'unknown'}"
     if facts["l4t"] is None:
-        return warning("JetPack", found, "cat /etc/nv_tegra_release")
+        return warning_finding("JetPack", found, "cat /etc/nv_tegra_release")
     release = version_key(facts["l4t"])
     if release < (36,):
-        return missing("JetPack", f"{found}; 6.1 or newer is needed", _SDK_MANAGER)
+        return missing_finding("JetPack", f"{found}; 6.1 or newer is needed", _SDK_MANAGER)
     if release < (36, 4):
-        return missing(
+        return missing_finding(
             "JetPack",
             f"{found}; 6.1 or newer is needed for TensorRT {OLDEST_TENSORRT}",
             "sudo sed -i 's/r36\\.[0-9]/r36.4/' /etc/apt/sources.list.d/nvidia-l4t-apt-source.list"
@@ -137,7 +141,9 @@ def _jetpack(facts: Mapping[str, Any]) -> Finding:
 def _python(facts: Mapping[str, Any]) -> Finding:
     version = facts["python"]["version"]
     if tuple(int(part) for part in re.findall(r"[0-9]+", version)[:2]) < _OLDEST_PYTHON:
-        return missing("Python", f"{version}; 3.8 or newer is needed", "sudo apt install python3")
+        return missing_finding(
+            "Python", f"{version}; 3.8 or newer is needed", "sudo apt install python3"
+        )
     return ok("Python", version)
 
 
@@ -149,7 +155,7 @@ def numpy_finding(facts: Mapping[str, Any]) -> Finding:
 def _memory(facts: Mapping[str, Any]) -> Finding:
     free, total = facts["memory_bytes"]["available"], facts["memory_bytes"]["total"]
     if free is None or total is None:
-        return warning("memory", "unknown", "free -h")
+        return warning_finding("memory", "unknown", "free -h")
     found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     if free >= _ENOUGH_MEMORY:
         return ok("memory", found)
@@ -158,7 +164,7 @@ def _memory(facts: Mapping[str, Any]) -> Finding:
     else:
         mend = "sudo fallocate -l 8G /swap && sudo chmod 600 /swap && sudo mkswap /swap"
         mend += " && sudo swapon /swap"
-    return warning("memory", f"{found}; building an engine may need 2 GiB", mend)
+    return warning_finding("memory", f"{found}; building an engine may need 2 GiB", mend)
 
 
 def _disk(facts: Mapping[str, Any]) -> Finding:
@@ -166,21 +172,21 @@ def _disk(facts: Mapping[str, Any]) -> Finding:
     found = f"{free / _GIB:.1f} GiB free in {path}"
     mend = f"sudo apt clean; du -xh {shlex.quote(path)} | sort -h | tail"
     if free < _LEAST_DISK:
-        return missing("disk", found, mend)
+        return missing_finding("disk", found, mend)
     if free < _ENOUGH_DISK:
-        return warning("disk", found, mend)
+        return warning_finding("disk", found, mend)
     return ok("disk", found)
 
 
 def _power_mode(facts: Mapping[str, Any]) -> Finding:
     mode = facts["power_mode"]
     if mode is None or mode["name"] is None:
-        return warning("power mode", "unknown", "sudo nvpmodel -q")
+        return warning_finding("power mode", "unknown", "sudo nvpmodel -q")
     fastest = _fastest(mode["modes"])
     if fastest is None or mode["name"] == fastest[1]:
         return ok("power mode", mode["name"])
     found = f"{mode['name']}; the fastest is {fastest[1]}"
-    return warning("power mode", found, f"sudo nvpmodel -m {fastest[0]}")
+    return warning_finding("power mode", found, f"sudo nvpmodel -m {fastest[0]}")
 
 
 def _fastest(modes: Mapping[Any, str]) -> tuple[Any, str] | None:
@@ -197,10 +203,12 @@ def _clocks(facts: Mapping[str, Any]) -> Finding:
     if facts["gpu"]["clocks_locked"] and clocks and clocks["max"]:
         return ok("clocks", f"GPU locked at {clocks['max'] / 1e6:.0f} MHz")
     found = "the GPU's clock follows its load" if clocks else "unknown"
-    return warning("clocks", found, "sudo jetson_clocks  (until the next boot)")
+    return warning_finding("clocks", found, "sudo jetson_clocks  (until the next boot)")
 
 
 def _sensors(facts: Mapping[str, Any]) -> Finding:
     if facts["rails"]:
         return ok("power sensors", ", ".join(facts["rails"]))
-    return warning("power sensors", "none; energy is not measured", "ls /sys/class/hwmon/*/name")
+    return warning_finding(
+        "power sensors", "none; energy is not measured", "ls /sys/class/hwmon/*/name"
+    )

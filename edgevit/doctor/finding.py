@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from edgevit.runner.board.finding import MISSING, OK, WARNING, Finding, missing, ok, warning
+from edgevit.runner.board.finding import (
+    MISSING,
+    OK,
+    WARNING,
+    Finding,
+    missing_finding,
+    ok,
+    warning_finding,
+)
 
-__all__ = ["MISSING", "OK", "WARNING", "Finding", "missing", "ok", "report", "warning"]
+__all__ = [
+    "MISSING",
+    "OK",
+    "WARNING",
+    "Finding",
+    "missing_finding",
+    "ok",
+    "report",
+    "warning_finding",
+]
 
 
 def report(findings: Iterable[Finding], **about: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from edgevit.doctor.board import (
     numpy_finding,
     optional,
 )
-from edgevit.doctor.finding import Finding, missing, ok, warning
+from edgevit.doctor.finding import Finding, missing_finding, ok, warning_finding
 from edgevit.doctor.importing import import_problems
 from edgevit.runner.telemetry.sources import has_sensors
 from edgevit.scratch import clear_left_over
@@ -52,7 +52,9 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < _OLDEST_PYTHON:
-        return missing("Python", f"{version}; 3.10 or newer is needed", "install Python 3.12")
+        return missing_finding(
+            "Python", f"{version}; 3.10 or newer is needed", "install Python 3.12"
+        )
     return ok("Python", version)
 
 
@@ -63,10 +65,10 @@ def _package(name: str, problem: str) -> Finding:
     except metadata.PackageNotFoundError:
         version = ""
     if problem and not version:
-        return missing(name, f"not installed ({problem})", f"{install} {name}")
+        return missing_finding(name, f"not installed ({problem})", f"{install} {name}")
     if problem:
         found = f"{version} can't be used: {problem}"
-        return missing(name, found, f"{install} --force-reinstall {name}")
+        return missing_finding(name, found, f"{install} --force-reinstall {name}")
     return ok(name, version or "of unknown version")
 
 
@@ -76,7 +78,9 @@ def _memory(facts: Mapping[str, Any]) -> Finding:
         return ok("memory", "this system does not say")
     found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     if free < _ENOUGH_MEMORY:
-        return warning("memory", f"{found}; large models may not fit", "close other programs")
+        return warning_finding(
+            "memory", f"{found}; large models may not fit", "close other programs"
+        )
     return ok("memory", found)
 
 
@@ -84,7 +88,7 @@ def _disk(facts: Mapping[str, Any]) -> Finding:
     free, path = facts["disk_bytes"]["free"], facts["disk_bytes"]["path"]
     found = f"{free / _GIB:.1f} GiB free in {path}"
     if free < _ENOUGH_DISK:
-        return warning("disk", found, f"du -xh {path} | sort -h | tail")
+        return warning_finding("disk", found, f"du -xh {path} | sort -h | tail")
     return ok("disk", found)
 
 
@@ -92,7 +96,7 @@ def _ssh() -> Finding:
     found = shutil.which("ssh")
     if found is None:
         mend = "sudo apt install openssh-client"
-        return warning("ssh", "not installed; edgevit deploy needs it", mend)
+        return warning_finding("ssh", "not installed; edgevit deploy needs it", mend)
     return ok("ssh", found)
 
 

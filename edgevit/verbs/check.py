@@ -102,9 +102,9 @@ def refuse_errors(report: dict[str, Any]) -> None:
 
 
 def _bundle(path: Path) -> Bundle:
-    from edgevit.runner.engines import opened_bundle
+    from edgevit.runner.engines import open_for_engine
 
-    return opened_bundle(path)
+    return open_for_engine(path)
 
 
 def _target(target: str | None, bundle: Bundle | None) -> str:

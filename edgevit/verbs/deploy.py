@@ -24,7 +24,7 @@ from edgevit.deploy.connection import Connection, remote_word
 from edgevit.deploy.images import pack_images
 from edgevit.deploy.measured import content_of, measured_from_json
 from edgevit.deploy.messages import Done
-from edgevit.deploy.preflight import Board, Needs, check, look_at
+from edgevit.deploy.preflight import Board, Needs, check, look_at_board
 from edgevit.deploy.remote_run import RemoteRun
 from edgevit.deploy.thin_runner import thin_runner_files
 from edgevit.deploy.transfer import Shipped, fetch, send_files
@@ -33,7 +33,7 @@ from edgevit.errors import DeviceError, EdgeViTError
 from edgevit.progress import Progress, no_progress
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
-from edgevit.runner.engines import engine_of, opened_bundle, target_name
+from edgevit.runner.engines import engine_of, open_for_engine, target_name
 from edgevit.runner.engines.choice import check_asked
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import check_limits, check_runs
@@ -132,14 +132,14 @@ def deploy(
         python=python,
         folder=folder,
     )
-    opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_for_engine(bundle)
     opened.check_limits(max(BATCH, batch))
     images = open_labelled_for(opened, data, num, seed, classes, class_order)
     check_asked(opened.manifest, engine)
     needs = _needs(opened, len(images), engine)
     name = str(opened.manifest["manifest_sha256"])[:16]
     with Connection(device, python=python) as connection:
-        board = _Retry(connection)(lambda: look_at(connection, name=name, folder=folder))
+        board = _Retry(connection)(lambda: look_at_board(connection, name=name, folder=folder))
         warnings = check(board, needs)
         progress("preflight", 1, 1)
         try:

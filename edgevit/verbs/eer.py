@@ -121,9 +121,9 @@ def _of_model(name: str) -> Reference:
 
 
 def _of_bundle(path: Path) -> Reference:
-    from edgevit.runner.engines import opened_bundle
+    from edgevit.runner.engines import open_for_engine
 
-    bundle = opened_bundle(path)
+    bundle = open_for_engine(path)
     model, bits = bundle.manifest["model"], bundle.manifest["bits"]
     found = {
         "parameters": model.get("parameters"),

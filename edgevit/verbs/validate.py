@@ -11,7 +11,7 @@ from edgevit.bundle import Bundle
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
 from edgevit.progress import Progress, no_progress
-from edgevit.runner.engines import opened_bundle
+from edgevit.runner.engines import open_for_engine
 from edgevit.runner.measure.limits import check_limits, check_runs
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def validate(
     check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     check_runs(threads=threads, batch=batch, rounds=rounds)
     eer = eer_asked(eer_metrics, eer_weights, eer_reference)
-    opened = bundle if isinstance(bundle, Bundle) else opened_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_for_engine(bundle)
     opened.check_limits(max(BATCH, batch))
     images = open_labelled_for(opened, data, num, seed, classes, class_order)
     conditions = Conditions(

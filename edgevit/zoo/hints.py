@@ -29,7 +29,7 @@ def hint(state: Mapping[str, Tensor]) -> str:
     return name if name and is_model(name) else ""
 
 
-def distilled(name: str) -> str:
+def distilled_name(name: str) -> str:
     """Return the name of the same DeiT with a distillation token, empty if there is none."""
     from timm.models import is_model
 

@@ -20,7 +20,7 @@ from edgevit.zoo.augreg import fit_from_npz
 from edgevit.zoo.checkpoints import CHECKPOINTS
 from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.fitting import Fitted, fit_model
-from edgevit.zoo.hints import distilled
+from edgevit.zoo.hints import distilled_name
 from edgevit.zoo.imagenet import classes_of_timm
 from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, describe_model
@@ -92,7 +92,7 @@ def _fit(name: str, choices: LoadingChoices) -> Fitted:
     try:
         return fit_model(build, choices, timm_arguments)
     except DataError as error:
-        other = distilled(name) if "dist_token" in error.why else ""
+        other = distilled_name(name) if "dist_token" in error.why else ""
         if not other:
             raise
     note = f"the weights have a distillation token: {other} was built"

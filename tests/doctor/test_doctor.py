@@ -14,7 +14,7 @@ from recorded_trees import ORIN_NANO, THOR, write_tree
 from edgevit.cli import main
 from edgevit.deploy.facts import facts_from_output
 from edgevit.doctor.board import board_findings, findings_of
-from edgevit.doctor.finding import missing, ok, report, warning
+from edgevit.doctor.finding import missing_finding, ok, report, warning_finding
 from edgevit.doctor.importing import import_problems
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
@@ -303,10 +303,12 @@ def test_a_command_that_mends_two_things_is_shown_once():
     from edgevit.report.doctor import doctor_list
 
     mend = "python3 -m pip install tensorrt"
-    findings = [missing("TensorRT", "no", mend), missing("its module", "no", mend)]
+    findings = [missing_finding("TensorRT", "no", mend), missing_finding("its module", "no", mend)]
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(doctor_list(report([*findings, missing("numpy", "no", "x")], device=None)))
+        console.print(
+            doctor_list(report([*findings, missing_finding("numpy", "no", "x")], device=None))
+        )
     said = capture.get()
     assert said.count(mend) == 1
     assert "as for TensorRT" in said
@@ -314,10 +316,10 @@ def test_a_command_that_mends_two_things_is_shown_once():
 
 
 def test_reports_and_their_gate():
-    good = report([ok("a", "1"), warning("b", "2", "x")], device=None)
+    good = report([ok("a", "1"), warning_finding("b", "2", "x")], device=None)
     assert good["counts"] == {"ok": 1, "warning": 1, "missing": 0}
     check_nothing_missing(good)
-    bad = report([ok("a", "1"), missing("b", "2", "x")], device="me@board")
+    bad = report([ok("a", "1"), missing_finding("b", "2", "x")], device="me@board")
     with pytest.raises(EnvironmentError_, match="EV783") as raised:
         check_nothing_missing(bad)
     assert "me@board" in str(raised.value)

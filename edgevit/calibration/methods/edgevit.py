@@ -25,7 +25,7 @@ from edgevit.calibration.search.parallel import (
     activation_grid,
     rewritten,
 )
-from edgevit.calibration.search.rounded_weight import rounded_weight
+from edgevit.calibration.search.rounded_weight import round_weight
 from edgevit.calibration.search.sequential import Decide, Layer, Operands, walk
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
@@ -125,7 +125,7 @@ def _linear(
     second = moments(inputs[half:], errors[half:], tokens[half:])
     target = refit(weight, (first, second))
     spec = run.placement.options[gemm.right.name][0]
-    grid, codes = rounded_weight(target, spec, first.plus(second).gram)
+    grid, codes = round_weight(target, spec, first.plus(second).gram)
     total = tokens.sum().clamp_min(1e-12)
     value = grid.dequantize(codes)
     new_bias = tokens @ (wanted - inputs @ value.T) / total  # [out]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.parallel import SearchChoices, activation_grid, rewritten
-from edgevit.calibration.search.rounded_weight import rounded_weight
+from edgevit.calibration.search.rounded_weight import round_weight
 from edgevit.calibration.search.sequential import Layer, Operands, walk
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.graph.model import Gemm
@@ -37,7 +37,7 @@ def calibrate(run: Run) -> QuantizedGraph:
         weight = run.graph.weight(gemm)  # [out, in]
         inputs = left.fake_quantize(rounded.left).reshape(-1, weight.shape[1])  # [T, in]
         spec = run.placement.options[gemm.right.name][0]
-        grid, codes = rounded_weight(weight, spec, inputs.T @ inputs)
+        grid, codes = round_weight(weight, spec, inputs.T @ inputs)
         return IntegerLinear(
             grid=left,
             weight_grid=grid,

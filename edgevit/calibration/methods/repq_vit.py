@@ -47,7 +47,7 @@ Specs = dict[str, GridSpec]
 
 
 @dataclass(kw_only=True)
-class Seen:
+class SeenGrids:
     """The grids that the pass over the images fixes.
 
     Args:
@@ -113,13 +113,13 @@ def _feeds_head(linears: list[Gemm]) -> bool:
     return any(linear.left.role is Role.HEAD_IN for linear in linears)
 
 
-def _look(run: Run, specs: Specs, leader: dict[str, str], norms: dict[str, str]) -> Seen:
+def _look(run: Run, specs: Specs, leader: dict[str, str], norms: dict[str, str]) -> SeenGrids:
     """Fix all activation grids in one pass in which every layer decided is quantized.
 
     Args:
         norms: Gemm name -> the LayerNorm that feeds it, where channels get their own grids.
     """
-    seen, wanted = Seen(), [gemm.name for gemm in run.gemms]
+    seen, wanted = SeenGrids(), [gemm.name for gemm in run.gemms]
 
     def rounded(site: Site, x: Tensor) -> Tensor:
         name = leader[site.name]

@@ -16,7 +16,7 @@ from edgevit.quantizers.spec import GridSpec
 from edgevit.quantizers.uniform import UniformGrid
 
 
-def rounded_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[UniformGrid, Tensor]:
+def round_weight(weight: Tensor, spec: GridSpec, gram: Tensor) -> tuple[UniformGrid, Tensor]:
     """Return grid and int32 codes [out, in]: per row GPTQ's or nearest rounding's, the better.
 
     Args:

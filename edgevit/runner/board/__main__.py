@@ -49,11 +49,11 @@ def _run(options: argparse.Namespace) -> None:
     _require_numpy()
     from edgevit.runner.board.exchange import dict_from_measurements
     from edgevit.runner.board.shipment import open_shipment
-    from edgevit.runner.engines import opened_bundle
+    from edgevit.runner.engines import open_for_engine
     from edgevit.runner.measure.conditions import Conditions
     from edgevit.runner.measure.measurements import BATCH, measure
 
-    bundle, images = opened_bundle(options.bundle), open_shipment(options.images)
+    bundle, images = open_for_engine(options.bundle), open_shipment(options.images)
     conditions = Conditions(
         engine=options.engine,
         threads=options.threads,

@@ -36,12 +36,12 @@ def ok(name: str, found: str) -> Finding:
     return Finding(name=name, status=OK, found=found)
 
 
-def warning(name: str, found: str, mend: str) -> Finding:
+def warning_finding(name: str, found: str, mend: str) -> Finding:
     """Return a finding that works, but not as well as it could."""
     return Finding(name=name, status=WARNING, found=found, mend=mend)
 
 
-def missing(name: str, found: str, mend: str) -> Finding:
+def missing_finding(name: str, found: str, mend: str) -> Finding:
     """Return a finding that does not work."""
     return Finding(name=name, status=MISSING, found=found, mend=mend)
 
@@ -62,9 +62,9 @@ def module_finding(
     version, problem = python.get(module), python["problems"].get(module)
     if problem is not None:
         found = f"{version or ''} can't be used: {problem}".strip()
-        return missing(name, found, install_command(facts, wheel, package, again=True))
+        return missing_finding(name, found, install_command(facts, wheel, package, again=True))
     if version is None:
-        return missing(name, "not installed", install_command(facts, wheel, package))
+        return missing_finding(name, "not installed", install_command(facts, wheel, package))
     return ok(name, version)
 
 

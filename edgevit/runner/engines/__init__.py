@@ -45,7 +45,7 @@ def engine_named(name: str) -> Engine:
     return engines[name]
 
 
-def opened_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_for_engine(path: str | os.PathLike[str]) -> Bundle:
     """Return an opened bundle that asks of its engine only what that declares.
 
     Raises:
@@ -102,7 +102,9 @@ def _check(asked: Mapping[str, Any], declared: Mapping[str, Any], where: str) ->
 
 
 def _refuse(where: str, value: Any, known: Any) -> NoReturn:
-    from edgevit.bundle.engine_settings import refused  # needs numpy, which may be missing
+    from edgevit.bundle.engine_settings import (
+        foreign_setting_error,  # needs numpy, which may be missing
+    )
 
     names = ", ".join(map(str, known)) or "its settings"
-    raise refused(where, value, f"not one of {names}")
+    raise foreign_setting_error(where, value, f"not one of {names}")

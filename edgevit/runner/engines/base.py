@@ -42,7 +42,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedBundle:
     """Engines that are ready to be measured.
 
     Args:
@@ -73,7 +73,7 @@ class Open(Protocol):
         progress: Progress,
         *,
         stands_in: bool,
-    ) -> Opened:
+    ) -> OpenedBundle:
         """Return the quantized engine, and the fp32 one where the bundle has a reference.
 
         Args:

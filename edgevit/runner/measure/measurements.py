@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgevit.bundle import Bundle
-    from edgevit.runner.engines.base import Opened
+    from edgevit.runner.engines.base import OpenedBundle
     from edgevit.runner.engines.choice import EngineChoice
     from edgevit.runner.measure.accuracy import Batch
     from edgevit.runner.measure.conditions import Progress
@@ -127,7 +127,7 @@ def measure(
     )
 
 
-def _used_engine(opened: Opened, choice: EngineChoice) -> dict[str, Any]:
+def _used_engine(opened: OpenedBundle, choice: EngineChoice) -> dict[str, Any]:
     session = opened.sessions["engine"]
     return {
         "name": session.engine,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgevit.errors import DeviceError, EdgeViTError, EnvironmentError_
-from edgevit.runner.engines import engine_of, opened_bundle
+from edgevit.runner.engines import engine_of, open_for_engine
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--provider", default=None)
     options = parser.parse_args(arguments)
     try:
-        bundle = opened_bundle(options.bundle)
+        bundle = open_for_engine(options.bundle)
         session = _opener(bundle)(
             bundle, options.engine, threads=options.threads, provider=options.provider
         )

@@ -20,7 +20,7 @@ ENGINE = '''
 from __future__ import annotations
 
 from edgevit.errors import EnvironmentError_
-from edgevit.runner.engines.base import Engine, Opened
+from edgevit.runner.engines.base import Engine, OpenedBundle
 
 
 class Evaluator:
@@ -58,7 +58,7 @@ def open_both(bundle, conditions, batches, normalize, progress, *, stands_in):
     sessions = {
         kind: session(bundle, kind, threads=None, provider=None) for kind in ("fp32", "engine")
     }
-    return Opened(sessions=sessions, golden=bundle.golden(), variant=bundle.variants[0])
+    return OpenedBundle(sessions=sessions, golden=bundle.golden(), variant=bundle.variants[0])
 
 
 ENGINE = Engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit.errors import EnvironmentError_
-from edgevit.runner.engines.base import Engine, Opened
+from edgevit.runner.engines.base import Engine, OpenedBundle
 from edgevit.runner.engines.onnxruntime.settings import ASKS, SETTINGS
 
 
@@ -19,7 +19,7 @@ def _available() -> EnvironmentError_ | None:
     return None
 
 
-def _open(*arguments: Any, **options: Any) -> Opened:
+def _open(*arguments: Any, **options: Any) -> OpenedBundle:
     from edgevit.runner.engines.onnxruntime.opened import open_engines
 
     return open_engines(*arguments, **options)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import UnsupportedError
 from edgevit.runner.engines import engine_of
-from edgevit.runner.engines.base import Opened
+from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.onnxruntime.session import session_from_bundle, variant_here
 from edgevit.runner.engines.onnxruntime.settings import CPU
 
@@ -25,7 +25,7 @@ def open_engines(
     progress: Progress,
     *,
     stands_in: bool,
-) -> Opened:
+) -> OpenedBundle:
     """Return the engines; arguments as in `edgevit.runner.engines.base.Open`.
 
     A graph for another engine runs without optimizations, as its manifest says.
@@ -45,7 +45,7 @@ def open_engines(
     variant = variant_here(bundle, conditions.provider)
     clock = "cpu" if sessions["engine"].provider == CPU else "gpu"
     golden = bundle.golden(variant)
-    return Opened(sessions=sessions, golden=golden, variant=variant, clock=clock)
+    return OpenedBundle(sessions=sessions, golden=golden, variant=variant, clock=clock)
 
 
 def _stand_in_provider(bundle: Bundle, asked: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit.errors import EnvironmentError_
-from edgevit.runner.engines.base import Engine, Opened
+from edgevit.runner.engines.base import Engine, OpenedBundle
 from edgevit.runner.engines.tensorrt.bindings import OLDEST
 from edgevit.runner.engines.tensorrt.findings import tensorrt_findings
 
@@ -23,7 +23,7 @@ def _available() -> EnvironmentError_ | None:
     return None
 
 
-def _open(*arguments: Any, **options: Any) -> Opened:
+def _open(*arguments: Any, **options: Any) -> OpenedBundle:
     from edgevit.runner.engines.tensorrt.opened import open_kept
 
     return open_kept(*arguments, **options)

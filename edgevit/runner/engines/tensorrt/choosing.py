@@ -24,10 +24,10 @@ from edgevit.runner.engines.tensorrt.opening import (
     DEFAULTS,
     BuiltEngine,
     EngineOptions,
-    built_engine,
+    build_engine,
 )
 from edgevit.runner.engines.tensorrt.policy import Decision, Trial
-from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, Session, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan, VariantSession
 from edgevit.runner.engines.tensorrt.trials import try_variants
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def choose_variant(
     plan: TrialPlan,
     *,
     options: EngineOptions = DEFAULTS,
-    gate: Callable[[str, Session], Gate] | None = None,
+    gate: Callable[[str, VariantSession], Gate] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Decision, tuple[Trial, ...]]:
     """Build all variants of a bundle on this device, measure them, and choose one.
@@ -87,7 +87,7 @@ def choose_variant(
     built: list[BuiltEngine] = []
 
     def opener(variant: str) -> OpenedVariant:
-        built.append(built_engine(bundle, variant, options=options))
+        built.append(build_engine(bundle, variant, options=options))
         return _open(bundle, built[-1], image)
 
     ordered = sorted(bundle.variants, key=lambda name: name != "fp16")  # the baseline first

@@ -11,10 +11,10 @@ from edgevit.runner.board.finding import (
     Finding,
     install_command,
     interpreter,
-    missing,
+    missing_finding,
     module_finding,
     ok,
-    warning,
+    warning_finding,
     why_too_old,
 )
 from edgevit.runner.engines.tensorrt.bindings import OLDEST
@@ -40,9 +40,9 @@ def _library(facts: Mapping[str, Any]) -> Finding:
     version = facts["tensorrt"]["version"] or facts["python"]["tensorrt"]
     mend = install_command(facts, "tensorrt", "tensorrt")
     if version is None:
-        return missing("TensorRT", "not installed", mend)
+        return missing_finding("TensorRT", "not installed", mend)
     if why_too_old(version, _OLDEST, "TensorRT"):
-        return missing("TensorRT", f"{version}; {_OLDEST} or newer is needed", mend)
+        return missing_finding("TensorRT", f"{version}; {_OLDEST} or newer is needed", mend)
     return ok("TensorRT", version)
 
 
@@ -55,9 +55,9 @@ def _cuda(facts: Mapping[str, Any]) -> Finding:
     for module in ("pycuda", "torch"):
         if python[module] is not None:
             found = f"{module} {python[module]}, which is used only where it is named"
-            return warning(name, found, f"export {CHOICE_VARIABLE}={module}")
+            return warning_finding(name, found, f"export {CHOICE_VARIABLE}={module}")
     driver = (facts["gpu"]["driver"] or "0").split(".")[0]
     newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
     mend = f"{interpreter(facts)} -m pip install --user {version}"
-    return missing(name, "not installed", mend)
+    return missing_finding(name, "not installed", mend)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import DeviceError
-from edgevit.runner.engines.base import Opened
+from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.tensorrt.building import BuildSettings
 from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
 from edgevit.runner.engines.tensorrt.gate import gate_against
@@ -35,7 +35,7 @@ def open_kept(
     progress: Progress,
     *,
     stands_in: bool,
-) -> Opened:
+) -> OpenedBundle:
     """Return the engines; arguments as in `edgevit.runner.engines.base.Open`.
 
     Raises:
@@ -57,7 +57,7 @@ def open_kept(
     kept = _keep_text(decision)
     sessions["engine"] = engine_for(bundle, kept, options=options)
     rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
-    return Opened(
+    return OpenedBundle(
         sessions=sessions,
         golden=_golden_of(golden, kept),
         variant=kept,

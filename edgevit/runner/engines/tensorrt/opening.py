@@ -84,7 +84,7 @@ def engine_for(
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
 ) -> TensorRTSession:
-    """Return a session for a variant of a bundle; `built_engine` also says where it comes from.
+    """Return a session for a variant of a bundle; `build_engine` also says where it comes from.
 
     Args:
         bundle: A bundle made for a TensorRT target.
@@ -94,12 +94,12 @@ def engine_for(
         progress: Called while building with (phase, done, total); False stops.
 
     Raises:
-        EdgeViTError: As `built_engine`.
+        EdgeViTError: As `build_engine`.
     """
-    return built_engine(bundle, variant, options=options, log=log, progress=progress).session
+    return build_engine(bundle, variant, options=options, log=log, progress=progress).session
 
 
-def built_engine(
+def build_engine(
     bundle: Bundle,
     variant: str | None = None,
     *,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgevit.runner.measure.accuracy import Normalize
 
 
-class Session(Protocol):
+class VariantSession(Protocol):
     """A running engine, as the trials need it."""
 
     def run(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
@@ -35,7 +35,7 @@ class OpenedVariant:
         kernel_ms: Returns the median GPU time of an input; None where that can't be measured.
     """
 
-    session: Session
+    session: VariantSession
     build_seconds: float | None = None
     inspect: Callable[[], EngineSummary] | None = None
     kernel_ms: Callable[[npt.NDArray[np.float32]], float] | None = None

@@ -20,7 +20,7 @@ from edgevit.runner.engines.tensorrt.gate import Gate
 from edgevit.runner.engines.tensorrt.parity import check_parity
 from edgevit.runner.engines.tensorrt.policy import Decision, Trial, decide_variant, why_not
 from edgevit.runner.engines.tensorrt.timing import Timing, time_in_turns
-from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, Session, TrialPlan
+from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan, VariantSession
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +31,7 @@ def try_variants(
     opener: Callable[[str], OpenedVariant],
     plan: TrialPlan,
     *,
-    gate: Callable[[str, Session], Gate] | None = None,
+    gate: Callable[[str, VariantSession], Gate] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Decision, tuple[Trial, ...]]:
     """Return which variant to keep, and all trials.
@@ -62,7 +62,7 @@ def _check(
     variant: str,
     opener: Callable[[str], OpenedVariant],
     plan: TrialPlan,
-    gate: Callable[[str, Session], Gate] | None,
+    gate: Callable[[str, VariantSession], Gate] | None,
 ) -> tuple[Trial, OpenedVariant | None]:
     """Return a variant's trial up to its accuracy, and the engine if it is worth timing."""
     opened = None
@@ -81,7 +81,7 @@ def _judge(
     variant: str,
     opened: OpenedVariant,
     plan: TrialPlan,
-    gate: Callable[[str, Session], Gate] | None,
+    gate: Callable[[str, VariantSession], Gate] | None,
 ) -> Trial:
     """Return a trial with its parity and, if that holds, its accuracy."""
     parity = check_parity(opened.session, plan.golden, plan.normalize, variant)
@@ -91,7 +91,7 @@ def _judge(
     return replace(trial, gate=gate(variant, opened.session))
 
 
-def _release(session: Session) -> None:
+def _release(session: VariantSession) -> None:
     """Free an engine's memory, if it can be asked to."""
     close = getattr(session, "close", None)
     if close is not None:

@@ -13,7 +13,7 @@ from edgevit.runner.engines import choice
 from edgevit.runner.engines.tensorrt import ENGINE
 from edgevit.runner.engines.tensorrt.building import BuildSettings
 from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
-from edgevit.runner.engines.tensorrt.opening import EngineOptions, built_engine, engine_for
+from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine, engine_for
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
 
@@ -26,11 +26,11 @@ def normalize(pixels):
 def main():
     bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
     options = EngineOptions(settings=BuildSettings(max_batch=4), cache_folder=cache)
-    first = built_engine(bundle, options=options)
-    second = built_engine(bundle, options=options)
+    first = build_engine(bundle, options=options)
+    second = build_engine(bundle, options=options)
     (plan,) = cache.glob("*.plan")
     plan.write_bytes(plan.read_bytes() + b"!")  # damaged: its hash does not fit
-    third = built_engine(bundle, options=options)
+    third = build_engine(bundle, options=options)
     golden = bundle.golden()
     image = normalize(golden["images"][:2])
     session = engine_for(bundle, options=options)
