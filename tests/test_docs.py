@@ -13,6 +13,12 @@ from edgevit.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "benchmarks" / "README.md",
+]
 
 
 def blocks(page, language):
@@ -94,7 +100,7 @@ def test_recipes_are_recipes(tmp_path):
             assert any(is_asked_in_float(name, (pattern,)) for name in modules)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_links(page):
     for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
         if target.startswith(("http://", "https://")):

@@ -12,40 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from contributing import example
 
 from edgevit.zoo import reference_images
 
 PACKAGE = Path(__file__).parents[1] / "edgevit"
-METHOD = '''
-"""A throw-away method: as minmax, with a note."""
-
-from edgevit.calibration.methods.plain import MINMAX
-from edgevit.calibration.run import Method
-
-
-def calibrate(run):
-    quantized = MINMAX.calibrate(run)
-    quantized.notes.append("calibrated by coarse")
-    return quantized
-
-
-COARSE = Method(name="coarse", summary="A try", source="nobody", calibrate=calibrate, num_images=4)
-'''
-TARGET = '''
-"""A throw-away target: the processor under another name."""
-
-from edgevit.targets.cpu.target import CpuTarget
-
-NAMES = ("abacus",)
-
-
-class Abacus(CpuTarget):
-    name = "abacus"
-    description = "Beads on wires"
-
-
-TARGETS = (Abacus(),)
-'''
+METHOD = example("edgevit/calibration/methods/coarse.py")
+TARGET = example("edgevit/targets/abacus.py")
 FOLDER = {
     "abacus/__init__.py": 'NAMES = ("abacus",)\n',
     "abacus/target.py": TARGET.replace('NAMES = ("abacus",)\n', ""),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from contributing import example
 
 from edgevit import quantizers
 from edgevit.calibration.statistics.histogram import Histogram
@@ -173,64 +174,7 @@ def test_a_linear_derives_its_scale_from_its_steps():
     assert torch.equal(layer.scale, layer.grid.scale * layer.weight_grid.scale)
 
 
-OCTAVES = '''
-"""Throw-away: zero and plus and minus powers of two of one step, in 8 bits."""
-
-from dataclasses import dataclass
-
-import torch
-
-from edgevit.graph.roles import Role
-from edgevit.quantizers.base import Grid
-from edgevit.quantizers.spec import GridSpec
-
-LARGEST = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class OctaveGrid(Grid):
-    kinds = ("octaves",)
-
-    @classmethod
-    def specs_at(cls, role, bits):
-        inputs = {Role.SOFTMAX_OUT, Role.GELU_OUT, Role.LN_OUT}
-        return (GridSpec(kind="octaves", bits=bits),) if role in inputs else ()
-
-    @classmethod
-    def fit(cls, spec, seen):
-        top = max(seen.high, -seen.low) / LARGEST
-        steps = [top * 2 ** (at / 4) for at in range(-8, 5)]
-        grids = [cls(spec=spec, scale=torch.tensor(step)) for step in steps]
-        return min(grids, key=lambda grid: grid.error(seen))
-
-    @property
-    def levels(self):
-        count = min((1 << (self.spec.bits - 1)) - 1, 7)
-        powers = [1 << at for at in range(7 - count, 7)]
-        return torch.tensor([-p for p in powers[::-1]] + [0] + powers)
-
-    def nearest(self, steps):
-        return (steps[..., None] - self.levels).abs().argmin(-1).to(torch.int32)
-
-    def codes(self, x):
-        return self.nearest(torch.round(x / self.scale).clamp(-128, 127))
-
-    def operand(self, codes):
-        return self.levels[codes].to(torch.int32)
-
-    @property
-    def operand_range(self):
-        return -LARGEST, LARGEST
-
-    @property
-    def operand_offset(self):
-        return 128
-
-    def emit(self, ops, x):
-        steps = ops.quantize(x, ops.number(self.scale, "scale"), zero=128)
-        table = self.operand(self.nearest(torch.arange(-128, 128))) + 128
-        return ops.look_up(steps, table, signed=False, name="octave")
-'''
+OCTAVES = example("edgevit/quantizers/octaves.py")
 
 
 @pytest.fixture

@@ -12,65 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from contributing import example
 
 PACKAGE = Path(__file__).resolve().parents[3] / "edgevit"
-ENGINE = '''
-"""ONNX's own evaluator."""
-
-from __future__ import annotations
-
-from edgevit.errors import EnvironmentError_
-from edgevit.runner.engines.base import Engine, OpenedBundle
-
-
-class Evaluator:
-    """One model in it."""
-
-    provider, threads = "Python", 1
-
-    def __init__(self, onnx):
-        import onnx as library
-        from onnx.reference import ReferenceEvaluator
-
-        self.engine = f"evaluator {library.__version__}"
-        self._model = ReferenceEvaluator(library.load_from_string(onnx))
-
-    def run(self, images):
-        (name,) = self._model.input_names
-        return self._model.run(None, {name: images})[0].astype("float32")
-
-
-def available():
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        return EnvironmentError_("EV779", "The package onnx is not installed.", why=str(error))
-    return None
-
-
-def session(bundle, kind, *, threads, provider):
-    return Evaluator(
-        bundle.engine_onnx() if kind == "engine" else bundle.required_reference_onnx()
-    )
-
-
-def open_both(bundle, conditions, batches, normalize, progress, *, stands_in):
-    sessions = {
-        kind: session(bundle, kind, threads=None, provider=None) for kind in ("fp32", "engine")
-    }
-    return OpenedBundle(sessions=sessions, golden=bundle.golden(), variant=bundle.variants[0])
-
-
-ENGINE = Engine(
-    name="evaluator",
-    title="ONNX's evaluator",
-    module="onnx",
-    available=available,
-    open=open_both,
-    session=session,
-    settings={"speed": ("slow",)},
-)
-'''
+ENGINE = example("edgevit/runner/engines/evaluator.py")
 
 
 @pytest.fixture(scope="module")
