@@ -23,7 +23,6 @@ from edgevit.targets.tensorrt.profiles import AttentionLimits, DeviceProfile
 from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
 
-MAIN = "int8"
 SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is used
 ASKED = "asked for in the recipe"
 ONE_STEP = "TensorRT rounds a tensor with one step"
