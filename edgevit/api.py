@@ -16,18 +16,21 @@ from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
 from edgevit.verbs.quantize import quantize
 from edgevit.verbs.sensitivity import sensitivity
+from edgevit.verbs.simulate import compare_methods, simulate
 from edgevit.verbs.validate import check_gates, validate
 
 __all__ = [
     "Artefact",
     "check",
     "check_gates",
+    "compare_methods",
     "deploy",
     "inspect",
     "load",
     "quantize",
     "refuse_errors",
     "sensitivity",
+    "simulate",
     "validate",
 ]
 

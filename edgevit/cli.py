@@ -444,9 +444,9 @@ def sensitivity(
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def simulate(calib: str | None, data: str | None, json_path: str | None, **choices: Any) -> None:
     """Compare methods with fp32 in simulation, also with grids that no device runs."""
+    from edgevit import api
     from edgevit.report.progress import show_progress
     from edgevit.report.simulation import simulation_table
-    from edgevit.verbs.simulate import compare_methods
 
     check_writable(json_path)
     if choices["recipe"] is not None:
@@ -454,7 +454,7 @@ def simulate(calib: str | None, data: str | None, json_path: str | None, **choic
     choices = _read_types(choices)
     model = choices.pop("model", None)
     with show_progress(console()) as progress:
-        report = compare_methods(model, calib, data, progress=progress, **choices)
+        report = api.compare_methods(model, calib, data, progress=progress, **choices)
     write_json(json_path, report)
     console().print(simulation_table(report))
 

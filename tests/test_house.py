@@ -1,5 +1,6 @@
 """The rooms stand where they should, and nothing flows backwards."""
 
+import re
 import subprocess
 import sys
 
@@ -85,3 +86,25 @@ def test_it_prints_its_counts():
 def test_the_largest_number_of_float16_is_written_once():
     files = [path for path in PACKAGE.rglob("*.py") if "65504" in path.read_text("utf-8")]
     assert [path.name for path in files] == ["fp16_range.py"]
+
+
+def test_what_a_board_gets_is_checked_for_its_python():
+    """pyproject's rules for Python 3.8 hold for the very files that are sent."""
+    project = (house.ROOT / "pyproject.toml").read_text()
+    patterns = re.findall(r'^"(edgevit/[^"]+)" = "py38"$', project, re.M)
+    old = {path for pattern in patterns for one in braces(pattern) for path in matching(one)}
+    agent = {path for path in old if path.startswith("edgevit/deploy/agent/")}
+    assert agent
+    assert old - agent == set(thin_runner_files())
+
+
+def braces(pattern):
+    """Return the patterns that `a{b,c}d` stands for."""
+    found = re.fullmatch(r"(.*)\{(.*)\}(.*)", pattern)
+    return [found[1] + word + found[3] for word in found[2].split(",")] if found else [pattern]
+
+
+def matching(pattern):
+    """Return the files that ruff means: `**` reaches into folders too."""
+    paths = house.ROOT.glob(pattern.replace("**.py", "**/*.py"))
+    return {path.relative_to(house.ROOT).as_posix() for path in paths}

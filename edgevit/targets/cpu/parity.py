@@ -90,18 +90,18 @@ def integer_layer_parity(
     builder = lower_graph(quantized.graph, writer)
     skeleton = builder.model(quantized.graph.input_size)
     model = onnx.ModelProto.FromString(whole_model(skeleton, builder.tensors))
-    biases = {taps.bias for taps in writer.taps.values() if taps.bias is not None}
-    names = list(writer.taps)
+    biases = {probes.bias for probes in writer.probes.values() if probes.bias is not None}
+    names = list(writer.probes)
     modules = {gemm.name: gemm.module for gemm in quantized.graph.gemms}
     rows = []
     for start in range(0, len(names), layers_at_once):
-        part = {name: writer.taps[name] for name in names[start : start + layers_at_once]}
+        part = {name: writer.probes[name] for name in names[start : start + layers_at_once]}
         values, kernels = _run_tapped(engine, model, part, images)
         unbiased, _ = _run_tapped(engine, _without(model, biases), part, images)
-        for name, taps in part.items():
+        for name, probes in part.items():
             layer = layers[name]
-            row = _compare(modules[name], kernels[taps.output], layer, taps, values)
-            rows.append(_with_sums(row, layer, taps, unbiased))
+            row = _compare(modules[name], kernels[probes.output], layer, probes, values)
+            rows.append(_with_sums(row, layer, probes, unbiased))
     return rows
 
 
@@ -129,13 +129,13 @@ def engine_here(
 def _run_tapped(
     engine: Engine,
     model: onnx.ModelProto,
-    taps: dict[str, IntegerProbes],
+    probes: dict[str, IntegerProbes],
     images: npt.NDArray[np.float32],
 ) -> tuple[Tensors, dict[str, str]]:
     """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
-    wanted = [n for t in taps.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
+    wanted = [n for t in probes.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
     wanted = list(dict.fromkeys(wanted))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     values, kernels = engine(proto.SerializeToString(), wanted, images)
@@ -147,14 +147,14 @@ def _compare(
     module: str,
     kernel: str,
     layer: IntegerLayer,
-    taps: IntegerProbes,
+    probes: IntegerProbes,
     values: Tensors,
 ) -> IntegerLayerParity:
     """Compare codes and outputs; `_with_sums` fills in the sums."""
-    inputs = _inputs(taps, values)
+    inputs = _inputs(probes, values)
     carried = [_carry(grid, x) for grid, x in zip(layer.input_grids, inputs, strict=True)]
-    engine_codes = [values[name] for name in taps.codes]
-    output = values[taps.output]
+    engine_codes = [values[name] for name in probes.codes]
+    output = values[probes.output]
     wrong = layer(*inputs).numpy() != output
     return IntegerLayerParity(
         module=module,
@@ -177,22 +177,22 @@ def _fuse(layer: IntegerLayer, inputs: list[torch.Tensor]) -> npt.NDArray[np.flo
 
 @torch.no_grad()
 def _with_sums(
-    row: IntegerLayerParity, layer: IntegerLayer, taps: IntegerProbes, unbiased: Tensors
+    row: IntegerLayerParity, layer: IntegerLayer, probes: IntegerProbes, unbiased: Tensors
 ) -> IntegerLayerParity:
     """Read the sums off the outputs of a run without biases and compare them."""
-    sums = layer.sums(*_inputs(taps, unbiased)).numpy()
+    sums = layer.sums(*_inputs(probes, unbiased)).numpy()
     scale = layer.scale.numpy().astype(np.float64)
-    recovered = np.rint(unbiased[taps.output].astype(np.float64) / scale)
+    recovered = np.rint(unbiased[probes.output].astype(np.float64) / scale)
     readable = np.abs(sums.astype(np.int64)) < _EXACT
     wrong = int((recovered != sums)[readable].sum())
     return replace(row, sums=int(readable.sum()), wrong_sums=wrong)
 
 
-def _inputs(taps: IntegerProbes, values: Tensors) -> list[torch.Tensor]:
+def _inputs(probes: IntegerProbes, values: Tensors) -> list[torch.Tensor]:
     """Return the float operands of a product in the layout in which it reads them."""
     return [
         _move(torch.from_numpy(values[name]), layout)
-        for name, layout in zip(taps.inputs, taps.layouts, strict=True)
+        for name, layout in zip(probes.inputs, probes.layouts, strict=True)
     ]
 
 

@@ -68,11 +68,11 @@ class QuantizedWriter:
 
     Args:
         layers: Gemm name -> the layer in integers.
-        taps: Filled while writing: gemm name -> the ONNX tensors around its kernel.
+        probes: Filled while writing: gemm name -> the ONNX tensors around its kernel.
     """
 
     layers: dict[str, IntegerLayer]
-    taps: dict[str, IntegerProbes] = field(default_factory=dict)
+    probes: dict[str, IntegerProbes] = field(default_factory=dict)
     _written: dict[tuple[str, str], IntegerOperand] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
@@ -87,7 +87,7 @@ class QuantizedWriter:
             a, b = (self._operand(context, operand, grid) for operand, grid in pairs)
             inputs = [a.codes, b.codes, a.scale, b.scale, a.zero, b.zero]
             context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
-            self.taps[output] = _taps([a, b], output)
+            self.probes[output] = _probes([a, b], output)
 
     def _linear(self, context: Lowering, layer: IntegerLinear, x: fx.Node, output: str) -> None:
         constant = context.builder.constant
@@ -99,7 +99,7 @@ class QuantizedWriter:
         bias = constant(f"{output}_bias", array_of(layer.bias))
         inputs = [rounded.codes, weight, rounded.scale, steps, rounded.zero, "", bias]
         context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
-        self.taps[output] = _taps([rounded], output, bias=bias)
+        self.probes[output] = _probes([rounded], output, bias=bias)
 
     def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> IntegerOperand:
         """Round an operand where its layout begins, and move its 8-bit codes; written once."""
@@ -117,7 +117,9 @@ class QuantizedWriter:
         return self._written[key]
 
 
-def _taps(rounded: list[IntegerOperand], output: str, *, bias: str | None = None) -> IntegerProbes:
+def _probes(
+    rounded: list[IntegerOperand], output: str, *, bias: str | None = None
+) -> IntegerProbes:
     return IntegerProbes(
         inputs=tuple(one.source for one in rounded),
         layouts=tuple(one.layout for one in rounded),

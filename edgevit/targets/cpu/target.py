@@ -99,7 +99,7 @@ class CpuTarget:
         builder = lower_graph(quantized.graph, writer)
         skeleton = builder.model(quantized.graph.input_size)
         kernels = kernels_of(whole_model(skeleton, builder.tensors))
-        outputs = {name: taps.output for name, taps in writer.taps.items()}
+        outputs = {name: probes.output for name, probes in writer.probes.items()}
         return Lowered(
             onnx=skeleton,
             tensors=builder.tensors,

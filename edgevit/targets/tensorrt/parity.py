@@ -106,43 +106,43 @@ def qdq_layer_parity(
     """Compare every quantized product on these images, float32 [B, 3, H, W]."""
     builder, writer = write_model(quantized)
     skeleton = builder.model(quantized.graph.input_size)
-    taps = list(writer.taps.items())
+    probes = list(writer.probes.items())
     codes = {
         code
-        for name, one in taps
+        for name, one in probes
         for code, grid in zip(one.codes, quantized.layers[name].input_grids, strict=True)
         if grid.has_integer_sums  # numpy has no such type to return them in
     }
-    floats = {n for _, one in taps for n in (*one.inputs, *one.values, one.output)}
+    floats = {n for _, one in probes for n in (*one.inputs, *one.values, one.output)}
     model = AsWritten(whole_model(skeleton, builder.tensors), (*sorted(codes), *sorted(floats)))
     rows = []
-    for start in range(0, len(taps), layers_at_once):
-        part = taps[start : start + layers_at_once]
+    for start in range(0, len(probes), layers_at_once):
+        part = probes[start : start + layers_at_once]
         values = model.tensors(images, _wanted([one for _, one in part], codes))
         rows += [_compare(quantized, name, one, values) for name, one in part]
     return rows
 
 
-def _wanted(taps: list[QdqProbes], codes: set[str]) -> list[str]:
+def _wanted(probes: list[QdqProbes], codes: set[str]) -> list[str]:
     """Return the tensors around products that can be had, each once."""
-    names = [n for t in taps for n in (*t.inputs, *t.values, t.output)]
-    names += [n for t in taps for n in t.codes if n in codes]
+    names = [n for t in probes for n in (*t.inputs, *t.values, t.output)]
+    names += [n for t in probes for n in t.codes if n in codes]
     return list(dict.fromkeys(names))
 
 
 @torch.no_grad()
 def _compare(
-    quantized: QuantizedGraph, name: str, taps: QdqProbes, values: Values
+    quantized: QuantizedGraph, name: str, probes: QdqProbes, values: Values
 ) -> QdqLayerParity:
     gemm, layer = quantized.graph.gemm(name), quantized.layers[name]
-    inputs = [torch.from_numpy(values[name].astype(np.float32)) for name in taps.inputs]
+    inputs = [torch.from_numpy(values[name].astype(np.float32)) for name in probes.inputs]
     right = inputs[1] if len(inputs) > 1 else None
     expected = quantized.kept(name, quantized.compute(gemm, inputs[0], right))
-    output = torch.from_numpy(values[taps.output].astype(np.float32))
+    output = torch.from_numpy(values[probes.output].astype(np.float32))
     wrong = [
         _wrong_codes(grid, x, values, codes, value)
         for grid, x, codes, value in zip(
-            layer.input_grids, inputs, taps.codes, taps.values, strict=True
+            layer.input_grids, inputs, probes.codes, probes.values, strict=True
         )
     ]
     rms = expected.square().mean().sqrt().clamp_min(1e-12)

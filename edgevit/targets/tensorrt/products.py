@@ -59,13 +59,13 @@ class QdqWriter:
     Args:
         layers: Gemm name -> its quantized layer.
         wide: fx nodes whose output stays in float32; everything around such a product does.
-        taps: Filled while writing: gemm name -> the tensors around it.
+        probes: Filled while writing: gemm name -> the tensors around it.
         float32_names: Filled while writing: further tensors that stay in float32.
     """
 
     layers: dict[str, Layer]
     wide: frozenset[str] = frozenset()
-    taps: dict[str, QdqProbes] = field(default_factory=dict)
+    probes: dict[str, QdqProbes] = field(default_factory=dict)
     float32_names: set[str] = field(default_factory=set)
     _written: dict[tuple[str, str, bool], QdqOperand] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class QdqWriter:
             context.builder.add("MatMul", values, output)
         else:
             self._linear(context.builder, layer, layer.bias, values, output)
-        self._tap(rounded, output)
+        self._probe(rounded, output)
 
     def _linear(
         self, builder: OnnxBuilder, layer: Layer, bias: Tensor, values: list[str], output: str
@@ -116,8 +116,8 @@ class QdqWriter:
             self.float32_names.add(name)
         return name
 
-    def _tap(self, rounded: list[QdqOperand], output: str) -> None:
-        self.taps[output] = QdqProbes(
+    def _probe(self, rounded: list[QdqOperand], output: str) -> None:
+        self.probes[output] = QdqProbes(
             inputs=tuple(one.source for one in rounded),
             codes=tuple(one.codes for one in rounded),
             values=tuple(one.values for one in rounded),

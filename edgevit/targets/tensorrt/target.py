@@ -98,8 +98,8 @@ class TensorRTTarget:
             packed_bits=builder.packed_bits,
             layers=layer_rows(
                 quantized,
-                kernels=dict.fromkeys(writer.taps, "Q/DQ"),  # TensorRT picks them on the device
-                tensors={name: taps.output for name, taps in writer.taps.items()},
+                kernels=dict.fromkeys(writer.probes, "Q/DQ"),  # TensorRT picks them on the device
+                tensors={name: probes.output for name, probes in writer.probes.items()},
                 in_float=lambda name: _in_float(name in quantized.float32_nodes),
             ),
         )
@@ -139,7 +139,7 @@ def refuse_faults(found: Conformance) -> None:
 
 
 def write_model(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
-    """Return the finished model under construction, and its writer with the taps of products."""
+    """Return the finished model under construction, and its writer with the probes of products."""
     writer = QdqWriter(layers=quantized.layers, wide=quantized.float32_nodes)
     builder = lower_graph(quantized.graph, writer)
     wide = quantized.float32_nodes | writer.float32_names
