@@ -199,6 +199,7 @@ def grid_classes() -> Mapping[str, type[Grid]]:
     return found
 
 
-def _is_kind(made: object) -> bool:
-    is_grid = inspect.isclass(made) and issubclass(made, Grid)
+def _is_kind(made: Any) -> bool:
+    is_class = issubclass(type(made), type)  # on Python 3.10 `isinstance(list[int], type)` holds
+    is_grid = is_class and issubclass(made, Grid)
     return is_grid and not inspect.isabstract(made)
