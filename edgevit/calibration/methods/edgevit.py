@@ -88,12 +88,12 @@ def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
         run.graph, run.placement, statistics, grids.grid, must_save=OPERATORS_MUST_SAVE
     )
 
-    def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
+    def decide(gemm: Gemm, fp32: Operands, simulated: Operands, output: Tensor) -> Layer:
         left = grids.grid(gemm.left)
         if gemm.weight is None:
             return IntegerMatmul(left=left, right=grids.grid(gemm.right))
         tokens = _tokens(statistics, gemm, output)
-        layer, targets[gemm.name] = _linear(run, gemm, left, rounded.left, output, tokens)
+        layer, targets[gemm.name] = _linear(run, gemm, left, simulated.left, output, tokens)
         return layer
 
     return CalibrationPlan(quantized=quantized, decide=decide, targets=targets)

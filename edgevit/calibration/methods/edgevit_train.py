@@ -81,14 +81,14 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     features = None
     if behind is not None:
         features = _run_all(graph, start, behind, run.images, run.batch_size, None)
-    exact = rounded = run.images
+    fp32 = simulated = run.images
     for done, part in enumerate(parts, 1):
-        wanted = _run_all(graph, part.start, part.stop, exact, run.batch_size, None)
-        streams = (exact[:few], rounded[:few])  # decided for what the trained parts before give
+        wanted = _run_all(graph, part.start, part.stop, fp32, run.batch_size, None)
+        streams = (fp32[:few], simulated[:few])  # decided for what the trained parts before give
         walk_part(fast, quantized, plan.decide, (part.start, part.stop), streams)
         lesson = PartTrainingData(
             part=part,
-            inputs=rounded,
+            inputs=simulated,
             wanted=wanted,
             importance=importance.get(part.stop or "", torch.ones(())),
             logits=logits,
@@ -106,9 +106,9 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             bench.put_back(there, tuple(learner.constants()))
             if kept is not None:
                 kept.save(part.name, quantized, part.gemms, tuple(learner.constants()))
-        exact = wanted
+        fp32 = wanted
         compute = bench.taken(part, feeds).compute
-        rounded = _run_all(graph, part.start, part.stop, rounded, run.batch_size, compute)
+        simulated = _run_all(graph, part.start, part.stop, simulated, run.batch_size, compute)
         run.progress("training", done, len(parts))
     return quantized
 

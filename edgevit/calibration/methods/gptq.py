@@ -30,12 +30,12 @@ def calibrate(run: Run) -> QuantizedGraph:
         run.graph, lambda site: activation_grid(run.placement, site, ranges, statistics, CHOICES)
     )
 
-    def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
+    def decide(gemm: Gemm, fp32: Operands, simulated: Operands, output: Tensor) -> Layer:
         left = grids.grid(gemm.left)
         if gemm.weight is None:
             return IntegerMatmul(left=left, right=grids.grid(gemm.right))
         weight = run.graph.weight(gemm)  # [out, in]
-        inputs = left.fake_quantize(rounded.left).reshape(-1, weight.shape[1])  # [T, in]
+        inputs = left.fake_quantize(simulated.left).reshape(-1, weight.shape[1])  # [T, in]
         spec = run.placement.options[gemm.right.name][0]
         grid, codes = round_weight(weight, spec, inputs.T @ inputs)
         return IntegerLinear(

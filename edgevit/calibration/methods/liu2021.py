@@ -59,14 +59,14 @@ def calibrate(run: Run) -> QuantizedGraph:
         run.graph, lambda site: activation_grid(run.placement, site, ranges, Statistics(), CHOICES)
     )
 
-    def decide(gemm: Gemm, exact: Operands, rounded: Operands, output: Tensor) -> Layer:
-        judged = _Judged.first(JUDGED_IMAGES, run, rounded, output)
+    def decide(gemm: Gemm, fp32: Operands, simulated: Operands, output: Tensor) -> Layer:
+        judged = _Judged.first(JUDGED_IMAGES, run, simulated, output)
         left = grids.proposed(gemm.left)
         if gemm.weight is None:
             return _matmul(run, gemm, left, grids.choose(gemm.right), judged)
         layer = _linear(run, gemm, left, judged, fixed=gemm.left in grids)
         grids.keep(gemm.left, layer.grid)
-        error = layer(rounded.left) - output  # [..., out]
+        error = layer(simulated.left) - output  # [..., out]
         return replace(layer, bias=layer.bias - error.reshape(-1, error.shape[-1]).mean(0))
 
     walk(run, quantized, decide, "layers")
@@ -83,7 +83,7 @@ class _Judged:
     images: int
 
     @staticmethod
-    def first(wanted: int, run: Run, rounded: Operands, output: Tensor) -> _Judged:
+    def first(wanted: int, run: Run, simulated: Operands, output: Tensor) -> _Judged:
         """Keep the first images; the first axis is images times something (windows)."""
         total = len(run.images_at_once)
         images = min(wanted, total)
@@ -91,8 +91,8 @@ class _Judged:
         def cut(x: Tensor) -> Tensor:
             return x[: len(x) // total * images]
 
-        right = None if rounded.right is None else cut(rounded.right)
-        return _Judged(left=cut(rounded.left), right=right, output=cut(output), images=images)
+        right = None if simulated.right is None else cut(simulated.right)
+        return _Judged(left=cut(simulated.left), right=right, output=cut(output), images=images)
 
 
 def _linear(run: Run, gemm: Gemm, left: Grid, judged: _Judged, *, fixed: bool) -> IntegerLinear:

@@ -89,14 +89,14 @@ def _unit_losses(found: Candidates, units: list[Unit], bits: int, which: Operand
         if gemm.name not in inside:
             return float_product(found.graph, gemm, left, right)
         (left, x), (right, y) = left.chunk(2), (None, None) if right is None else right.chunk(2)
-        exact = float_product(found.graph, gemm, left, right)
-        rounded = round_product(found, gemm, x, y, bits, which)
+        fp32 = float_product(found.graph, gemm, left, right)
+        simulated = round_product(found, gemm, x, y, bits, which)
         if gemm.name not in last:
-            return torch.cat([exact, rounded])
+            return torch.cat([fp32, simulated])
         at = last[gemm.name]
-        norm = norms.get(at) or nuclear_norm(exact, len(images))
-        losses[at] = norm * float((rounded - exact).square().sum()) / len(images)
-        return torch.cat([exact, exact])
+        norm = norms.get(at) or nuclear_norm(fp32, len(images))
+        losses[at] = norm * float((simulated - fp32).square().sum()) / len(images)
+        return torch.cat([fp32, fp32])
 
     run_graph(found.graph, torch.cat([images, images]), gemm=step)
     return losses

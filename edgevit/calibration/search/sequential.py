@@ -74,18 +74,18 @@ def walk_part(
 
     def step(gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         nonlocal done
-        (exact, rounded), output = _halves(left, right), None
-        exact_output = float_product(run.graph, gemm, exact.left, exact.right)
+        (fp32, simulated), output = _halves(left, right), None
+        fp32_output = float_product(run.graph, gemm, fp32.left, fp32.right)
         if gemm.name not in names:
-            output = float_product(run.graph, gemm, rounded.left, rounded.right)
+            output = float_product(run.graph, gemm, simulated.left, simulated.right)
         else:
-            layer = decide(gemm, exact, rounded, exact_output)
+            layer = decide(gemm, fp32, simulated, fp32_output)
             quantized.layers[gemm.name] = layer
-            output = quantized.compute(gemm, rounded.left, rounded.right)
+            output = quantized.compute(gemm, simulated.left, simulated.right)
             done += 1
             if count:
                 run.progress(stage, done, count)
-        return torch.cat([exact_output, output])
+        return torch.cat([fp32_output, output])
 
     run_part(run.graph, ends[0], torch.cat(streams), ends[1], gemm=step)
 

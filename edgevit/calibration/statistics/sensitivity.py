@@ -99,8 +99,8 @@ def _add(
     images: int,
 ) -> None:
     layer = quantized.layers[gemm.name]
-    exact = (left, quantized.graph.weight(gemm) if right is None else right)
-    for at, (operand, found) in enumerate(zip(exact, layer.rounded(left, right), strict=True)):
+    operands = (left, quantized.graph.weight(gemm) if right is None else right)
+    for at, (operand, found) in enumerate(zip(operands, layer.rounded(left, right), strict=True)):
         noise.signal[at] += float(operand.double().square().sum())
         noise.noise[at] += float((found - operand).double().square().sum())
     if output.grad is not None:

@@ -118,12 +118,12 @@ def test_a_layer_is_at_least_as_correlated_as_with_the_widest_steps(graph, image
     ranges = rewritten(run, CHOICES)
     gains = []
 
-    def decide(gemm, exact: Operands, rounded: Operands, output):
+    def decide(gemm, fp32: Operands, simulated: Operands, output):
         left = activation_grid(run.placement, gemm.left, ranges, Statistics(), CHOICES)
         if gemm.weight is None:
             right = activation_grid(run.placement, gemm.right, ranges, Statistics(), CHOICES)
             return IntegerMatmul(left=left, right=right)
-        judged = _Judged.first(16, run, rounded, output)
+        judged = _Judged.first(16, run, simulated, output)
         found = _linear(run, gemm, left, judged, fixed=False)
         weight, bias = run.graph.constant(gemm.weight), run.graph.constant(gemm.bias)
         spec = run.placement.options[gemm.right.name][0]

@@ -1,7 +1,7 @@
 """Times the variants in turns with the device watched: once more where the first time is void.
 
 Latencies during which a clock dropped or something throttled do not count. They are then measured a
-second time; if those do not count either, that is said and they decide nothing (`policy.decide_variant`).
+second time; if those do not count either, that is said and they decide nothing.
 """
 
 from __future__ import annotations
