@@ -38,7 +38,7 @@ def target_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _write(file: Path) -> tuple[str, ...]:
     """Return the ``NAMES = (...)`` at the top of a file, empty without such a line."""
-    for statement in ast.parse(file.read_text("utf-8")).body:
+    for statement in ast.parse(file.read_text("utf-8"), str(file)).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "NAMES":
             return tuple(ast.literal_eval(statement.value))
     return ()
