@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 def all_engines() -> dict[str, Engine]:
-    """Return name -> engine, in alphabetical order of their files."""
-    modules = (
-        import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
-    )
-    engines = (getattr(module, "ENGINE", None) for module in modules)
-    return {engine.name: engine for engine in engines if engine is not None}
+    """Return name -> engine, in alphabetical order of their files.
+
+    Raises:
+        ValueError: Two engines have one name.
+    """
+    found: dict[str, Engine] = {}
+    for file in pkgutil.iter_modules(__path__):
+        engine = getattr(import_module(f"{__name__}.{file.name}"), "ENGINE", None)
+        if engine is not None and found.setdefault(engine.name, engine) is not engine:
+            raise ValueError(f"two engines are named {engine.name!r}")
+    return found
 
 
 def engine_named(name: str) -> Engine:

@@ -129,7 +129,7 @@ def test_a_layer_is_at_least_as_correlated_as_with_the_widest_steps(graph, image
         spec = run.placement.options[gemm.right.name][0]
         top = (weight.abs().amax() / (spec.qmax + 0.5)).expand(len(weight))
         plain = integer_linear(left, UniformGrid.symmetric(spec, top), weight, bias)
-        scores = [pearson(output, layer(rounded.left), len(images)) for layer in (found, plain)]
+        scores = [pearson(output, layer(simulated.left), len(images)) for layer in (found, plain)]
         gains.append(scores[0] - scores[1])
         return found
 

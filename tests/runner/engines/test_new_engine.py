@@ -81,6 +81,15 @@ def test_it_may_be_asked_for_and_is_completed(home, bundle, images):
     assert (status, "EV826" in errors) == (4, True), errors
 
 
+def test_a_name_that_another_engine_has_is_refused(home, tmp_path):
+    shutil.copytree(home, tmp_path / "home")
+    engines = tmp_path / "home/edgevit/runner/engines"
+    (engines / "evaluator.py").write_text(ENGINE.replace('"evaluator"', '"onnxruntime"'))
+    status, _, errors = run(tmp_path / "home", "doctor")
+    assert status != 0
+    assert "two engines are named 'onnxruntime'" in errors
+
+
 def test_here_where_it_is_not_its_bundle_is_refused(bundle, images):
     status, _, errors = run(PACKAGE.parent, "validate", bundle, "--data", images)
     assert (status, "EV417" in errors) == (10, True), errors
