@@ -4,6 +4,7 @@ The copy is a tree of links to this package's files; nothing in it is changed bu
 Everything runs in a process of its own, so that nothing is known of the file in this one.
 """
 
+import compileall
 import json
 import os
 import shutil
@@ -122,6 +123,17 @@ def test_a_target_is_one_new_folder(copy):
     listed, helped = said(copy, "targets --json -", "quantize --help")
     assert "abacus" in [row["name"] for row in json.loads(listed)["targets"]]
     assert "abacus" in helped
+
+
+def test_compiled_files_alone_do(tmp_path):
+    """Names are read from sources only where there are sources."""
+    shutil.copytree(PACKAGE, tmp_path / "edgevit", ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(tmp_path / "edgevit", quiet=1, legacy=True)
+    for source in (tmp_path / "edgevit").rglob("*.py"):
+        source.unlink()
+    listed, targets = said(tmp_path, "methods --json -", "targets --json -")
+    assert len(json.loads(listed)["methods"]) > 10
+    assert {row["name"] for row in json.loads(targets)["targets"]} > {"cpu", "simulation"}
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,14 @@ def target_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
             names = getattr(import_module(module), "NAMES", ())
             module = f"{module}.target"
         else:
-            names = _write(Path(getattr(one.module_finder, "path", ""), f"{one.name}.py"))
+            names = _names_in(
+                Path(getattr(one.module_finder, "path", ""), f"{one.name}.py"), module
+            )
         if names:
             yield module, tuple(names)
 
 
-def _write(file: Path) -> tuple[str, ...]:
+def _names_in(file: Path) -> tuple[str, ...]:
     """Return the ``NAMES = (...)`` at the top of a file, empty without such a line."""
     for statement in ast.parse(file.read_text("utf-8"), str(file)).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "NAMES":

@@ -11,7 +11,7 @@ from edgevit.calibration import naming as methods
 from edgevit.targets import naming as targets
 
 
-@pytest.mark.parametrize("read", [targets._write, methods._names])
+@pytest.mark.parametrize("read", [targets._names_in, methods._names])
 def test_a_broken_file_is_named(read: Any, tmp_path: Path) -> None:
     file = tmp_path / "abacus.py"
     file.write_text("def (")
