@@ -31,9 +31,9 @@ def target_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
             names = getattr(import_module(module), "NAMES", ())
             module = f"{module}.target"
         else:
-            names = _names_in(
-                Path(getattr(one.module_finder, "path", ""), f"{one.name}.py"), module
-            )
+            file = Path(getattr(one.module_finder, "path", ""), f"{one.name}.py")
+            is_source = file.is_file()  # only compiled files may be installed
+            names = _names_in(file) if is_source else getattr(import_module(module), "NAMES", ())
         if names:
             yield module, tuple(names)
 
