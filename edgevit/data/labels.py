@@ -86,7 +86,7 @@ def _labels(
     if images.numbered:
         return _by_number(folders, count, where), "label numbers of the data file"
     if classes is not None:
-        if order is None or _fit(folders, classes):
+        if order is None or _fits(folders, classes):
             if order is None and _are_numbers(folders, classes):
                 numbers = {name: int(name) for name in folders}
                 return numbers, f"folder names as indices of the classes of {source}"
@@ -160,7 +160,7 @@ def _find(folders: list[str], classes: Sequence[str]) -> dict[str, list[int]]:
     return {name: exact.get(name) or lower.get(name.lower(), []) for name in folders}
 
 
-def _fit(folders: list[str], classes: Sequence[str]) -> bool:
+def _fits(folders: list[str], classes: Sequence[str]) -> bool:
     return all(len(indices) == 1 for indices in _find(folders, classes).values())
 
 

@@ -16,7 +16,7 @@ from edgevit.errors import UsageError
 from edgevit.recipe import DEFAULT_METHOD
 
 
-def _make() -> Iterator[Method]:
+def _stated_methods() -> Iterator[Method]:
     """Yield the methods at the top of every file of this folder; some stand in several."""
     for file in pkgutil.iter_modules(__path__):
         values = vars(import_module(f"{__name__}.{file.name}")).values()
@@ -29,7 +29,7 @@ def _find() -> dict[str, Method]:
     Raises:
         ValueError: Two methods have one name, or a name can't be read from a file's text.
     """
-    methods = {id(method): method for method in _make()}.values()
+    methods = {id(method): method for method in _stated_methods()}.values()
     names = sorted(method.name for method in methods)
     said = list(method_names()) or names  # nothing, where only compiled files are installed
     if names != said or len(set(names)) < len(names):

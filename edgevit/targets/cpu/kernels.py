@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from edgevit.errors import EnvironmentError_, UnsupportedError
-from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 from edgevit.runner.engines.onnxruntime.probe import exact_config
 from edgevit.scratch import scratch_folder
 

@@ -20,7 +20,7 @@ import torch.fx
 from onnx import numpy_helper
 
 from edgevit.quantizers.quantized_graph import Grid, IntegerLayer, QuantizedGraph
-from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 from edgevit.targets.cpu.kernels import kernels_of, session_options
 from edgevit.targets.cpu.products import IntegerProbes, QuantizedWriter
 from edgevit.targets.onnx.builder import whole_model

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgevit.quantizers.fp16 import to_half
 from edgevit.quantizers.quantized_graph import Grid, QuantizedGraph
-from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.tensorrt.products import QdqProbes
 from edgevit.targets.tensorrt.target import write_model

@@ -10,7 +10,7 @@ from edgevit.runner.engines.onnxruntime.settings import ASKS, SETTINGS
 
 
 def _available() -> EnvironmentError_ | None:
-    from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+    from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 
     try:
         onnxruntime_module()

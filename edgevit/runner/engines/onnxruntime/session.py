@@ -16,7 +16,7 @@ from edgevit.bundle import Bundle
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.engines import engine_of
-from edgevit.runner.engines.onnxruntime.library import onnxruntime_module
+from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 from edgevit.runner.engines.onnxruntime.probe import exact_config, saturates
 from edgevit.runner.engines.onnxruntime.settings import CPU
 from edgevit.runner.engines.threads import check_threads
