@@ -108,3 +108,11 @@ def matching(pattern):
     """Return the files that ruff means: `**` reaches into folders too."""
     paths = house.ROOT.glob(pattern.replace("**.py", "**/*.py"))
     return {path.relative_to(house.ROOT).as_posix() for path in paths}
+
+
+def test_no_file_is_a_link_to_somewhere_else():
+    """A link made by hand has to stay out of what is handed on."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-s"], cwd=house.ROOT, capture_output=True, text=True
+    )
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []
