@@ -2,4 +2,4 @@
 
 from edgevit.targets.tensorrt.profiles import PROFILES
 
-NAMES = tuple(PROFILES)
+NAMES = tuple(name for name, profile in PROFILES.items() if profile.engine == "tensorrt")

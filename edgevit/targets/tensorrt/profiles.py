@@ -59,6 +59,9 @@ class DeviceProfile:
         memory_gb: Sizes it is sold with, shared with the processor on a Jetson; empty if open.
         jetpack: JetPack releases that serve it; empty on anything but a Jetson.
         soc: Name of a Jetson's chip, as in /proc/device-tree/compatible.
+        engine: Name of the engine that runs its bundles.
+        compiles_as: What TensorRT for RTX can compile for without the device that is nearest to
+            it, such as "SM86" for an Orin's 8.7; empty where it has nothing of that generation.
     """
 
     name: str
@@ -72,6 +75,8 @@ class DeviceProfile:
     memory_gb: tuple[int, ...] = ()
     jetpack: tuple[str, ...] = ()
     soc: str = ""
+    engine: str = "tensorrt"
+    compiles_as: str = ""
 
     @property
     def sm(self) -> int:
@@ -120,12 +125,14 @@ _GENERATIONS = (
         name="tensorrt-ampere",
         description="TensorRT on A100, A10, RTX 30 and later: INT8 and FP16",
         compute_capability="8.0",
+        compiles_as="SM80",
         precisions=_AMPERE,
     ),
     DeviceProfile(
         name="tensorrt-ada",
         description="TensorRT on L4, L40, RTX 40: INT8, FP8 and FP16",
         compute_capability="8.9",
+        compiles_as="SM89",
         precisions=_ADA,
         fp8_attention=FP8_ATTENTION,
     ),
@@ -145,11 +152,48 @@ _GENERATIONS = (
         fp8_attention=FP8_ATTENTION,
     ),
 )
+_RTX = (
+    DeviceProfile(
+        name="rtx-turing",
+        description="TensorRT for RTX on RTX 20: INT8 and FP16",
+        compute_capability="7.5",
+        compiles_as="SM75",
+        precisions=("fp32", "fp16", "int8"),
+        engine="tensorrt_rtx",
+    ),
+    DeviceProfile(
+        name="rtx-ampere",
+        description="TensorRT for RTX on RTX 30: INT8 and FP16",
+        compute_capability="8.6",
+        compiles_as="SM86",
+        precisions=_AMPERE,
+        engine="tensorrt_rtx",
+    ),
+    DeviceProfile(
+        name="rtx-ada",
+        description="TensorRT for RTX on RTX 40: INT8, FP8 and FP16",
+        compute_capability="8.9",
+        compiles_as="SM89",
+        precisions=_ADA,
+        fp8_attention=FP8_ATTENTION,
+        engine="tensorrt_rtx",
+    ),
+    DeviceProfile(
+        name="rtx-blackwell",
+        description="TensorRT for RTX on RTX 50: INT8, FP8 and FP16",
+        compute_capability="12.0",
+        compiles_as="SM120",
+        precisions=_BLACKWELL,
+        fp8_attention=FP8_ATTENTION,
+        engine="tensorrt_rtx",
+    ),
+)
 _JETSONS = (
     DeviceProfile(
         name="jetson-orin-nano",
         description="Jetson Orin Nano: INT8 and FP16",
         compute_capability="8.7",
+        compiles_as="SM86",
         precisions=_AMPERE,
         memory_gb=(4, 8),
         jetpack=("6.1", "6.2", "7.2"),
@@ -159,6 +203,7 @@ _JETSONS = (
         name="jetson-orin-nx",
         description="Jetson Orin NX: INT8 and FP16",
         compute_capability="8.7",
+        compiles_as="SM86",
         precisions=_AMPERE,
         memory_gb=(8, 16),
         jetpack=("6.1", "6.2", "7.2"),
@@ -168,6 +213,7 @@ _JETSONS = (
         name="jetson-agx-orin",
         description="Jetson AGX Orin: INT8 and FP16",
         compute_capability="8.7",
+        compiles_as="SM86",
         precisions=_AMPERE,
         memory_gb=(32, 64),
         jetpack=("6.1", "6.2", "7.2"),
@@ -191,7 +237,7 @@ _ANY = replace(
     description="TensorRT 10.3 to 11.4 on any GPU since Ampere: INT8 and FP16",
 )
 PROFILES: dict[str, DeviceProfile] = {
-    profile.name: profile for profile in (_ANY, *_GENERATIONS, *_JETSONS)
+    profile.name: profile for profile in (_ANY, *_GENERATIONS, *_JETSONS, *_RTX)
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
+from edgevit.graph.split_linear import with_split_linears
 from edgevit.quantizers.float8 import Float8Grid
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
@@ -36,7 +37,6 @@ class TensorRTTarget:
     """
 
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
-    engine = "tensorrt"
     seen_to_run = "not yet on hardware; the graph ran in ONNX Runtime"
 
     def __init__(self, profile: DeviceProfile) -> None:
@@ -44,11 +44,11 @@ class TensorRTTarget:
         float8 = Float8Grid.kinds if profile.runs("fp8") else ()
         self.grids: tuple[str, ...] = (*UniformGrid.kinds, *float8)
         self.name, self.description = profile.name, profile.description
-        self.precisions = profile.precisions
+        self.precisions, self.engine = profile.precisions, profile.engine
 
     def prepare(self, graph: Graph) -> Graph:
-        """Return the graph as it is: q, k and v of one projection stay one product."""
-        return graph
+        """Split fused q, k, v projections: cut apart after it, the product gets no INT8 kernel."""
+        return with_split_linears(graph)
 
     def place(
         self,
@@ -109,7 +109,9 @@ class TensorRTTarget:
         return float_reference(graph)
 
 
-TARGETS = tuple(TensorRTTarget(profile) for profile in PROFILES.values())
+TARGETS = tuple(
+    TensorRTTarget(profile) for profile in PROFILES.values() if profile.engine == "tensorrt"
+)
 
 
 def precision_of(quantized: QuantizedGraph) -> str:

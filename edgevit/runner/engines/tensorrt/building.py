@@ -14,7 +14,7 @@ from edgevit.errors import DeviceError, UsageError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog, logger_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     BuildProgress = Callable[[str, int, int], bool]
     """Called with (phase, steps done, steps); returning False stops the build."""
@@ -88,15 +88,18 @@ def plan_from_onnx(
     settings: BuildSettings,
     *,
     timing_cache: bytes = b"",
+    capabilities: Sequence[str] = (),
     log: MessageLog | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildPlan:
-    """Return a plan for the device of this machine.
+    """Return a plan for the device of this machine, or for others that are named.
 
     Args:
-        trt: The module `tensorrt`.
+        trt: The module `tensorrt`, or `tensorrt_rtx`.
         onnx: Serialized ModelProto with one input, float32 [batch, 3, H, W].
         settings: See `BuildSettings`.
+        capabilities: What TensorRT for RTX compiles for ahead of time, such as "SM89"; none for
+            the device of this machine.
         timing_cache: What an earlier build on the same device left.
         log: Collects TensorRT's messages.
         progress: Called while building; may stop it.
@@ -113,6 +116,8 @@ def plan_from_onnx(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, onnx, log)
     config = _config(trt, builder, network, settings)
+    if capabilities:
+        _compile_for(trt, config, capabilities)
     cache = _attach_timing_cache(config, timing_cache, log)
     if progress is not None:
         config.progress_monitor = monitor_for(trt, progress)
@@ -169,6 +174,12 @@ def _config(trt: Any, builder: Any, network: Any, settings: BuildSettings) -> An
                 try_next="Take a smaller largest batch.",
             )
     return config
+
+
+def _compile_for(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
+    config.num_compute_capabilities = len(capabilities)
+    for index, name in enumerate(capabilities):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
 
 
 def _image_input(network: Any) -> Any:

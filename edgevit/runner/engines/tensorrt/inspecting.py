@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,10 @@ _TACTIC_PRECISIONS = (
     ("fp16", r"f16f16|h16816|h884|fp16"),
     ("fp32", r"f32f32|sgemm|tf32"),
 )
+_PRODUCTS = {"Fc", "Conv", "Matm", "Gemm"}
+_CODES = {"int8", "fp8", "fp4"}
 _NARROWEST_FIRST = ("fp4", "int8", "fp8", "fp16", "bf16", "fp32")
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
 _MYELIN = re.compile(r"__myl_((?:[A-Z][a-z0-9]*)+)")
 _MOVING = {"Cast", "Move", "Resh", "Tran", "Conc", "Repl", "Slic", "Copy", "Quan", "Dequ"}
@@ -66,6 +68,7 @@ class EngineLayer:
         name: Its name, the same as in a profile.
         kind: TensorRT's layer type such as "gemm", "kgen", "Reformat"; empty if not told.
         inputs: What enters it; weights are often left out.
+        constants: Its weights, scales and other constants, as far as they are told.
         outputs: What leaves it.
         tactic: Name of the chosen kernel.
         onnx_nodes: Names of the ONNX nodes that became part of it.
@@ -74,18 +77,36 @@ class EngineLayer:
     name: str
     kind: str = ""
     inputs: tuple[LayerOperand, ...] = ()
+    constants: tuple[LayerOperand, ...] = ()
     outputs: tuple[LayerOperand, ...] = ()
     tactic: str = ""
     onnx_nodes: tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
-        """The precision it computes in: its kernel's, else its narrowest input's."""
+        """The precision it computes in: its kernel's, else that of what it multiplies or reads."""
         told = _first_match(_TACTIC_PRECISIONS, _HASH.sub("", self.tactic))
         if told:
             return told
-        found = {operand.precision for operand in self.inputs}
-        return next((name for name in _NARROWEST_FIRST if name in found), "")
+        found = self._matrices if self.holds_product else []
+        if len(found) > 1:
+            return _multiplied_in(found)
+        return _narrowest({operand.precision for operand in self.inputs})
+
+    @property
+    def _matrices(self) -> list[str]:
+        """The precisions of its operands that are more than scales and biases."""
+        operands = [*self.inputs, *self.constants]
+        return [one.precision for one in operands if sum(size != 1 for size in one.shape) > 1]
+
+    @property
+    def holds_product(self) -> bool:
+        """Return whether a matrix product or a convolution is computed in it."""
+        if self.kind.lower() in ("gemm", "runtime_fusion") or self.is_attention:
+            return True
+        found = _MYELIN.search(self.name)
+        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
+        return any(part in _PRODUCTS for part in parts)
 
     @property
     def only_moves(self) -> bool:
@@ -119,6 +140,17 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
         raise _unreadable("the engine inspector's JSON", error) from error
 
 
+def _narrowest(precisions: Iterable[str]) -> str:
+    found = set(precisions)
+    return next((name for name in _NARROWEST_FIRST if name in found), "")
+
+
+def _multiplied_in(matrices: Sequence[str]) -> str:
+    """Return the narrowest precision that two operands share; codes beside floats become floats."""
+    shared = _narrowest(name for name in matrices if matrices.count(name) > 1)
+    return shared or _narrowest(name for name in matrices if name not in _CODES)
+
+
 def precision_from_format(text: str) -> str:
     """Return "int8" for "Four wide channel vectorized row major Int8 format", "" if unknown."""
     return _first_match(_PRECISIONS, text)
@@ -133,12 +165,13 @@ def _layer(content: Any) -> EngineLayer:
     if isinstance(content, str):  # built without detailed verbosity
         return EngineLayer(content, onnx_nodes=_nodes_from_name(content))
     metadata = str(content.get("Metadata", ""))
-    nodes = tuple(dict.fromkeys(_ONNX_NODE.findall(metadata)))
+    nodes = tuple(dict.fromkeys(ONNX_NODE.findall(metadata)))
     name = str(content["Name"])
     return EngineLayer(
         name=name,
         kind=str(content.get("LayerType", "")),
         inputs=tuple(_operand(item) for item in content.get("Inputs", ())),
+        constants=tuple(_operand(item) for item in content.get("Constants", ())),
         outputs=tuple(_operand(item) for item in content.get("Outputs", ())),
         tactic=str(content.get("TacticName", "")),
         onnx_nodes=nodes or _nodes_from_name(name),

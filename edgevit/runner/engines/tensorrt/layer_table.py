@@ -152,9 +152,13 @@ def _row(
 
 
 def _by_node(layers: Sequence[EngineLayer]) -> dict[str, EngineLayer]:
-    """Return plain node name -> the layer that computes it; moves only where nothing else does."""
+    """Return plain node name -> the layer that computes it.
+
+    A node may stand in several: its scale and bias in the kernel that follows its product. Layers
+    that hold a product go before others, and moves come last.
+    """
     found: dict[str, EngineLayer] = {}
-    for layer in sorted(layers, key=lambda layer: not layer.only_moves):  # computing layers last
+    for layer in sorted(layers, key=lambda layer: (not layer.only_moves, layer.holds_product)):
         for node in layer.onnx_nodes:
             found[_plain(node)] = layer
     return found
