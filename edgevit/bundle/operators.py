@@ -19,7 +19,12 @@ MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 DOMAINS = {"": OPSET, MICROSOFT: 1}
 ATTRIBUTE_TYPES = {"f": 1, "i": 2, "s": 3, "ints": 7}
 """Field of an AttributeProto that holds the value -> the number of its type."""
-STRINGS = {"Gelu.approximate": ("none", "tanh")}
+STRINGS = {
+    "Gelu.approximate": ("none", "tanh"),
+    "Resize.mode": ("nearest", "linear", "cubic"),
+    "Resize.coordinate_transformation_mode": ("half_pixel", "align_corners", "asymmetric"),
+    "Resize.nearest_mode": ("floor",),
+}
 """Values that attributes of text may have."""
 
 
@@ -71,6 +76,8 @@ def _cast(reading: NodeReading) -> Inferred:
 
 _UNARY = Operator(rules.same, (1, 1))
 _BINARY = Operator(rules.elementwise, (2, 2))
+_REDUCTION = Operator(rules.reduce, (2, 2), {"keepdims": "i"})
+_WINDOW = {"strides": "ints", "pads": "ints", "dilations": "ints"}
 OPERATORS: dict[str, Operator] = {
     "Identity": _UNARY,
     "Relu": _UNARY,
@@ -80,10 +87,19 @@ OPERATORS: dict[str, Operator] = {
     "Sqrt": _UNARY,
     "Exp": _UNARY,
     "Neg": _UNARY,
+    "Abs": _UNARY,
+    "Reciprocal": _UNARY,
+    "Softplus": _UNARY,
+    "HardSigmoid": Operator(rules.same, (1, 1), {"alpha": "f", "beta": "f"}),
+    "LeakyRelu": Operator(rules.same, (1, 1), {"alpha": "f"}),
+    "Elu": Operator(rules.same, (1, 1), {"alpha": "f"}),
     "Add": _BINARY,
     "Sub": _BINARY,
     "Mul": _BINARY,
     "Div": _BINARY,
+    "Max": _BINARY,
+    "Min": _BINARY,
+    "Pow": _BINARY,
     "Less": Operator(rules.less, (2, 2)),
     "Where": Operator(rules.where, (3, 3)),
     "Clip": Operator(rules.same, (3, 3)),
@@ -96,11 +112,28 @@ OPERATORS: dict[str, Operator] = {
     "MatMul": Operator(rules.matmul, (2, 2)),
     "Gemm": Operator(rules.gemm, (2, 3)),
     "MatMulIntegerToFloat": Operator(rules.integer_matmul, (6, 7), domain=MICROSOFT),
-    "Conv": Operator(
-        rules.conv,
-        (2, 3),
-        {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "i"},
+    "Conv": Operator(rules.conv, (2, 3), {**_WINDOW, "group": "i"}),
+    "ConvTranspose": Operator(
+        rules.conv_transpose, (2, 3), {**_WINDOW, "group": "i", "output_padding": "ints"}
     ),
+    "MaxPool": Operator(rules.pool, (1, 1), {**_WINDOW, "kernel_shape": "ints", "ceil_mode": "i"}),
+    "AveragePool": Operator(
+        rules.pool,
+        (1, 1),
+        {**_WINDOW, "kernel_shape": "ints", "ceil_mode": "i", "count_include_pad": "i"},
+    ),
+    "Resize": Operator(
+        rules.resize,
+        (4, 4),
+        {
+            "mode": "s",
+            "coordinate_transformation_mode": "s",
+            "nearest_mode": "s",
+            "cubic_coeff_a": "f",
+            "axes": "ints",
+        },
+    ),
+    "Expand": Operator(rules.expand, (2, 2)),
     "Reshape": Operator(rules.infer_reshape, (2, 2)),
     "Transpose": Operator(rules.transpose, (1, 1), {"perm": "ints"}),
     "Slice": Operator(rules.slice_, (5, 5)),
@@ -108,5 +141,10 @@ OPERATORS: dict[str, Operator] = {
     "GatherElements": Operator(rules.gather_elements, (2, 2), {"axis": "i"}),
     "Concat": Operator(rules.concat, (1, 256), {"axis": "i"}),
     "Pad": Operator(rules.pad, (3, 3)),
-    "ReduceMean": Operator(rules.reduce_mean, (2, 2), {"keepdims": "i"}),
+    "ReduceMean": _REDUCTION,
+    "ReduceSum": _REDUCTION,
+    "ReduceMax": _REDUCTION,
+    "ReduceMin": _REDUCTION,
+    "ReduceL1": _REDUCTION,
+    "ReduceL2": _REDUCTION,
 }

@@ -248,27 +248,94 @@ def conv(reading: NodeReading) -> Inferred:
         impossible(f"no convolution of {list(x)} with {list(weight)}")
     if weight[0] % group or min(x[1:]) < 1 or min(weight) < 1:
         impossible(f"no convolution of {list(x)} with {list(weight)} in {group} groups")
-    strides, dilations = (reading.attribute(name, [1, 1]) for name in ("strides", "dilations"))
-    pads = reading.attribute("pads", [0, 0, 0, 0])
     bias = reading.inputs[2] if len(reading.inputs) > 2 else None
     if bias is not None and bias.shape != weight[:1]:
         impossible(f"a bias {list(bias.shape)} for {weight[0]} channels")
-    if len(strides) != 2 or len(dilations) != 2 or len(pads) != 4:
-        impossible("a convolution of other than two dimensions")
-    if min(strides) < 1 or min(dilations) < 1 or min(pads) < 0:
-        impossible("a convolution with negative steps")
-    sides = [
-        (x[2 + i] + pads[i] + pads[2 + i] - dilations[i] * (weight[2 + i] - 1) - 1) // strides[i]
-        + 1
-        for i in (0, 1)
-    ]
-    if min(sides) < 1:
-        impossible("a convolution larger than its input")
+    sides = _window_sides(reading, x, weight[2:])
     shape = (x[0], weight[0], *sides)
     taps = count(weight[1:])
     work = count(shape) * taps
     window_bytes = 4 * sides[0] * sides[1] * taps * group
     return Inferred(shape, reading.value(0).dtype, work, window_bytes)
+
+
+def _window_sides(
+    reading: NodeReading, x: tuple[int, ...], window: tuple[int, ...], round_up: bool = False
+) -> list[int]:
+    """Return how many windows fit along height and width of x [N, C, H, W]."""
+    strides, dilations = (reading.attribute(name, [1, 1]) for name in ("strides", "dilations"))
+    pads = reading.attribute("pads", [0, 0, 0, 0])
+    if len(strides) != 2 or len(dilations) != 2 or len(pads) != 4 or len(window) != 2:
+        impossible("a window of other than two dimensions")
+    if min(*strides, *dilations, *window) < 1 or min(pads) < 0:
+        impossible("a window with negative steps")
+    room = [x[2 + i] + pads[i] + pads[2 + i] - dilations[i] * (window[i] - 1) - 1 for i in (0, 1)]
+    sides = [(-(-room[i] // strides[i]) if round_up else room[i] // strides[i]) + 1 for i in (0, 1)]
+    if min(room) < 0:
+        impossible("a window larger than its input")
+    if round_up:  # the last window has to begin inside the input or the padding in front of it
+        for i in (0, 1):
+            sides[i] -= (sides[i] - 1) * strides[i] >= x[2 + i] + pads[i]
+    return sides
+
+
+def pool(reading: NodeReading) -> Inferred:
+    """Infer a 2-D pooling of x [N, C, H, W]."""
+    x, window = reading.shape(0), tuple(reading.attribute("kernel_shape"))
+    if len(x) != 4 or min(x[1:]) < 1:
+        impossible(f"no pooling of {list(x)}")
+    sides = _window_sides(reading, x, window, bool(reading.attribute("ceil_mode", 0)))
+    shape = (*x[:2], *sides)
+    return Inferred(shape, reading.value(0).dtype, count(shape) * window[0] * window[1])
+
+
+def expand(reading: NodeReading) -> Inferred:
+    """Infer Expand to a shape of constants, 1 where a dimension stays."""
+    return _result(reading, _broadcast(reading.shape(0), reading.integers(1)))
+
+
+def resize(reading: NodeReading) -> Inferred:
+    """Infer Resize of height and width of x [N, C, H, W] to a size of constants."""
+    x, size, axes = reading.shape(0), reading.integers(3), reading.attribute("axes")
+    if len(x) != 4 or list(axes) != [2, 3] or len(size) != 2 or min(*x[1:], *size) < 1:
+        impossible(f"no resize of {list(x)} to {list(size)}")
+    if any(value is not None for value in reading.inputs[1:3]):
+        impossible("a resize by a factor or of a part")
+    found = _result(reading, (*x[:2], *size))
+    return replace(found, work=16 * found.work)  # a cubic one reads 16 values
+
+
+def conv_transpose(reading: NodeReading) -> Inferred:
+    """Infer a transposed convolution of x [N, C, H, W] by weights [C, O / group, h, w]."""
+    x, weight = reading.shape(0), reading.shape(1)
+    group = reading.attribute("group", 1)
+    if len(x) != 4 or len(weight) != 4 or group < 1 or x[1] != weight[0] or x[1] % group:
+        impossible(f"no transposed convolution of {list(x)} with {list(weight)}")
+    strides, dilations = (reading.attribute(name, [1, 1]) for name in ("strides", "dilations"))
+    pads = reading.attribute("pads", [0, 0, 0, 0])
+    more = reading.attribute("output_padding", [0, 0])
+    channels = weight[1] * group
+    bias = reading.inputs[2] if len(reading.inputs) > 2 else None
+    if bias is not None and bias.shape != (channels,):
+        impossible(f"a bias {list(bias.shape)} for {channels} channels")
+    if not len(strides) == len(dilations) == len(more) == 2 or len(pads) != 4:
+        impossible("a transposed convolution of other than two dimensions")
+    if min(*strides, *dilations, *x[1:], *weight) < 1 or min(*pads, *more) < 0:
+        impossible("a transposed convolution with negative steps")
+    sides = [
+        (x[2 + i] - 1) * strides[i]
+        + dilations[i] * (weight[2 + i] - 1)
+        + 1
+        + more[i]
+        - pads[i]
+        - pads[2 + i]
+        for i in (0, 1)
+    ]
+    if min(sides) < 1:
+        impossible("a transposed convolution without an output")
+    shape = (x[0], channels, *sides)
+    columns = x[2] * x[3] * count(weight[1:]) * group
+    return Inferred(shape, reading.value(0).dtype, count(x) * count(weight[1:]), 4 * columns)
 
 
 def infer_reshape(reading: NodeReading) -> Inferred:
@@ -356,17 +423,17 @@ def pad(reading: NodeReading) -> Inferred:
     return _result(reading, tuple(padded))
 
 
-def reduce_mean(reading: NodeReading) -> Inferred:
-    """Infer ReduceMean along axes that do not follow the number of images."""
+def reduce(reading: NodeReading) -> Inferred:
+    """Infer a mean, sum, norm or extreme along axes that do not follow the number of images."""
     shape, axes = reading.shape(0), reading.integers(1)
     rank = len(shape)
     if not axes or not all(-rank <= axis < rank for axis in axes):
-        impossible(f"a mean over axes {list(axes)} of {rank} dimensions")
+        impossible(f"a reduction over axes {list(axes)} of {rank} dimensions")
     taken = {axis % rank for axis in axes}
     if len(taken) != len(axes):
-        impossible(f"a mean over axes {list(axes)}, one of them twice")
+        impossible(f"a reduction over axes {list(axes)}, one of them twice")
     if any(shape[axis] < 0 for axis in taken):
-        impossible("a mean over images")
+        impossible("a reduction over images")
     keep = reading.attribute("keepdims", 1)
     sizes = [1 if axis in taken else size for axis, size in enumerate(shape)]
     kept = [size for axis, size in enumerate(sizes) if keep or axis not in taken]

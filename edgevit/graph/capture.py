@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch.export import Dim, ExportedProgram
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
+from edgevit.graph.operators import aten
 from edgevit.graph.passes import canonicalise
 from edgevit.graph.passes.intake import module_from_program
 from edgevit.graph.verify import check_against, check_operators
@@ -108,6 +110,26 @@ def _evaluate(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+_DECOMPOSED = (
+    aten.einsum.default,
+    aten.square.default,
+    aten.addcmul.default,
+    aten.baddbmm.default,
+    aten.repeat_interleave.self_int,
+    aten.unfold.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+    aten.glu.default,
+    aten.mish.default,
+)
+"""Operators that torch writes with others that have a canonical form."""
+
+
+def _decompositions() -> dict[Any, Any]:
+    known = {**get_decompositions(_DECOMPOSED), **torch.export.default_decompositions()}
+    return {each: known[each] for each in _DECOMPOSED}
+
+
 def _export(model: nn.Module, input_size: tuple[int, int, int]) -> ExportedProgram:
     image = torch.zeros(_TRACE_BATCH, *input_size)  # [B, 3, H, W]
     shapes = ({0: Dim("batch")},)
@@ -115,7 +137,7 @@ def _export(model: nn.Module, input_size: tuple[int, int, int]) -> ExportedProgr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, about its own internals
             program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=False)
-            functional: ExportedProgram = program.run_decompositions({})
+            functional: ExportedProgram = program.run_decompositions(_decompositions())
             return functional
     except UnsupportedError:
         raise

@@ -18,6 +18,7 @@ LAYOUT = frozenset(
         aten.roll.default,
         aten.index.Tensor,
         aten.index_select.default,
+        aten.expand.default,
     }
 )
 ELEMENTWISE = frozenset(
@@ -55,8 +56,6 @@ REDUCTIONS = frozenset(
     {
         aten.softmax.int,
         aten.layer_norm.default,
-        aten.group_norm.default,
-        aten.batch_norm.default,
         aten.mean.dim,
         aten.sum.dim_IntList,
         aten.amax.default,
@@ -64,8 +63,11 @@ REDUCTIONS = frozenset(
         aten.linalg_vector_norm.default,
         aten.max_pool2d.default,
         aten.avg_pool2d.default,
-        aten.adaptive_avg_pool2d.default,
         aten.conv2d.default,
+        aten.conv_transpose2d.input,
+        aten.upsample_nearest2d.default,
+        aten.upsample_bilinear2d.default,
+        aten.upsample_bicubic2d.default,
     }
 )
 ALLOWED = PRODUCTS | LAYOUT | ELEMENTWISE | REDUCTIONS

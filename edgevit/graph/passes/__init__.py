@@ -12,9 +12,11 @@ from torch.fx import GraphModule
 
 from edgevit.graph.passes.attention import open_attention
 from edgevit.graph.passes.batch_first import batch_first
+from edgevit.graph.passes.batch_norm import batch_norm
 from edgevit.graph.passes.broadcast import broadcast
 from edgevit.graph.passes.class_token import class_token
 from edgevit.graph.passes.dead_code import dead_code
+from edgevit.graph.passes.decompose import decompose
 from edgevit.graph.passes.drop_identities import drop_identities
 from edgevit.graph.passes.fold_constants import fold_constants
 from edgevit.graph.passes.fold_scale import fold_scale
@@ -37,6 +39,8 @@ PASSES: tuple[Pass, ...] = (
     split_masks,
     fold_constants,
     drop_identities,
+    batch_norm,
+    decompose,
     layout,
     broadcast,
     class_token,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgevit.quantizers.ops import Ops
 from edgevit.targets.onnx.builder import OnnxBuilder
-from edgevit.targets.onnx.lowering import array_of
+from edgevit.targets.onnx.context import array_of
 
 _TABLE_ROWS = 16  # what threads share among them
 

@@ -24,7 +24,7 @@ from edgevit.quantizers.quantized_graph import (
 )
 from edgevit.targets.cpu.codes import CodeOps, integer_type
 from edgevit.targets.onnx.builder import OnnxBuilder
-from edgevit.targets.onnx.lowering import Lowering, args, array_of
+from edgevit.targets.onnx.context import Lowering, args, array_of
 from edgevit.targets.onnx.reference import FloatWriter
 
 aten = torch.ops.aten

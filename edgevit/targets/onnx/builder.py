@@ -73,11 +73,12 @@ class OnnxBuilder:
         array = array.reshape(np.shape(value))  # ascontiguousarray makes scalars 1-D
         digest = hashlib.sha256(array.tobytes())
         digest.update(f"{array.dtype}{array.shape}{bits}".encode())
-        known = self._known.setdefault(digest.digest(), name)
-        if known in self.inside or known in self.tensors:
+        known = self._known.get(digest.digest())
+        if known is not None:
             return known
         if name in self.inside or name in self.tensors:
             raise ValueError(f"two different constants are called {name}")
+        self._known[digest.digest()] = name
         (self.inside if array.nbytes <= INSIDE_BYTES else self.tensors)[name] = array
         if bits is not None and name in self.tensors:
             self.packed_bits[name] = bits

@@ -6,7 +6,8 @@ from torch import fx
 
 from edgevit.graph.model import Gemm, Graph
 from edgevit.targets.base import Lowered
-from edgevit.targets.onnx.lowering import Lowering, array_of, lower_graph
+from edgevit.targets.onnx.context import Lowering, array_of
+from edgevit.targets.onnx.lowering import lower_graph
 
 
 class FloatWriter:

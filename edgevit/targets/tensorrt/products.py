@@ -20,7 +20,7 @@ from edgevit.graph.model import Gemm
 from edgevit.quantizers.float8 import Float8Linear, is_float8_linear
 from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, Layer, is_integer_linear
 from edgevit.targets.onnx.builder import OnnxBuilder
-from edgevit.targets.onnx.lowering import Lowering, array_of
+from edgevit.targets.onnx.context import Lowering, array_of
 from edgevit.targets.tensorrt.pairs import PairOps
 
 OUTPUT_AXIS = 1  # of a weight [in, out]

@@ -1,0 +1,302 @@
+"""Writes operators that few models use with those that every target runs.
+
+Rules:
+1. group_norm -> layer_norm over each group, then a factor and a shift a channel; rms_norm -> its
+   formula (Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv 1910.07467).
+2. Convolutions with a named padding -> with numbers; conv1d and avg_pool1d -> the same in two
+   dimensions; adaptive_avg_pool of equal windows -> avg_pool2d.
+3. max and min along a dimension -> amax and amin, where nobody asks for the place.
+4. repeat -> cat; slice_scatter -> cat of what stays and what is new.
+5. im2col -> pad and one gather; col2im -> pad, one gather and a sum.
+6. upsample by a factor -> to a size.
+7. rsub, mul.Scalar and their kind -> the operator of two tensors.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgevit.graph.operators import aten
+from edgevit.graph.rewrite import add_constant, call, replace, reshape
+from edgevit.graph.shapes import args_of, shape_of
+
+Rule = Callable[[GraphModule, Node], Node | None]
+
+
+def decompose(module: GraphModule) -> int:
+    """Return how many operators were rewritten."""
+    changed = 0
+    for node in list(module.graph.nodes):
+        rule = _RULES.get(node.target)
+        if rule is None:
+            continue
+        with module.graph.inserting_before(node):
+            new = rule(module, node)
+        if new is not None:
+            replace(node, new)
+            changed += 1
+    return changed
+
+
+def _arguments(node: Node, **defaults: Any) -> list[Any]:
+    given = args_of(node)
+    late = list(defaults.items())[len(given) :]
+    return [*given, *(node.kwargs.get(name, value) for name, value in late)]
+
+
+def _group_norm(module: GraphModule, node: Node) -> Node | None:
+    x, groups, weight, bias, epsilon, *_ = _arguments(
+        node, input=None, num_groups=1, weight=None, bias=None, eps=1e-5
+    )
+    shape = shape_of(x)
+    width = shape[1] // groups * torch.Size(shape[2:]).numel()
+    flat = reshape(x, (shape[0], groups, width))
+    normed = call(node, aten.layer_norm.default, flat, [width], None, None, epsilon)
+    found = reshape(normed, shape)
+    sizes = (shape[1], *[1] * (len(shape) - 2))
+    if weight is not None:
+        found = call(node, aten.mul.Tensor, found, reshape(weight, sizes))
+    if bias is not None:
+        found = call(node, aten.add.Tensor, found, reshape(bias, sizes))
+    return found
+
+
+def _rms_norm(module: GraphModule, node: Node) -> Node | None:
+    x, normalized, weight, epsilon = _arguments(
+        node, input=None, normalized_shape=None, weight=None, eps=None
+    )
+    if epsilon is None:
+        epsilon = torch.finfo(torch.float32).eps
+    rank = len(shape_of(x))
+    dims = list(range(rank - len(normalized), rank))
+    square = call(node, aten.mul.Tensor, x, x)
+    mean = call(node, aten.mean.dim, square, dims, True)
+    root = call(node, aten.sqrt.default, call(node, aten.add.Tensor, mean, epsilon))
+    found = call(node, aten.div.Tensor, x, root)
+    return found if weight is None else call(node, aten.mul.Tensor, found, weight)
+
+
+def _named_padding(module: GraphModule, node: Node) -> Node | None:
+    """Write a convolution with padding "valid" or "same"; an odd pixel goes to the end."""
+    x, weight, bias, stride, padding, dilation, groups = _arguments(
+        node, input=None, weight=None, bias=None, stride=1, padding="valid", dilation=1, groups=1
+    )
+    sides = len(shape_of(weight)) - 2
+    stride, dilation = (
+        [one] * sides if isinstance(one, int) else list(one) * (sides // len(one))
+        for one in (stride, dilation)
+    )
+    total = [0] * sides
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, shape_of(weight)[2:], strict=True)]
+    if any(width % 2 for width in total):
+        pads = [end for width in total[::-1] for end in (width // 2, width - width // 2)]
+        x, total = call(node, aten.constant_pad_nd.default, x, pads, 0.0), [0] * sides
+    plain = aten.conv2d.default if sides == 2 else aten.conv1d.default
+    halves = [width // 2 for width in total]
+    found = call(node, plain, x, weight, bias, stride, halves, dilation, groups)
+    if sides == 2:
+        return found
+    return _conv1d(module, found)
+
+
+def _conv1d(module: GraphModule, node: Node) -> Node | None:
+    x, weight, bias, stride, padding, dilation, groups = _arguments(
+        node, input=None, weight=None, bias=None, stride=[1], padding=[0], dilation=[1], groups=1
+    )
+    image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))  # [B, C, 1, L]
+    kernel = reshape(weight, (*shape_of(weight)[:2], 1, shape_of(weight)[2]))
+    flat = [[1, *stride], [0, *padding], [1, *dilation]]
+    found = call(node, aten.conv2d.default, image, kernel, bias, *flat, groups)
+    return reshape(found, shape_of(node))
+
+
+def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
+    x, kernel, stride, padding, *rest = _arguments(
+        node, input=None, kernel_size=None, stride=[], padding=[0]
+    )
+    image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))
+    windows = [[1, *kernel], [1, *(stride or kernel)], [0, *padding]]
+    return reshape(call(node, aten.avg_pool2d.default, image, *windows, *rest), shape_of(node))
+
+
+def _adaptive_pool(module: GraphModule, node: Node) -> Node | None:
+    x, sizes = args_of(node)
+    before = shape_of(x)[-2:]
+    if all(size == 1 for size in sizes) or any(b % s for b, s in zip(before, sizes, strict=True)):
+        return None  # the first is a mean, see `pooling`
+    kernel = [b // s for b, s in zip(before, sizes, strict=True)]
+    if kernel == [1, 1]:
+        return x  # type: ignore[no-any-return]
+    return call(node, aten.avg_pool2d.default, x, kernel, kernel)
+
+
+def _extreme(to: Any) -> Rule:
+    def rule(module: GraphModule, node: Node) -> Node | None:
+        whole: Any = node
+        x, dim, keep = _arguments(whole, input=None, dim=None, keepdim=False)
+        values = [user for user in node.users if user.target is operator.getitem]
+        if any(args_of(user)[1] != 0 for user in values) or len(values) != len(node.users):
+            return None
+        found = call(node, to, x, [dim], keep)
+        for user in values:
+            replace(user, found)
+        return None
+
+    return rule
+
+
+def _repeat(module: GraphModule, node: Node) -> Node | None:
+    x, repeats = args_of(node)
+    if any(not isinstance(count, int) for count in repeats):
+        return None
+    found = reshape(x, (*[1] * (len(repeats) - len(shape_of(x))), *shape_of(x)))
+    for dim, count in enumerate(repeats):
+        if count > 1:
+            found = call(node, aten.cat.default, [found] * count, dim)
+    return found
+
+
+def _slice_scatter(module: GraphModule, node: Node) -> Node | None:
+    x, new, dim, start, end, step = _arguments(
+        node, input=None, src=None, dim=0, start=None, end=None, step=1
+    )
+    size = shape_of(x)[dim]
+    if size < 0 or step != 1:
+        return None
+    start, end, _ = slice(start, end).indices(size)
+    parts = [new]
+    if start > 0:
+        parts.insert(0, call(node, aten.slice.Tensor, x, dim, 0, start))
+    if end < size:
+        parts.append(call(node, aten.slice.Tensor, x, dim, end, size))
+    return new if len(parts) == 1 else call(node, aten.cat.default, parts, dim)
+
+
+def _places(size: tuple[int, int], window: list[Any], padded: tuple[int, int]) -> Tensor:
+    """Return int64 [kh * kw, L]: which pixel of the padded image each value of a column is."""
+    kernel, dilation, _, stride = window
+    rows = [
+        (padded[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    ]  # windows along height and width
+    tops, lefts = (torch.arange(rows[i]) * stride[i] for i in (0, 1))
+    downs, rights = (torch.arange(kernel[i]) * dilation[i] for i in (0, 1))
+    y = downs[:, None, None, None] + tops[None, None, :, None]  # [kh, 1, Lh, 1]
+    x = rights[None, :, None, None] + lefts[None, None, None, :]  # [1, kw, 1, Lw]
+    places: Tensor = y * padded[1] + x  # [kh, kw, Lh, Lw]
+    return places.reshape(kernel[0] * kernel[1], -1)
+
+
+def _im2col(module: GraphModule, node: Node) -> Node | None:
+    x, *window = _arguments(
+        node, input=None, kernel_size=None, dilation=None, padding=None, stride=None
+    )
+    batch, channels, height, width = shape_of(x)
+    top, left = window[2]
+    if top or left:
+        x = call(node, aten.constant_pad_nd.default, x, [left, left, top, top], 0.0)
+    padded = (height + 2 * top, width + 2 * left)
+    places = _places((height, width), window, padded)  # [kh * kw, L]
+    flat = reshape(x, (batch, channels, padded[0] * padded[1]))
+    index = add_constant(module, f"{node.meta.get('module', '')}.columns", places.flatten())
+    return reshape(call(node, aten.index_select.default, flat, 2, index), shape_of(node))
+
+
+def _col2im(module: GraphModule, node: Node) -> Node | None:
+    x, size, *window = _arguments(
+        node,
+        input=None,
+        output_size=None,
+        kernel_size=None,
+        dilation=None,
+        padding=None,
+        stride=None,
+    )
+    batch, channels = shape_of(node)[:2]
+    top, left = window[2]
+    height, width = size
+    padded = (height + 2 * top, width + 2 * left)
+    places = _places((height, width), window, padded).flatten()  # [kh * kw * L]
+    sources = _sources(places, padded, (top, left, height, width))  # [H * W, m]
+    columns = reshape(x, (batch, channels, len(places)))
+    longer = call(node, aten.constant_pad_nd.default, columns, [0, 1], 0.0)  # the last one is zero
+    index = add_constant(module, f"{node.meta.get('module', '')}.pixels", sources.flatten())
+    found = call(node, aten.index_select.default, longer, 2, index)
+    each = reshape(found, (batch, channels, *sources.shape))
+    return reshape(call(node, aten.sum.dim_IntList, each, [3]), shape_of(node))
+
+
+def _sources(places: Tensor, padded: tuple[int, int], part: tuple[int, int, int, int]) -> Tensor:
+    """Return int64 [H * W, m]: the values that a pixel is the sum of; len(places) stands for 0."""
+    top, left, height, width = part
+    order = torch.argsort(places, stable=True)
+    counts = torch.bincount(places, minlength=padded[0] * padded[1])
+    starts = counts.cumsum(0) - counts
+    most = int(counts.max())
+    offsets = torch.arange(most)  # [m]
+    at = (starts[:, None] + offsets).clamp_max(len(places) - 1)
+    found = torch.where(offsets < counts[:, None], order[at], len(places))  # [pixels, m]
+    image = found.reshape(*padded, most)[top : top + height, left : left + width]
+    return image.reshape(-1, most)
+
+
+def _upsample(to: Any) -> Rule:
+    """Write a resize to a size; one by a factor that gives no whole size stays as it is."""
+
+    def rule(module: GraphModule, node: Node) -> Node | None:
+        x, size, *corners, factors = args_of(node)
+        before, after = shape_of(x)[-2:], shape_of(node)[-2:]
+        if factors is not None and any(
+            float(b * f) != a for b, a, f in zip(before, after, factors, strict=True)
+        ):
+            return None
+        return call(node, to, x, list(after), *corners)
+
+    return rule
+
+
+def _scalar(to: Any, swap: bool = False) -> Rule:
+    def rule(module: GraphModule, node: Node) -> Node | None:
+        x, other, *rest = args_of(node)
+        if rest and rest[0] != 1:
+            return None
+        if not swap:
+            return call(node, to, x, other)
+        negative = call(node, aten.neg.default, x)
+        return call(node, aten.add.Tensor, negative, other)
+
+    return rule
+
+
+_RULES: dict[Any, Rule] = {
+    aten.group_norm.default: _group_norm,
+    aten.rms_norm.default: _rms_norm,
+    aten.conv2d.padding: _named_padding,
+    aten.conv1d.padding: _named_padding,
+    aten.conv1d.default: _conv1d,
+    aten.avg_pool1d.default: _avg_pool1d,
+    aten.adaptive_avg_pool2d.default: _adaptive_pool,
+    aten.max.dim: _extreme(aten.amax.default),
+    aten.min.dim: _extreme(aten.amin.default),
+    aten.repeat.default: _repeat,
+    aten.slice_scatter.default: _slice_scatter,
+    aten.im2col.default: _im2col,
+    aten.col2im.default: _col2im,
+    aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.default),
+    aten.upsample_bilinear2d.vec: _upsample(aten.upsample_bilinear2d.default),
+    aten.upsample_bicubic2d.vec: _upsample(aten.upsample_bicubic2d.default),
+    aten.relu6.default: lambda module, node: call(
+        node, aten.clamp.default, args_of(node)[0], 0.0, 6.0
+    ),
+    aten.mul.Scalar: _scalar(aten.mul.Tensor),
+    aten.div.Scalar: _scalar(aten.div.Tensor),
+    aten.add.Scalar: _scalar(aten.add.Tensor),
+    aten.sub.Scalar: _scalar(aten.sub.Tensor),
+    aten.rsub.Scalar: _scalar(None, swap=True),
+}

@@ -1,0 +1,151 @@
+"""Emitters of what slides a window over an image: convolution and pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgevit.errors import UnsupportedError
+from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments
+
+aten = torch.ops.aten
+
+
+def _conv(context: Lowering, node: fx.Node) -> None:
+    one, nothing = [1, 1], [0, 0]
+    x, weight, bias, stride, padding, dilation, groups = arguments(
+        node,
+        input=None,
+        weight=None,
+        bias=None,
+        stride=one,
+        padding=nothing,
+        dilation=one,
+        groups=1,
+    )
+    inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
+    context.builder.add(
+        "Conv",
+        inputs,
+        node.name,
+        strides=list(stride),
+        pads=_both_ends(padding),
+        dilations=list(dilation),
+        group=groups,
+    )
+
+
+def _max_pool(context: Lowering, node: fx.Node) -> None:
+    x, kernel, stride, padding, dilation, ceil_mode = arguments(
+        node, input=None, kernel_size=None, stride=None, padding=0, dilation=1, ceil_mode=False
+    )
+    context.builder.add(
+        "MaxPool",
+        [context.operand(x)],
+        node.name,
+        kernel_shape=_pair(kernel),
+        strides=_pair(stride or kernel),
+        pads=_both_ends(padding),
+        dilations=_pair(dilation),
+        ceil_mode=int(ceil_mode),
+    )
+
+
+def _avg_pool(context: Lowering, node: fx.Node) -> None:
+    x, kernel, stride, padding, ceil_mode, count_pads, divisor = arguments(
+        node,
+        input=None,
+        kernel_size=None,
+        stride=None,
+        padding=0,
+        ceil_mode=False,
+        count_include_pad=True,
+        divisor_override=None,
+    )
+    if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
+        raise UnsupportedError(
+            "EV313",
+            f"{node.target} with ceil_mode or divisor_override has no ONNX form here.",
+            where=str(node.meta.get("module") or node.name),
+            why="Only the plain form is written.",
+            try_next="Pad the input so that all windows are whole.",
+        )
+    context.builder.add(
+        "AveragePool",
+        [context.operand(x)],
+        node.name,
+        kernel_shape=_pair(kernel),
+        strides=_pair(stride or kernel),
+        pads=_both_ends(padding),
+        count_include_pad=int(count_pads),
+        ceil_mode=int(ceil_mode),
+    )
+
+
+def _conv_transpose(context: Lowering, node: fx.Node) -> None:
+    x, weight, bias, stride, padding, more, groups, dilation = arguments(
+        node,
+        input=None,
+        weight=None,
+        bias=None,
+        stride=1,
+        padding=0,
+        output_padding=0,
+        groups=1,
+        dilation=1,
+    )
+    inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
+    context.builder.add(
+        "ConvTranspose",
+        inputs,
+        node.name,
+        strides=_pair(stride),
+        pads=_both_ends(padding),
+        output_padding=_pair(more),
+        group=groups,
+        dilations=_pair(dilation),
+    )
+
+
+def _upsample(mode: str) -> Emitter:
+    def emit(context: Lowering, node: fx.Node) -> None:
+        corners = mode != "nearest" and bool(arguments(node, x=None, size=None, corners=False)[2])
+        size = context.integers("size", list(context.shapes[node.name][2:]))
+        further: dict[str, Any] = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
+        kind = "align_corners" if corners else "half_pixel"
+        if mode == "nearest":
+            kind, further = "asymmetric", {"nearest_mode": "floor"}
+        context.builder.add(
+            "Resize",
+            [context.operand(args(node)[0]), "", "", size],
+            node.name,
+            mode=mode,
+            coordinate_transformation_mode=kind,
+            axes=[2, 3],
+            **further,
+        )
+
+    return emit
+
+
+def _pair(value: Any) -> list[int]:
+    """Return the two numbers of an argument that may be one for both."""
+    found = [value] if isinstance(value, int) else [int(one) for one in value]
+    return found * 2 if len(found) == 1 else found
+
+
+def _both_ends(padding: Any) -> list[int]:
+    return _pair(padding) * 2
+
+
+EMITTERS: dict[Any, Emitter] = {
+    aten.conv2d.default: _conv,
+    aten.max_pool2d.default: _max_pool,
+    aten.avg_pool2d.default: _avg_pool,
+    aten.conv_transpose2d.input: _conv_transpose,
+    aten.upsample_nearest2d.default: _upsample("nearest"),
+    aten.upsample_bilinear2d.default: _upsample("linear"),
+    aten.upsample_bicubic2d.default: _upsample("cubic"),
+}
