@@ -116,7 +116,6 @@ _DECOMPOSED = (
     aten.addcmul.default,
     aten.baddbmm.default,
     aten.repeat_interleave.self_int,
-    aten.unfold.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
     aten.glu.default,

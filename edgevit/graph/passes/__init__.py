@@ -20,6 +20,7 @@ from edgevit.graph.passes.decompose import decompose
 from edgevit.graph.passes.drop_identities import drop_identities
 from edgevit.graph.passes.fold_constants import fold_constants
 from edgevit.graph.passes.fold_scale import fold_scale
+from edgevit.graph.passes.folded_batch import folded_batch
 from edgevit.graph.passes.layout import layout
 from edgevit.graph.passes.linear import linear
 from edgevit.graph.passes.masks import fill_masks, split_masks, window_masks
@@ -44,6 +45,7 @@ PASSES: tuple[Pass, ...] = (
     layout,
     broadcast,
     class_token,
+    folded_batch,
     fill_masks,
     window_masks,
     linear,

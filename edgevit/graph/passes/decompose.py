@@ -6,8 +6,8 @@ Rules:
 2. Convolutions with a named padding -> with numbers; conv1d and avg_pool1d -> the same in two
    dimensions; adaptive_avg_pool of equal windows -> avg_pool2d.
 3. max and min along a dimension -> amax and amin, where nobody asks for the place.
-4. repeat -> cat; slice_scatter -> cat of what stays and what is new.
-5. im2col -> pad and one gather; col2im -> pad, one gather and a sum.
+4. repeat -> cat; copy -> what is assigned; slice_scatter -> cat of what stays and what is new.
+5. unfold -> one gather; im2col -> pad and one gather; col2im -> pad, one gather and a sum.
 6. upsample by a factor -> to a size.
 7. rsub, mul.Scalar and their kind -> the operator of two tensors.
 """
@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, replace, reshape
-from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
+from edgevit.graph.shapes import args_of, reshape_argument, shape_of
 
 Rule = Callable[[GraphModule, Node], Node | None]
 
@@ -168,6 +168,8 @@ def _slice_scatter(module: GraphModule, node: Node) -> Node | None:
         node, input=None, src=None, dim=0, start=None, end=None, step=1
     )
     size = shape_of(x)[dim]
+    if shape_of(new) == shape_of(x):
+        return new  # type: ignore[no-any-return]
     if size < 0 or step != 1:
         return None
     start, end, _ = slice(start, end).indices(size)
@@ -176,7 +178,22 @@ def _slice_scatter(module: GraphModule, node: Node) -> Node | None:
         parts.insert(0, call(node, aten.slice.Tensor, x, dim, 0, start))
     if end < size:
         parts.append(call(node, aten.slice.Tensor, x, dim, end, size))
-    return new if len(parts) == 1 else call(node, aten.cat.default, parts, dim)
+    return call(node, aten.cat.default, parts, dim)
+
+
+def _unfold(module: GraphModule, node: Node) -> Node | None:
+    """Write sliding windows along one dimension, which become the last one."""
+    x, dim, size, step = args_of(node)
+    before, after = shape_of(x), shape_of(node)
+    dim = dim % len(before)
+    if before[dim] < 0:
+        return None
+    index = torch.arange(after[dim])[:, None] * step + torch.arange(size)  # [windows, size]
+    places = add_constant(module, f"{node.meta.get('module', '')}.windows", index.flatten())
+    taken = call(node, aten.index_select.default, x, dim, places)
+    apart = reshape(taken, (*before[:dim], after[dim], size, *before[dim + 1 :]))
+    order = [axis for axis in range(len(before) + 1) if axis != dim + 1]
+    return permute(apart, [*order, dim + 1])
 
 
 def _places(size: tuple[int, int], window: list[Any], padded: tuple[int, int]) -> Tensor:
@@ -246,11 +263,19 @@ def _sources(places: Tensor, padded: tuple[int, int], part: tuple[int, int, int,
     return image.reshape(-1, most)
 
 
+def _copy(module: GraphModule, node: Node) -> Node | None:
+    """Write an assignment to a whole tensor: what was there does not matter."""
+    new = args_of(node)[1]
+    if shape_of(new) == shape_of(node):
+        return new  # type: ignore[no-any-return]
+    return call(node, aten.expand.default, new, reshape_argument(shape_of(node), node))
+
+
 def _upsample(to: Any) -> Rule:
     """Write a resize to a size; one by a factor that gives no whole size stays as it is."""
 
     def rule(module: GraphModule, node: Node) -> Node | None:
-        x, size, *corners, factors = args_of(node)
+        x, _, *corners, factors = args_of(node)
         before, after = shape_of(x)[-2:], shape_of(node)[-2:]
         if factors is not None and any(
             float(b * f) != a for b, a, f in zip(before, after, factors, strict=True)
@@ -285,7 +310,9 @@ _RULES: dict[Any, Rule] = {
     aten.max.dim: _extreme(aten.amax.default),
     aten.min.dim: _extreme(aten.amin.default),
     aten.repeat.default: _repeat,
+    aten.copy.default: _copy,
     aten.slice_scatter.default: _slice_scatter,
+    aten.unfold.default: _unfold,
     aten.im2col.default: _im2col,
     aten.col2im.default: _col2im,
     aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.default),

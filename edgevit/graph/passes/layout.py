@@ -5,7 +5,8 @@ Rules:
 2. transpose, t, movedim, swapaxes -> permute.
 3. unbind -> select; split, chunk, narrow -> slice; slices get plain bounds inside the tensor.
 4. pad in constant mode -> constant_pad_nd; stack -> cat.
-5. softmax without a dtype, layer_norm without its cuDNN switch, dimensions counted from 0.
+5. expand_as -> expand to numbers; softmax without a dtype, layer_norm without its cuDNN switch,
+   dimensions counted from 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _RESHAPES = {
     aten.squeeze.dim,
     aten.squeeze.dims,
 }
+_EXPANDS = {aten.expand.default, aten.expand_as.default}
 _SPLITS = {
     aten.split.Tensor,
     aten.split_with_sizes.default,
@@ -83,6 +85,9 @@ def _plain(node: Node, source: Any) -> Node | None:
     """Bring an operator that stays to its shortest signature."""
     if node.target in {aten.softmax.int, aten._softmax.default} and len(args_of(node)) > 2:
         return call(node, aten.softmax.int, source, args_of(node)[1])
+    if node.target in _EXPANDS:
+        sizes = reshape_argument(shape_of(node), node)
+        return call(node, aten.expand.default, source, sizes)
     if node.target is aten.layer_norm.default and len(args_of(node)) > 5:
         return call(node, aten.layer_norm.default, *args_of(node)[:5])
     if node.target is aten.stack.default:

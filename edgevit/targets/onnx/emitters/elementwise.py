@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -125,7 +124,6 @@ EMITTERS: dict[Any, Emitter] = {
     aten.mul.Tensor: _binary("Mul"),
     aten.div.Tensor: _binary("Div"),
     aten.matmul.default: _binary("MatMul"),
-    operator.add: _binary("Add"),
     aten.maximum.default: _binary("Max"),
     aten.minimum.default: _binary("Min"),
     aten.relu.default: _unary("Relu"),

@@ -98,7 +98,6 @@ def _expand(context: Lowering, node: fx.Node) -> None:
 
 EMITTERS: dict[Any, Emitter] = {
     aten.reshape.default: _reshape,
-    aten.view.default: _reshape,
     aten.permute.default: _permute,
     aten.slice.Tensor: _slice,
     aten.select.int: _select,

@@ -1,0 +1,163 @@
+"""Every operator that capture lets through is written by every target, and computes the same."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgevit.graph.capture import graph_from_module
+from edgevit.graph.operators import ALLOWED, PRODUCTS
+from edgevit.targets.onnx.builder import whole_model
+from edgevit.targets.onnx.emitters import EMITTERS
+from edgevit.targets.onnx.reference import float_reference
+
+
+class Applied(nn.Module):
+    """A convolution, a function of its output [B, 16, 8, 8], and a head."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.function = nn.Conv2d(3, 16, 4, 4), function
+        if isinstance(function, nn.Module):
+            _spread(function)
+        image = torch.zeros(1, 3, 32, 32)
+        self.head = nn.Linear(function(self.stem(image)).flatten(1).shape[1], 5)
+
+    def forward(self, image):
+        return self.head(self.function(self.stem(image)).flatten(1))
+
+
+def _spread(module):
+    """Give normalisations statistics and gains that are not all alike."""
+    for each in module.modules():
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            value = getattr(each, name, None)
+            if (
+                isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm)
+                and value is not None
+            ):
+                value.data.uniform_(0.5, 2.0)
+    module.eval()
+
+
+def tokens(function):
+    """Return a function of [B, 64, 16] as one of [B, 16, 8, 8]."""
+    return lambda x: function(x.flatten(2).transpose(1, 2))
+
+
+def assigned(x):
+    y = x.clone()
+    y[:, :, 2:5] = x[:, :, :3] * 2
+    return y
+
+
+def filled(x):
+    y = torch.zeros_like(x)
+    y[:] = x
+    return y
+
+
+def columns(x):
+    return F.fold(F.unfold(x, 3, padding=1, stride=2), (8, 8), 3, padding=1, stride=2)
+
+
+class Pool(nn.Module):
+    """A learned query that attends to the tokens, with batch and heads in one dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, 16))
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        query = self.query.repeat(x.shape[0], 1, 1)
+        return self.attention(query, x, x, need_weights=True)[0]
+
+
+FUNCTIONS = {
+    "silu": F.silu,
+    "mish": F.mish,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "hardtanh": F.hardtanh,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "glu": lambda x: F.glu(x, 1),
+    "clamp": lambda x: x.clamp(-0.3, 0.2),
+    "clamp_min": lambda x: x.clamp(min=0.1),
+    "clamp_max": lambda x: x.clamp(max=0.1),
+    "maximum": lambda x: torch.maximum(x, -x),
+    "minimum": lambda x: torch.minimum(x, x * x),
+    "abs": torch.abs,
+    "square": torch.square,
+    "pow": lambda x: x.abs() ** 1.5,
+    "rsqrt": lambda x: torch.rsqrt(x * x + 1),
+    "reciprocal": lambda x: torch.reciprocal(x * x + 1),
+    "rsub": lambda x: 1 - x,
+    "addcmul": lambda x: torch.addcmul(x, x, x, value=0.5),
+    "sum": lambda x: x / (x * x).sum(1, keepdim=True),
+    "amax": lambda x: x + x.amax((2, 3), keepdim=True),
+    "amin": lambda x: x - x.amin(1, keepdim=True),
+    "max": lambda x: x - x.max(1, keepdim=True).values,
+    "l2": lambda x: F.normalize(x, dim=1),
+    "l1": lambda x: F.normalize(x, p=1, dim=1),
+    "rms_norm": tokens(lambda x: F.rms_norm(x, (16,), torch.linspace(0.5, 2, 16))),
+    "group_norm": nn.GroupNorm(4, 16),
+    "one_group": nn.GroupNorm(1, 16),
+    "layer_norm_plain": tokens(lambda x: F.layer_norm(x, (16,))),
+    "batch_norm": nn.BatchNorm2d(16),
+    "batch_norm_later": nn.Sequential(nn.GELU(), nn.BatchNorm2d(16)),
+    "batch_norm_plain": nn.BatchNorm2d(16, affine=False),
+    "batch_norm_rows": nn.Sequential(nn.Flatten(), nn.Linear(1024, 8), nn.BatchNorm1d(8)),
+    "max_pool": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "avg_pool": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+    "avg_pool_padded": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
+    "adaptive_pool": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "conv1d": lambda x: F.conv1d(x.flatten(2), torch.ones(2, 16, 3), padding=1),
+    "conv_same": nn.Conv2d(16, 4, 3, padding="same"),
+    "conv_valid": nn.Conv2d(16, 4, 3, padding="valid"),
+    "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
+    "conv_transpose_wide": nn.ConvTranspose2d(16, 4, 3, 2, 1, 1, groups=2),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "bilinear": lambda x: F.interpolate(x, (12, 20), mode="bilinear"),
+    "bilinear_corners": lambda x: F.interpolate(x, (12, 20), mode="bilinear", align_corners=True),
+    "bicubic": lambda x: F.interpolate(x, (12, 20), mode="bicubic"),
+    "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x),
+    "baddbmm": tokens(lambda x: torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5)),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "repeat": lambda x: x.repeat(1, 2, 1, 1),
+    "expand": lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 2,
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "slice_scatter": assigned,
+    "copy": filled,
+    "unfold": lambda x: x.unfold(2, 4, 2),
+    "fold": columns,
+    "attention_pool": Pool(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_operator_is_captured_and_written(name):
+    model = Applied(FUNCTIONS[name]).eval()
+    graph = graph_from_module(model, (3, 32, 32))  # compares the graph with the model
+    lowered = float_reference(graph)
+    session = onnxruntime.InferenceSession(
+        whole_model(lowered.onnx, lowered.tensors), providers=["CPUExecutionProvider"]
+    )
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(images).numpy()
+    found = session.run(None, {"image": images.numpy()})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_capture_lets_through_is_what_is_written():
+    assert set(EMITTERS) | PRODUCTS == ALLOWED
