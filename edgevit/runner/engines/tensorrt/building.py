@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import DeviceError, EdgeViTError, UnsupportedError, UsageError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog, logger_for
+from edgevit.runner.engines.tensorrt.deferring import deferred_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,22 +114,43 @@ def plan_from_onnx(
         UsageError: The settings can't be (EV754), or TensorRT refuses the batch sizes (EV768).
     """
     settings.check()
-    log = MessageLog() if log is None else log
+    job = _Job(settings, timing_cache, capabilities, MessageLog() if log is None else log)
+    with deferred_signals() as is_asked_to_stop:
+
+        def goes_on(phase: str, done: int, total: int) -> bool:
+            wanted = progress is None or progress(phase, done, total)
+            return wanted and not is_asked_to_stop()
+
+        return _build(trt, onnx, job, goes_on)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `plan_from_onnx` was asked for."""
+
+    settings: BuildSettings
+    timing_cache: bytes
+    capabilities: Sequence[str]
+    log: MessageLog
+
+
+def _build(trt: Any, onnx: bytes, job: _Job, progress: BuildProgress) -> BuildPlan:
+    log = job.log
     logger = logger_for(trt, log)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, onnx, log)
-    config = _config(trt, builder, network, settings)
-    if capabilities:
-        _compile_for(trt, config, capabilities)
-    cache = _attach_timing_cache(config, timing_cache, log)
-    if progress is not None:
-        config.progress_monitor = monitor_for(trt, progress)
+    config = _config(trt, builder, network, job.settings)
+    if job.capabilities:
+        _compile_for(trt, config, job.capabilities)
+    cache = _attach_timing_cache(config, job.timing_cache, log)
+    config.progress_monitor = monitor_for(trt, progress)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
     if plan is None:
-        raise _not_built(log, settings, ", ".join(capabilities) or "the card of this machine")
+        cards = ", ".join(job.capabilities) or "the card of this machine"
+        raise _not_built(log, job.settings, cards)
     del cache  # the builder refers to it until here
     found = config.get_timing_cache()
     kept = bytes(found.serialize()) if found is not None else b""
