@@ -127,6 +127,27 @@ def validate(bundle, place):
     assert SHOWN in said("validate", NASTY, *few)
 
 
+def build(bundle, place):
+    assert SHOWN in said("build", place / FILE)
+    (place / FILE).touch()
+    assert SHOWN in said("build", bundle, "-o", place / FILE / "x")
+    for option in (["--for", NASTY], ["--variant", NASTY], ["--max-batch", NASTY]):
+        said("build", bundle, *option)
+        said("build", resealed(bundle, place, for_a_card), *option)
+        shutil.rmtree(place / "sealed")
+    said("build", resealed(bundle, place, for_a_card))
+    said("inspect", place / "sealed")
+
+
+def for_a_card(manifest):
+    nasty_manifest(manifest)
+    manifest.update(target="rtx-ada", engine={"name": "tensorrt_rtx"})
+    manifest.pop("variants", None)
+    canonical = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+    manifest["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+
 def inspect(bundle, place):
     sealed = resealed(bundle, place, nasty_manifest)
     output = said("inspect", sealed)
@@ -216,7 +237,19 @@ def doctor(_bundle, place):
     assert SHOWN in said("doctor", "--device", "me@board")
 
 
-CASES = [models, methods, targets, quantize, validate, inspect, sensitivity, demo, check, deploy]
+CASES = [
+    models,
+    methods,
+    targets,
+    quantize,
+    validate,
+    build,
+    inspect,
+    sensitivity,
+    demo,
+    check,
+    deploy,
+]
 CASES = {case.__name__: case for case in (*CASES, doctor, simulate)}
 
 

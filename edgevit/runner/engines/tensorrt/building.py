@@ -126,7 +126,7 @@ def plan_from_onnx(
 
 @dataclass(frozen=True)
 class _Job:
-    """What `plan_from_onnx` was asked for."""
+    """The arguments of `plan_from_onnx` but the graph."""
 
     settings: BuildSettings
     timing_cache: bytes
