@@ -394,7 +394,7 @@ def build(bundle: str, cards: str | None, json_path: str | None, **choices: Any)
         report = api.build(bundle, progress=progress, **choices)
     write_json(json_path, report)
     console().print(build_report(report))
-    say_written(report["bundle"])
+    say_written(choices["output"] or bundle)
 
 
 @main.command()

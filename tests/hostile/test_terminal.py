@@ -149,6 +149,16 @@ def for_a_card(manifest):
 
 
 def inspect(bundle, place):
+    from edgevit.bundle import open_bundle
+    from edgevit.bundle.rewriting import write_compiled
+
+    words = {"name": NASTY, "kind": NASTY, "tactic": NASTY, "onnx_nodes": ["linear_product", NASTY]}
+    operands = {"inputs": [], "outputs": [], "constants": []}
+    table = {"variant": "int8", "engine": NASTY, "capabilities": [NASTY], "max_batch": 1}
+    table |= {"layers": [words | operands], "list_sha256": ""}
+    given = {"variants": (), "engines": (), "kernel_tables": [table], "overwrite": False}
+    write_compiled(open_bundle(bundle), place / "compiled", **given)
+    assert SHOWN in said("inspect", place / "compiled", "--json", "-")
     sealed = resealed(bundle, place, nasty_manifest)
     output = said("inspect", sealed)
     assert SHOWN in output or "error EV" in output
