@@ -264,7 +264,7 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     Raises:
         UsageError: The output has no name (EV223), or is there and may not be replaced (EV411).
     """
-    from edgevit.bundle.writing import check_target
+    from edgevit.bundle.new_folder import check_target
 
     check_named(output)
     check_target(Path(output), overwrite)
@@ -369,6 +369,32 @@ def inspect(bundle: str, json_path: str | None) -> None:
     manifest = api.inspect(bundle)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--for", "cards", metavar="LIST", help="Cards, as sm86,sm89; the target's own.")
+@click.option("--variant", "variants", multiple=True, help="A form to compile; again for more.")
+@click.option("--max-batch", type=int, help="Largest batch of the engines; 16 if left out.")
+@click.option("--best-batch", type=int, help="Batch that they are made for; 8 if left out.")
+@click.option("-o", "--output", metavar="OUT", help="New bundle; the bundle itself is changed.")
+@click.option("--overwrite", is_flag=True, help="Replace the new bundle if it exists.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def build(bundle: str, cards: str | None, json_path: str | None, **choices: Any) -> None:
+    """Compile a bundle ahead of time for NVIDIA's cards, which need not be there."""
+    from edgevit import api
+    from edgevit.report.kernels import build_report
+    from edgevit.report.progress import show_progress
+
+    if choices["output"] is not None:
+        refuse_existing(choices["output"], choices["overwrite"])
+    check_writable(json_path)
+    choices["capabilities"] = () if cards is None else cards.split(",")
+    with show_progress(console()) as progress:
+        report = api.build(bundle, progress=progress, **choices)
+    write_json(json_path, report)
+    console().print(build_report(report))
+    say_written(choices["output"] or bundle)
 
 
 @main.command()

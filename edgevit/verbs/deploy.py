@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.bundle import Bundle
-from edgevit.bundle.manifest import MANIFEST
+from edgevit.bundle.manifest import ENGINE_FILES, MANIFEST
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.data.labels import label_facts
 from edgevit.deploy.call import ConnectionLost
@@ -167,7 +167,8 @@ def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
         target=target_name(bundle.manifest),
         made_for=own.name,
         engine=engine,
-        disk_bytes=bundle.size_bytes("total")
+        disk_bytes=bundle.size_bytes("bundle")
+        + bundle.size_bytes("reference")
         + images_bytes
         + _RUNNER_BYTES
         + own.built_per_byte * model_bytes,
@@ -219,8 +220,10 @@ def _describe_sent(
 
 
 def _files(bundle: Bundle, images: Shipment) -> list[Shipped]:
+    """Return what is sent; a board builds its own engine, and gets none that was compiled here."""
     found = [Shipped.of(path, name) for name, path in thin_runner_files().items()]
-    for name in (MANIFEST, *bundle.manifest["files"]):
+    compiled = set(ENGINE_FILES.values())
+    for name in (MANIFEST, *(one for one in bundle.manifest["files"] if one not in compiled)):
         found.append(Shipped.of(bundle.path / name, f"{_BUNDLE}/{name}"))
     for name in images.names:
         found.append(Shipped.of(images.folder / name, f"{_IMAGES}/{name}"))
