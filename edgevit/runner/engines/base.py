@@ -52,6 +52,7 @@ class OpenedBundle:
         build: The decision among the variants, its rows, and what the engine made of each layer;
             None where there was no choice.
         clock: As in `Engine`, where it is another one this time.
+        warnings: What the report has to say of how they were opened.
     """
 
     sessions: dict[str, Any]
@@ -59,6 +60,7 @@ class OpenedBundle:
     variant: str
     build: Mapping[str, Any] | None = None
     clock: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Open(Protocol):

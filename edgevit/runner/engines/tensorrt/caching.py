@@ -24,6 +24,8 @@ from edgevit.scratch import scratch_folder
 
 FOLDER_VARIABLE = "EDGEVIT_ENGINE_CACHE"
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ def engine_key(onnx: bytes, settings: BuildSettings, where: Identity) -> str:
 def timing_key(where: Identity) -> str:
     """Return the key of the kernel timings of a machine; all its builds share them."""
     return _digest({"identity": where.to_dict()})
+
+
+def kernels_key(engine: str, driver: str) -> str:
+    """Return the key of the kernels that an engine made for its card under a driver.
+
+    Args:
+        engine: The engine's own key, which names the card.
+        driver: Its version; empty where it is not known.
+    """
+    return _digest({"engine": engine, "driver": driver})
+
+
+def driver_version(file: Path = _DRIVER) -> str:
+    """Return the version of NVIDIA's driver such as "580.65.06", "" where there is none."""
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    found = re.search(r"Kernel Module\D*?(?:x86_64|aarch64)?\s+(\d+\.\d+(?:\.\d+)?)", text)
+    return found.group(1) if found else ""
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -148,6 +167,49 @@ class EngineCache:
         if timings:
             self._write(self._timings_path(key).name, timings)
 
+    def remember_compiled(self, sha256: str) -> None:
+        """Note that this machine compiled an engine, wherever it is kept.
+
+        An engine is a program in effect; another's is run only if the user says so.
+
+        Raises:
+            EnvironmentError_: The folder can't be written (EV755).
+        """
+        self._write(f"compiled-{sha256}", b"")
+
+    def has_compiled(self, sha256: str) -> bool:
+        """Return whether this machine compiled the engine of this SHA-256."""
+        return (self.folder / f"compiled-{sha256}").is_file()
+
+    def kernels(self, key: str) -> bytes | None:
+        """Return the kernels that were made for this card; None if there are none or damaged ones.
+
+        Those that are damaged are removed.
+        """
+        path = self.folder / f"kernels-{key}.cache"
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if digest == hashlib.sha256(data).digest():
+            return data
+        self.forget_kernels(key)
+        return None
+
+    def store_kernels(self, key: str, data: bytes) -> None:
+        """Store the kernels that were made for this card.
+
+        Raises:
+            EnvironmentError_: The folder can't be written (EV755).
+        """
+        self._write(f"kernels-{key}.cache", hashlib.sha256(data).digest() + data)
+
+    def forget_kernels(self, key: str) -> None:
+        """Remove kernels that do not fit."""
+        with suppress(FileNotFoundError):
+            (self.folder / f"kernels-{key}.cache").unlink()
+
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
         with self._scratch() as folder:
@@ -173,6 +235,31 @@ class EngineCache:
                 why=str(error),
                 try_next=f"Free some space, or set {FOLDER_VARIABLE} to a folder with room.",
             ) from error
+
+
+@dataclass(frozen=True)
+class KernelStore:
+    """The place of one engine's kernels in a cache.
+
+    Args:
+        cache: The folder.
+        key: What `kernels_key` returns.
+    """
+
+    cache: EngineCache
+    key: str
+
+    def read(self) -> bytes | None:
+        """Return what is there, whole; None otherwise."""
+        return self.cache.kernels(self.key)
+
+    def write(self, data: bytes) -> None:
+        """Keep it; raises EV755 as `EngineCache.store_kernels`."""
+        self.cache.store_kernels(self.key, data)
+
+    def forget(self) -> None:
+        """Remove it."""
+        self.cache.forget_kernels(self.key)
 
 
 def default_folder() -> Path:

@@ -19,7 +19,10 @@ def _available() -> EnvironmentError_ | None:
 
 
 def _open(*arguments: Any, **options: Any) -> OpenedBundle:
-    raise NotImplementedError
+    from edgevit.runner.engines.tensorrt.opened import open_kept
+    from edgevit.runner.engines.tensorrt_rtx.library import RTX
+
+    return open_kept(*arguments, **options, library=RTX)
 
 
 ENGINE = Engine(
