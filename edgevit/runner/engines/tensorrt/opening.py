@@ -179,9 +179,7 @@ class _Opening:
         refused = self._why_foreign(engine, wanted)
         data = b"" if refused else engine.read()
         if not refused and not self._may_run(data):
-            refused = (
-                "an engine is a program, and another machine compiled it (--trust-code runs it)"
-            )
+            refused = "another machine compiled it, and it is a program (--trust-code runs it)"
         if refused:
             self._notes.append(f"the {variant} engine in the bundle is not used: {refused}")
             return None

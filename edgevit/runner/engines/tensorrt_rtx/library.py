@@ -1,7 +1,7 @@
-"""TensorRT for RTX as a `Library`: engines compiled for a card's capability, specialised on the card.
+"""TensorRT for RTX as a `Library`: engines are compiled for a capability, specialised on the card.
 
-An engine compiled ahead of time gets its kernels on the card, at the first run of a batch size. They
-are kept in a runtime cache beside the engine, for this card and this driver.
+An engine that was compiled ahead of time gets its kernels on the card, at the first run of a batch
+size. They are kept in a runtime cache beside the engine, for this card and this driver.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def _old_runtime(why: str) -> DeviceError:
         "The engine needs a newer CUDA runtime than this TensorRT for RTX has.",
         where=_CALL,
         why=why or "It was compiled with a newer one.",
-        try_next="pip install --upgrade tensorrt-rtx-cu13, or compile the engine again here: edgevit"
-        " build BUNDLE.",
+        try_next="pip install --upgrade tensorrt-rtx-cu13, or compile the engine again here:"
+        " edgevit build BUNDLE.",
     )
 
 
