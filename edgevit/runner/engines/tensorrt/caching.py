@@ -182,9 +182,9 @@ class EngineCache:
         return (self.folder / f"compiled-{sha256}").is_file()
 
     def kernels(self, key: str) -> bytes | None:
-        """Return the kernels that were made for this card; None if there are none or damaged ones.
+        """Return the kernels that were made for this card; None if there are none.
 
-        Those that are damaged are removed.
+        Damaged ones are empty: no kernels are.
         """
         path = self.folder / f"kernels-{key}.cache"
         try:
@@ -192,10 +192,7 @@ class EngineCache:
         except OSError:
             return None
         digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if digest == hashlib.sha256(data).digest():
-            return data
-        self.forget_kernels(key)
-        return None
+        return data if digest == hashlib.sha256(data).digest() else b""
 
     def store_kernels(self, key: str, data: bytes) -> None:
         """Store the kernels that were made for this card.
@@ -250,7 +247,7 @@ class KernelStore:
     key: str
 
     def read(self) -> bytes | None:
-        """Return what is there, whole; None otherwise."""
+        """Return what is there, None if nothing is, and nothing of what is damaged."""
         return self.cache.kernels(self.key)
 
     def write(self, data: bytes) -> None:

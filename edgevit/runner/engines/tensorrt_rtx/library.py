@@ -62,7 +62,7 @@ def _started(trt: Any, engine: Any, store: KernelStore | None, log: MessageLog) 
 def _restored(runtime_cache: Any, store: KernelStore | None) -> tuple[str, ...]:
     """Put kept kernels into the cache; return a note if there are some that don't fit."""
     known = None if store is None else store.read()
-    if store is None or known is None or runtime_cache.deserialize(known):
+    if store is None or known is None or (known and runtime_cache.deserialize(known)):
         return ()
     store.forget()
     return (_NOT_FITTING,)
