@@ -15,7 +15,7 @@ import numpy as np
 from edgevit.runner.engines.tensorrt.cuda_device import DeviceFacts, HostBuffer, cuda_failed
 
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
-_DRIVER_TOO_OLD = 35  # cudaErrorInsufficientDriver
+_DRIVER_TOO_OLD = 35  # CUDA's number for it; also where there is none
 
 
 class RuntimeDevice:
