@@ -19,7 +19,7 @@ RTX_ONLY = {
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
 }
-"""Reached only where capabilities are named, which is for TensorRT for RTX (its own test asks it)."""
+"""Reached only where capabilities are named: for TensorRT for RTX, whose own test asks for them."""
 ASK = """
 import json, sys, tensorrt
 def exists(name):

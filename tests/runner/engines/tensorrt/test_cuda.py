@@ -67,7 +67,7 @@ def test_an_unknown_adapter_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", ["cuda", "torch"])
 def test_without_a_gpu_a_package_says_so(name):
     pytest.importorskip("torch" if name == "torch" else "cuda.bindings.runtime")
-    with pytest.raises(DeviceError, match="EV77[23]") as caught:  # no driver, no GPU
+    with pytest.raises(DeviceError, match=r"EV77[23]") as caught:  # no driver, no GPU
         cuda.open_device(name)
     assert "--engine onnxruntime" in caught.value.try_next
 

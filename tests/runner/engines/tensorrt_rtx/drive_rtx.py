@@ -77,8 +77,9 @@ def kept(bundle, image, folder):
 def from_bundle(bundle, folder):
     """Whether an engine that a bundle holds is run, and what is noted."""
 
-    def opened(name, data=PLAN, version=RTX.load().__version__, sms=("SM86", "SM89"), **changed):
-        engine = BundledEngine(version=version, capabilities=sms, read=lambda: data)
+    def opened(name, data=PLAN, version="", sms=("SM86", "SM89"), **changed):
+        own = RTX.load().__version__
+        engine = BundledEngine(version=version or own, capabilities=sms, read=lambda: data)
         library = replace(RTX, bundled=lambda *_: engine)
         given = replace(options(folder / name, **changed), library=library)
         if name == "own":

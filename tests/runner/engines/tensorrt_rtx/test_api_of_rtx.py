@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+import api_scan
 import pytest
 
 trt = pytest.importorskip("tensorrt_rtx")
-
-import api_scan
 
 ENGINES = Path(__file__).resolve().parents[4] / "edgevit" / "runner" / "engines"
 
