@@ -71,12 +71,12 @@ def open_kept(
         progress=progress,
         on_opened=lambda engine: notes.extend(engine.notes),
     )
-    kept = _keep_text(decision)
+    kept = keep_text(decision)
     sessions["engine"] = engine_for(bundle, kept, options=options)
     rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
     return OpenedBundle(
         sessions=sessions,
-        golden=_golden_of(golden, kept),
+        golden=golden_of(golden, kept),
         variant=kept,
         build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
         warnings=tuple(dict.fromkeys(notes)),
@@ -89,12 +89,17 @@ def _check_device(library: Library) -> None:
     library.capabilities(open_device().facts())
 
 
-def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
+def golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
     """Return the golden arrays as if the variant were the only one."""
     return {**golden, "logits_simulated": simulated_logits(golden, variant)}
 
 
-def _keep_text(decision: Decision) -> str:
+def keep_text(decision: Decision) -> str:
+    """Return the variant that is kept.
+
+    Raises:
+        DeviceError: None may be used (EV827).
+    """
     if decision.kept is None:
         raise DeviceError(
             "EV827",

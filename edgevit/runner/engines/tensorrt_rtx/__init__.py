@@ -19,10 +19,9 @@ def _available() -> EnvironmentError_ | None:
 
 
 def _open(*arguments: Any, **options: Any) -> OpenedBundle:
-    from edgevit.runner.engines.tensorrt.opened import open_kept
-    from edgevit.runner.engines.tensorrt_rtx.library import RTX
+    from edgevit.runner.engines.tensorrt_rtx.opened import open_rtx
 
-    return open_kept(*arguments, **options, library=RTX)
+    return open_rtx(*arguments, **options)
 
 
 ENGINE = Engine(
