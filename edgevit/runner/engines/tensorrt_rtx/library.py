@@ -14,7 +14,7 @@ from edgevit.runner.engines.tensorrt.bindings import MessageLog
 from edgevit.runner.engines.tensorrt.library import Library, Running
 from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 from edgevit.runner.engines.tensorrt_rtx.bundled import bundled_engine
-from edgevit.runner.engines.tensorrt_rtx.compiling import check_capabilities
+from edgevit.runner.engines.tensorrt_rtx.compiling import capability_of, check_capabilities
 from edgevit.runner.engines.tensorrt_rtx.validity import check_engine
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ _NOT_FITTING = (
     "the kernels kept for this engine are of another driver, card or version, or damaged; they"
     " are made anew"
 )
-
-
-def capability_of(compute_capability: str) -> str:
-    """Return what the compiler calls a compute capability: "SM89" for "8.9"."""
-    return f"SM{compute_capability.replace('.', '')}"
 
 
 def _capabilities(facts: DeviceFacts) -> tuple[str, ...]:
