@@ -27,8 +27,8 @@ from edgevit.report.doctor import doctor_list
 from edgevit.report.table import device_lines, validation_table
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.facts import board_facts
-from edgevit.runner.engines import all_engines
 from edgevit.runner.board.shipment import Shipment, files_digest
+from edgevit.runner.engines import all_engines
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.validation import validation_report
 

@@ -1,4 +1,4 @@
-"""What differs between TensorRT and TensorRT for RTX, which share their classes and calls.
+"""TensorRT and TensorRT for RTX as values: same classes and calls, and the few things that differ.
 
 Everything else of building, running, measuring and choosing is the same code for both.
 """
