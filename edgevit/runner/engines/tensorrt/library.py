@@ -29,11 +29,13 @@ class BundledEngine:
     Args:
         version: Of what compiled it; the engine runs with no other.
         capabilities: What it was compiled for, such as ("SM86", "SM89").
+        max_batch: Its largest batch.
         read: Returns the serialized engine.
     """
 
     version: str
     capabilities: tuple[str, ...]
+    max_batch: int
     read: Callable[[], bytes]
 
 
