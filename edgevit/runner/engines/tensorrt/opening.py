@@ -207,14 +207,15 @@ class _Opening:
         return engine_key(onnx, self._options.settings, self._where)
 
     def _why_foreign(self, engine: BundledEngine, wanted: tuple[str, ...]) -> str:
-        """Return why an engine of a bundle can't be for this machine, "" if it may be."""
+        """Return why an engine of a bundle does not do here, "" if it may."""
         if not set(wanted) <= set(engine.capabilities):
             made_for = ", ".join(engine.capabilities)
             return f"it is for {made_for}, and the card here is {', '.join(wanted)}"
+        title, asked = self._library.title, self._options.settings.max_batch
         if engine.version != self._version:
-            return (
-                f"{self._library.title} {engine.version} compiled it, and {self._version} is here"
-            )
+            return f"{title} {engine.version} compiled it, and {self._version} is here"
+        if engine.max_batch < asked:
+            return f"its largest batch is {engine.max_batch}, and {asked} is asked for"
         return ""
 
     def _may_run(self, data: bytes) -> bool:

@@ -33,4 +33,9 @@ def bundled_engine(bundle: Bundle, variant: str, wanted: tuple[str, ...]) -> Bun
     def read() -> bytes:
         return bytes(holder.compiled_engine(variant, capabilities[0]))
 
-    return BundledEngine(version=row["version"], capabilities=capabilities, read=read)
+    return BundledEngine(
+        version=row["version"],
+        capabilities=capabilities,
+        max_batch=row["batches"][2],
+        read=read,
+    )

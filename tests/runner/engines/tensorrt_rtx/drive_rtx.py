@@ -77,9 +77,11 @@ def kept(bundle, image, folder):
 def from_bundle(bundle, folder):
     """Whether an engine that a bundle holds is run, and what is noted."""
 
-    def opened(name, data=PLAN, version="", sms=("SM86", "SM89"), **changed):
+    def opened(name, data=PLAN, version="", sms=("SM86", "SM89"), batch=16, **changed):
         own = RTX.load().__version__
-        engine = BundledEngine(version=version or own, capabilities=sms, read=lambda: data)
+        engine = BundledEngine(
+            version=version or own, capabilities=sms, max_batch=batch, read=lambda: data
+        )
         library = replace(RTX, bundled=lambda *_: engine)
         given = replace(options(folder / name, **changed), library=library)
         if name == "own":
@@ -93,6 +95,7 @@ def from_bundle(bundle, folder):
         "own": opened("own"),
         "card": opened("card", sms=("SM86", "SM120"), trust_code=True),
         "version": opened("version", version="1.2.0.54", trust_code=True),
+        "small": opened("small", batch=2, trust_code=True),
         "damaged": opened("damaged", data=b"no engine", trust_code=True),
     }
 

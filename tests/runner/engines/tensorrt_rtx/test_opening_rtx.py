@@ -65,6 +65,7 @@ def test_an_engine_of_another_machine_runs_only_if_the_user_trusts_it(driven):
     [
         ("card", "it is for SM86, SM120, and the card here is SM89"),
         ("version", "1.2.0.54 compiled it"),
+        ("small", "its largest batch is 2, and 4 is asked for"),
         ("damaged", "The engine is damaged"),
     ],
 )
