@@ -24,7 +24,6 @@ from edgevit.scratch import scratch_folder
 
 FOLDER_VARIABLE = "EDGEVIT_ENGINE_CACHE"
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
-_DRIVER = Path("/proc/driver/nvidia/version")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -69,7 +68,7 @@ def l4t_from_release(text: str) -> str:
 
 def engine_key(onnx: bytes, settings: BuildSettings, where: Identity) -> str:
     """Return the key of an engine, 64 hexadecimal digits."""
-    return _digest(
+    return digest_of(
         {
             "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
             "settings": settings.to_dict(),
@@ -80,27 +79,11 @@ def engine_key(onnx: bytes, settings: BuildSettings, where: Identity) -> str:
 
 def timing_key(where: Identity) -> str:
     """Return the key of the kernel timings of a machine; all its builds share them."""
-    return _digest({"identity": where.to_dict()})
+    return digest_of({"identity": where.to_dict()})
 
 
-def kernels_key(engine: str, driver: str) -> str:
-    """Return the key of the kernels that an engine made for its card under a driver.
-
-    Args:
-        engine: The engine's own key, which names the card.
-        driver: Its version; empty where it is not known.
-    """
-    return _digest({"engine": engine, "driver": driver})
-
-
-def driver_version(file: Path = _DRIVER) -> str:
-    """Return the version of NVIDIA's driver such as "580.65.06", "" where there is none."""
-    text = file.read_text(errors="replace") if file.is_file() else ""
-    found = re.search(r"Kernel Module\D*?(?:x86_64|aarch64)?\s+(\d+\.\d+(?:\.\d+)?)", text)
-    return found.group(1) if found else ""
-
-
-def _digest(content: dict[str, Any]) -> str:
+def digest_of(content: dict[str, Any]) -> str:
+    """Return the key of what something depends on, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -232,31 +215,6 @@ class EngineCache:
                 why=str(error),
                 try_next=f"Free some space, or set {FOLDER_VARIABLE} to a folder with room.",
             ) from error
-
-
-@dataclass(frozen=True)
-class KernelStore:
-    """The place of one engine's kernels in a cache.
-
-    Args:
-        cache: The folder.
-        key: What `kernels_key` returns.
-    """
-
-    cache: EngineCache
-    key: str
-
-    def read(self) -> bytes | None:
-        """Return what is there, None if nothing is, and nothing of what is damaged."""
-        return self.cache.kernels(self.key)
-
-    def write(self, data: bytes) -> None:
-        """Keep it; raises EV755 as `EngineCache.store_kernels`."""
-        self.cache.store_kernels(self.key, data)
-
-    def forget(self) -> None:
-        """Remove it."""
-        self.cache.forget_kernels(self.key)
 
 
 def default_folder() -> Path:

@@ -18,8 +18,8 @@ from edgevit.runner.engines.tensorrt.bindings import (
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
-    from edgevit.runner.engines.tensorrt.caching import KernelStore
     from edgevit.runner.engines.tensorrt.cuda_device import DeviceFacts
+    from edgevit.runner.engines.tensorrt.kept_kernels import KernelStore
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from edgevit.runner.engines.tensorrt.library import TENSORRT, Library
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgevit.runner.engines.tensorrt.caching import KernelStore
+    from edgevit.runner.engines.tensorrt.kept_kernels import KernelStore
 
     Images = npt.NDArray[np.float32]
     Logits = npt.NDArray[np.float32]

@@ -14,7 +14,7 @@ def bundled_engine(bundle: Bundle, variant: str, wanted: tuple[str, ...]) -> Bun
     """Return an engine of a variant, the one for a card if there is one; None if there is none.
 
     Nothing of it is run, nor read yet: whether it may be is decided by who opens it
-    (`edgevit.runner.engines.tensorrt.opening`).
+    (`edgevit.runner.engines.tensorrt.sources`).
 
     Args:
         bundle: An opened bundle.

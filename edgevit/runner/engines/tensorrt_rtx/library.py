@@ -18,8 +18,8 @@ from edgevit.runner.engines.tensorrt_rtx.compiling import capability_of, check_c
 from edgevit.runner.engines.tensorrt_rtx.validity import check_engine
 
 if TYPE_CHECKING:
-    from edgevit.runner.engines.tensorrt.caching import KernelStore
     from edgevit.runner.engines.tensorrt.cuda_device import DeviceFacts
+    from edgevit.runner.engines.tensorrt.kept_kernels import KernelStore
 
 _NOT_FITTING = (
     "the kernels kept for this engine are of another driver, card or version, or damaged; they"
