@@ -7,10 +7,13 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx")
 
+from edgevit.bundle import open_bundle
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog
 from edgevit.runner.engines.tensorrt.session import TensorRTSession
+from edgevit.runner.engines.tensorrt_rtx import ENGINE
 from edgevit.runner.engines.tensorrt_rtx.library import RTX
+from edgevit.runner.measure.conditions import Conditions
 
 pytestmark = pytest.mark.skipif(
     os.path.exists("/dev/nvidia0") or os.path.exists("/dev/nvidiactl"),
@@ -75,3 +78,18 @@ def test_the_log_keeps_what_the_library_says(engine):
     with pytest.raises(DeviceError):
         TensorRTSession(engine, library=RTX, log=log)
     assert any("CUDA driver version is insufficient" in text for text in log.errors)
+
+
+def test_validating_without_a_card_ends_at_once(bundle_path, pixels_to_input):
+    """Before anything is compiled, and not once for each variant."""
+    with pytest.raises(DeviceError, match=r"EV77[23]") as caught:
+        ENGINE.open(
+            open_bundle(bundle_path),
+            Conditions(engine="tensorrt_rtx"),
+            lambda: [],
+            pixels_to_input,
+            lambda *said: pytest.fail(f"{said} came first"),
+            stands_in=False,
+        )
+    assert caught.value.exit_status == 7
+    assert "--engine onnxruntime" in caught.value.try_next
