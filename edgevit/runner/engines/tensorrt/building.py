@@ -118,8 +118,7 @@ def plan_from_onnx(
     config = _config(trt, builder, network, settings)
     if capabilities:
         _compile_for(trt, config, capabilities)
-    # What is compiled for other cards times nothing: TensorRT for RTX has deprecated these caches.
-    cache = None if capabilities else _attach_timing_cache(config, timing_cache, log)
+    cache = _attach_timing_cache(config, timing_cache, log)
     if progress is not None:
         config.progress_monitor = monitor_for(trt, progress)
     start = time.perf_counter()
@@ -127,8 +126,8 @@ def plan_from_onnx(
     seconds = time.perf_counter() - start
     if plan is None:
         raise _not_built(log, settings)
-    found = None if cache is None else config.get_timing_cache()
     del cache  # the builder refers to it until here
+    found = config.get_timing_cache()
     kept = bytes(found.serialize()) if found is not None else b""
     return BuildPlan(bytes(plan), kept, seconds, tuple(log.warnings))
 
