@@ -234,8 +234,11 @@ def run_arguments(conditions: Conditions) -> list[str]:
     """Return the arguments of edgevit.runner.board for these conditions."""
     arguments = [_BUNDLE, _IMAGES, _MEASURED]
     for name, value in asdict(conditions).items():
-        if value is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif value is not None and value is not False:
+            arguments += [option, str(value)]
     return arguments
 
 

@@ -39,6 +39,7 @@ def validate(
     eer_reference: str | Path = "vit_b",
     classes: ClassNames | None = None,
     class_order: str | None = None,
+    trust_code: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Measure a bundle on this device and return the report (see docs/validate.md).
@@ -61,6 +62,8 @@ def validate(
             those in the bundle.
         class_order: "torchvision" or "timm": how the class folders were numbered in training,
             where no names say it; in place of what the bundle says.
+        trust_code: Run a compiled engine in the bundle that another machine compiled: it is a
+            program. Without it such a one is not used, and the graph is compiled here.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -86,6 +89,7 @@ def validate(
         batch=batch,
         rounds=rounds,
         max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
+        trust_code=trust_code,
     )
     check_asked(opened.manifest, engine)
     preprocessing = Preprocessing.from_dict(opened.preprocessing)

@@ -70,6 +70,7 @@ def choose_variant(
     options: EngineOptions = DEFAULTS,
     gate: Callable[[str, VariantSession], Gate] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    on_opened: Callable[[BuiltEngine], None] = lambda engine: None,
 ) -> tuple[Decision, tuple[Trial, ...]]:
     """Build all variants of a bundle on this device, measure them, and choose one.
 
@@ -79,6 +80,7 @@ def choose_variant(
         options: How engines are built and run.
         gate: Judges the accuracy of an engine.
         progress: Called with (stage, done, total).
+        on_opened: Called with each engine that was opened.
 
     Raises:
         EdgeViTError: An engine that passed its check fails while it is timed.
@@ -88,6 +90,7 @@ def choose_variant(
 
     def opener(variant: str) -> OpenedVariant:
         built.append(build_engine(bundle, variant, options=options))
+        on_opened(built[-1])
         return _open(bundle, built[-1], image)
 
     ordered = sorted(bundle.variants, key=lambda name: name != "fp16")  # the baseline first

@@ -86,6 +86,11 @@ def compiled_from_onnx(
     )
 
 
+def capability_of(compute_capability: str) -> str:
+    """Return what the compiler calls a compute capability: "SM89" for "8.9"."""
+    return f"SM{compute_capability.replace('.', '')}"
+
+
 def check_capabilities(capabilities: Sequence[str]) -> None:
     """Refuse what the compiler has no code for.
 
