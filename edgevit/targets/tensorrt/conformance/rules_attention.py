@@ -51,7 +51,8 @@ def _output_is_quantized(view: GraphView, found: OnnxAttention) -> bool:
     Level.WARNING,
     "quantized attention has a size that is fused",
     source="NVIDIA/TensorRT issues 2981, 3714: INT8 up to 512 tokens, heads of 16, 32 or 64; "
-    "ModelOpt: FP8 heads of 9 to 256",
+    "ModelOpt: FP8 heads of 9 to 256; TensorRT for RTX 1.7.1 compiles INT8 so, and FP8 from 32 "
+    "tokens",
     remedy="Leave the two products of this attention in FP16.",
 )
 def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
@@ -73,6 +74,8 @@ def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
         longest = limits.max_sequence
         if sequence is not None and longest is not None and sequence > longest:
             yield Fault(name, f"{sequence} tokens, at most {longest} are fused")
+        if sequence is not None and sequence < limits.min_sequence:
+            yield Fault(name, f"{sequence} tokens, fewer than {limits.min_sequence} are not fused")
 
 
 @rule(

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from fused_transformer import FusedTransformer
 from onnx import TensorProto, helper
 from small_transformer import (
     HEADS,
@@ -506,6 +507,16 @@ def many_tokens():
     return put(model, "flat.sizes", np.int64([0, 600 * 4, WIDTH]))
 
 
+@breaks(21, "W", "softmax", target="tensorrt-ada", keep={"attention": True, "codes": "fp8"})
+def few_tokens_in_fp8():
+    model = small(attention=True, codes="fp8")
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 32
+    put(model, "patch.sizes", np.int64([0, WIDTH, TOKENS // 2]))
+    for name in ("q.sizes", "k.sizes", "v.sizes"):
+        put(model, name, np.int64([0, TOKENS // 2, HEADS, 16]))
+    return put(model, "flat.sizes", np.int64([0, TOKENS // 2, WIDTH]))
+
+
 @breaks(22, "W", "scaled")
 def scores_scaled():
     model = put(small(), "quarter", np.float16(0.25))
@@ -544,6 +555,20 @@ def rounded_head():
     return rounded(rounded(small(), "first", ["head"], "first.in"), "head.weight", ["head"], "w")
 
 
+# What the compiler taught; test_rules_compiled.py has it say so
+
+
+@breaks(42, "W", "qkv.product")
+def cut_behind_the_bias():
+    return copied(FusedTransformer().model())
+
+
+@breaks(43, "E", "proj.product")
+def scale_in_fp32_and_a_cast():
+    model = put(small(), "proj.scale", np.full(WIDTH, 0.002, np.float32))
+    return insert(model, "Cast", "half", "proj.dq", ["proj.product"], to=TensorProto.FLOAT16)
+
+
 @pytest.mark.parametrize(
     ("number", "level", "node", "make", "target", "keep", "facts", "tensorrt"), CASES
 )
@@ -554,7 +579,7 @@ def test_rule(number, level, node, make, target, keep, facts, tensorrt):
 
 
 def test_every_rule_has_a_graph_that_breaks_it():
-    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 42)}
+    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 44)}
 
 
 @pytest.mark.parametrize("target", PROFILES)

@@ -1,0 +1,109 @@
+"""Faulty graphs that the checker names and NVIDIA's compiler refuses or runs in float."""
+
+import pytest
+import test_conformance_rules as broken
+from compiler_verdict import verdict
+from fused_transformer import BETWEEN, CUTS, FusedTransformer
+from small_transformer import Transformer
+
+from edgevit.targets.tensorrt.conformance import check_onnx
+from edgevit.targets.tensorrt.profiles import PROFILES
+
+pytest.importorskip("tensorrt_rtx")
+CARDS = ("SM86", "SM89", "SM120")
+FUSED = [
+    *({"cut": cut} for cut in CUTS),
+    *({"cut": "split", "between": between} for between in BETWEEN[1:]),
+    {"attention": True},
+]
+HONOURED = [
+    *({"cut": cut, "behind_bias": False} for cut in CUTS),
+    {"per_channel": False},
+    {"codes": "fp8"},
+    {"cut": "split", "parts": 4},
+    {"cut": "split", "doubled": True},
+    {"behind_bias": False, "attention": True},
+]
+
+
+def rules_broken(model, target="tensorrt-ada"):
+    return {found.rule for found in check_onnx(model, PROFILES[target]).findings}
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("arguments", FUSED, ids=str)
+def test_thirds_cut_behind_the_bias_run_in_float(arguments, card):
+    model = FusedTransformer(**arguments).model()
+    assert 42 in rules_broken(model)
+    assert verdict(model, card).in_float == ("qkv.product",)
+
+
+@pytest.mark.parametrize("arguments", HONOURED, ids=str)
+def test_other_cuts_stay_in_8_bits(arguments):
+    model = FusedTransformer(**arguments).model()
+    assert 42 not in rules_broken(model)
+    assert not verdict(model, "SM89").is_fault
+
+
+def test_thirds_cut_before_the_bias_take_fewer_kernels_than_three_products():
+    cut = FusedTransformer(cut="split", behind_bias=False).model()
+    fused, three = verdict(cut, "SM89"), verdict(FusedTransformer(cut="split").model(), "SM89")
+    assert fused.kernels < three.kernels
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_scales_of_two_types_are_refused(card):
+    model = broken.scale_in_fp32_and_a_cast()
+    assert 43 in rules_broken(model)
+    assert verdict(model, card).refused == "EV753"
+
+
+FLOAT_BY_OLDER_RULES = {
+    7: broken.activation_per_channel,
+    8: broken.axis_of_input_channels,
+    13: broken.activation_left_in_float,
+    14: broken.weight_transposed,
+    20: broken.softmax_output_left_in_float,
+}
+"""Rules from documents that the compiler bears out: the product multiplies floats."""
+
+
+@pytest.mark.parametrize("rule", FLOAT_BY_OLDER_RULES)
+def test_older_rules_are_borne_out(rule):
+    model = FLOAT_BY_OLDER_RULES[rule]()
+    assert rule in rules_broken(model)
+    assert verdict(model, "SM89").in_float
+
+
+@pytest.mark.parametrize("make", [broken.odd_heads, broken.few_tokens_in_fp8, broken.computed_mask])
+def test_attention_outside_the_limits_is_not_one_kernel(make):
+    found = verdict(make(), "SM89")
+    assert rules_broken(make()) & {21, 23}
+    assert found.unfused == 1
+
+
+REFUSED = (
+    broken.integer_product,
+    broken.operator_of_onnxruntime,
+    broken.zero_point_not_zero,
+    broken.scale_zero,
+    broken.axis_of_other_length,
+    broken.too_few_zero_points,
+    broken.scale_of_another_type,
+    broken.integer_bias,
+    broken.both_kinds_of_codes,
+    broken.dropout_in_training,
+)
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_errors_of_the_checker_that_the_compiler_refuses(make):
+    report = check_onnx(make(), PROFILES["tensorrt-ada"])
+    assert not report.conforms
+    assert verdict(make(), "SM89").refused in ("EV752", "EV753")
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("attention", [False, True])
+def test_the_conforming_graph_is_honoured(attention, card):
+    assert not verdict(Transformer(attention=attention).model(), card).is_fault
