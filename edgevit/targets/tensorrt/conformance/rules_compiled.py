@@ -1,4 +1,4 @@
-"""Rules that NVIDIA's compiler taught: graphs that it was seen to refuse or to run in float (42-43).
+"""Rules NVIDIA's compiler taught: graphs that it was seen to refuse or to run in float (42-43).
 
 TensorRT for RTX 1.7.1 compiles without a GPU and lists the precision of every kernel. Its parser
 and fuser are TensorRT's; what it does with a graph is no proof of what another release does.

@@ -416,6 +416,12 @@ def scaled_behind_its_grid():
     return insert(model, "Mul", "scaled", "fc2.in.dq", ["fc2.product"], "two")
 
 
+@breaks(15, "W", "fc2.product")
+def factors_behind_the_grid():
+    model = put(small(), "many", np.linspace(0.5, 2, 2 * WIDTH, dtype=np.float16))
+    return insert(model, "Mul", "scaled", "fc2.in.dq", ["fc2.product"], "many")
+
+
 @breaks(17, "W", "early.q")
 def output_rounded_before_gelu():
     return rounded(small(), "fc1", ["gelu"], "early")
