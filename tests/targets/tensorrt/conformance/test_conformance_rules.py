@@ -498,6 +498,14 @@ def odd_heads():
     return model
 
 
+@breaks(21, "W", "softmax", keep={"attention": True})
+def one_head():
+    model = small(attention=True)
+    for name in "qkv":
+        put(model, f"{name}.sizes", np.int64([0, TOKENS, 1, WIDTH]))
+    return model
+
+
 @breaks(21, "E", "softmax", keep={"attention": True})
 def fp8_attention_without_fp8():
     return small(attention=True, codes="fp8")

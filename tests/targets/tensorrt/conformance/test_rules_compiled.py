@@ -92,6 +92,13 @@ def test_attention_outside_the_limits_is_not_one_kernel(make):
     assert found.unfused == 1
 
 
+def test_a_single_head_is_one_kernel_from_ada_on():
+    assert verdict(broken.one_head(), "SM86").unfused == 1
+    assert 21 in rules_broken(broken.one_head(), "rtx-ampere")
+    assert not verdict(broken.one_head(), "SM89").is_fault
+    assert 21 not in rules_broken(broken.one_head(), "rtx-ada")
+
+
 REFUSED = (
     broken.integer_product,
     broken.operator_of_onnxruntime,
