@@ -54,7 +54,7 @@ def _cut_tensor(view: GraphView, found: OnnxAttention) -> str:
 def _stems_from(view: GraphView, name: str, found: OnnxAttention) -> bool:
     """Return whether an operand of the second product is the softmax's output."""
     between = _MOVES | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
-    return view.back(name, between)[1] == found.softmax.output[0]
+    return bool(view.back(name, between)[1] == found.softmax.output[0])
 
 
 def _third(view: GraphView, name: str) -> tuple[str, str]:
