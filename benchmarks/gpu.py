@@ -118,16 +118,18 @@ def _why_not(onnx: bytes) -> str:
 
 
 def _with_torch(name: str, bundle: Bundle, asked: argparse.Namespace) -> None:
-    """Parity of every variant of a model, run by torch."""
+    """Parity of every variant of a model, run by torch as it is written and in integers."""
+    torch.backends.cuda.matmul.allow_tf32 = False
     for variant in bundle.variants:
-        session = TorchGraph(bundle.engine_onnx(variant), asked.device)
-        _parity(name, bundle, variant, session, products=lambda s=session: dict(s.products))
+        for integers in (False, True)[: 1 if variant == "fp16" else 2]:
+            session = TorchGraph(bundle.engine_onnx(variant), asked.device, integers=integers)
+            _parity(name, bundle, variant, session)
+            say("products", model=name, variant=variant, **session.products)
 
 
-def _parity(name: str, bundle: Bundle, variant: str, session: Any, **more: Any) -> None:
+def _parity(name: str, bundle: Bundle, variant: str, session: Any) -> None:
     found = check_parity(session, bundle.golden(), normalizer(bundle.preprocessing), variant)
-    facts = {key: value() for key, value in more.items()}
-    say("parity", model=name, variant=variant, engine=session.engine, **asdict(found), **facts)
+    say("parity", model=name, variant=variant, engine=session.engine, **asdict(found))
 
 
 def _with_engine(name: str, bundle: Bundle, asked: argparse.Namespace) -> None:

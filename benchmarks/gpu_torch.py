@@ -1,8 +1,9 @@
-"""Runs a TensorRT graph with torch on a GPU: INT8 products through cuBLASLt, the rest as written.
+"""Runs a TensorRT graph with torch on a GPU, as it is written or with products of codes.
 
-It is no engine and its time says nothing: one kernel an operator. It shows that a GPU computes what
-was simulated. `torch._int_mm` sums codes in int32; where it takes no such sizes, and for products of
-two activations, codes are summed in float32, which is exact below 2^24.
+It is no engine and its time says nothing: one kernel an operator. As written, a product multiplies
+dequantized float16 values, which is what the simulation does. In integers it sums codes, as a
+kernel of the engine does, by cuBLASLt (`torch._int_mm`); where that takes no such sizes, and for
+products of two activations, codes are summed in float32, which is exact below 2^24.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ class TorchGraph:
     Args:
         model: Serialized ModelProto with one input and one output.
         device: "cuda" or "cpu".
+        integers: Whether products sum codes.
     """
 
     provider, threads, engine = "torch", None, f"torch {torch.__version__}"
 
-    def __init__(self, model: bytes, device: str) -> None:
+    def __init__(self, model: bytes, device: str, *, integers: bool) -> None:
         graph = onnx.ModelProto.FromString(model).graph
-        self.device = device
+        self.device, self.integers = device, integers
         self.nodes = list(graph.node)
         self.constants = {one.name: self._constant(one) for one in graph.initializer}
         self.image, self.logits = graph.input[0].name, graph.output[0].name
@@ -86,12 +88,12 @@ class TorchGraph:
         """Multiply codes where both operands are dequantized, and scale the sums."""
         sides = [self.made.get(name) for name in node.input]
         left, right = (values[name] for name in node.input)
-        if any(side is None or side.op_type != "DequantizeLinear" for side in sides):
+        codes = [side is not None and side.op_type == "DequantizeLinear" for side in sides]
+        if not self.integers or not all(codes):
             self.products["float"] += 1
             return torch.matmul(left.float(), right.float()).to(left.dtype)
-        codes = [values[side.input[0]] for side in sides if side is not None]
         scales = [values[side.input[1]].float() for side in sides if side is not None]
-        sums = self._sums(*codes)
+        sums = self._sums(*(values[side.input[0]] for side in sides if side is not None))
         return (sums.float() * (scales[0] * scales[1])).to(left.dtype)
 
     def _sums(self, left: Tensor, right: Tensor) -> Tensor:
