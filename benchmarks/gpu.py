@@ -32,6 +32,8 @@ from edgevit.data.normalizing import normalizer
 from edgevit.runner.engines.tensorrt.building import BuildSettings, plan_from_onnx
 from edgevit.runner.engines.tensorrt.parity import check_parity
 from edgevit.runner.engines.tensorrt.session import TensorRTSession
+from edgevit.runner.engines.tensorrt_rtx.compiling import compiled_from_onnx
+from edgevit.targets.tensorrt.profiles import PROFILES
 from edgevit.zoo import EMBEDDED_MODELS
 
 NO_GPU = 75
@@ -65,6 +67,8 @@ def main() -> int:
         if _left(asked) < 20:
             say("out of time", left_out=name)
             continue
+        for variant in bundle.variants:
+            _predict(name, bundle, variant, asked.device, list(map(int, asked.batches.split(","))))
         (_with_torch if refused else _with_engine)(name, bundle, asked)
     _roundings(bundles, asked.device)
     return 0
@@ -130,6 +134,33 @@ def _with_torch(name: str, bundle: Bundle, asked: argparse.Namespace) -> None:
 def _parity(name: str, bundle: Bundle, variant: str, session: Any) -> None:
     found = check_parity(session, bundle.golden(), normalizer(bundle.preprocessing), variant)
     say("parity", model=name, variant=variant, engine=session.engine, **asdict(found))
+
+
+def _predict(name: str, bundle: Bundle, variant: str, device: str, batches: list[int]) -> None:
+    """Say what the cost model expects of an engine compiled ahead of time; for its card or Ada."""
+    try:
+        from edgevit.bundle.graph_values import graph_values
+        from edgevit.runner.engines.tensorrt.cost_model import kernel_works, predicted_ms
+        from edgevit.runner.engines.tensorrt.device_peaks import DEVICES
+        from edgevit.runner.engines.tensorrt.kernel_sizes import sized_kernels
+    except ImportError as error:  # a version without a cost model
+        say("prediction", model=name, variant=variant, why=str(error))
+        return
+    capability = _machine(device).get("capability", "8.9")
+    cards = [one for one in PROFILES.values() if one.engine == "tensorrt_rtx"]
+    card = next((one for one in cards if one.compute_capability == capability), None)
+    if card is None:
+        say("prediction", model=name, variant=variant, why=f"no RTX card has {capability}")
+        return
+    try:
+        layers = compiled_from_onnx(bundle.engine_onnx(variant), (card.compiles_as,)).layers
+        works = kernel_works(sized_kernels(layers, graph_values(bundle, variant)))
+    except edgevit.EdgeViTError as error:
+        say("prediction", model=name, variant=variant, code=error.code, why=str(error)[:300])
+        return
+    times = predicted_ms(works, DEVICES[card.name], batches).sum(0)
+    told = {str(batch): round(float(ms), 4) for batch, ms in zip(batches, times, strict=True)}
+    say("prediction", model=name, variant=variant, card=card.name, kernels=len(layers), ms=told)
 
 
 def _with_engine(name: str, bundle: Bundle, asked: argparse.Namespace) -> None:
