@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import test_conformance_rules as broken
 from compiler_verdict import verdict
 from fused_transformer import BETWEEN, CUTS, FusedTransformer
+from onnx import TensorProto
 from random_transformers import RandomTransformer, random_transformer
-from small_transformer import Transformer
+from small_transformer import WIDTH, Transformer, insert, node_named, put
 
 from edgevit.targets.tensorrt.conformance import check_onnx
 from edgevit.targets.tensorrt.profiles import PROFILES
@@ -118,6 +120,22 @@ def test_errors_of_the_checker_that_the_compiler_refuses(make):
     report = check_onnx(make(), PROFILES["tensorrt-ada"])
     assert not report.conforms
     assert verdict(make(), "SM89").refused in ("EV752", "EV753")
+
+
+@pytest.mark.parametrize("rounds_from_half", [True, False])
+def test_an_island_of_float32_keeps_its_8_bits(rounds_from_half):
+    """As the targets write it: Q in float16 and DQ in float32, or both in float32."""
+    model = insert(Transformer().model(), "Cast", "down", "fc2", ["sum2"], to=TensorProto.FLOAT16)
+    put(model, "fc2.scale", np.full(WIDTH, 0.002, np.float32))
+    put(model, "fc2.bias", np.zeros(WIDTH, np.float32))
+    wide = np.float32(np.float16(0.05))
+    if rounds_from_half:
+        put(model, "wide", wide)
+        node_named(model, "fc2.in.dq").input[1] = "wide"
+    else:
+        put(model, "fc2.in.scale", wide)
+        insert(model, "Cast", "up", "gelu", ["fc2.in.q"], to=TensorProto.FLOAT)
+    assert not verdict(model, "SM89").is_fault
 
 
 @pytest.mark.parametrize("card", CARDS)
