@@ -521,7 +521,7 @@ def many_tokens():
     return put(model, "flat.sizes", np.int64([0, 600 * 4, WIDTH]))
 
 
-@breaks(21, "W", "softmax", target="tensorrt-ada", keep={"attention": True, "codes": "fp8"})
+@breaks(21, "W", "softmax", target="rtx-ada", keep={"attention": True, "codes": "fp8"})
 def few_tokens_in_fp8():
     model = small(attention=True, codes="fp8")
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 32
@@ -604,6 +604,6 @@ def test_conforming_model_has_no_findings(target, attention):
     assert set(report.not_run) == {35, 40}
 
 
-@pytest.mark.parametrize("target", ["tensorrt-ada", "jetson-thor"])
+@pytest.mark.parametrize("target", ["tensorrt-ada", "rtx-ada", "jetson-thor"])
 def test_conforming_fp8_model_has_no_findings(target):
     assert check_onnx(small(codes="fp8", attention=True), PROFILES[target]).findings == ()

@@ -31,7 +31,7 @@ HONOURED = [
 ]
 
 
-def rules_broken(model, target="tensorrt-ada"):
+def rules_broken(model, target="rtx-ada"):
     return {found.rule for found in check_onnx(model, PROFILES[target]).findings}
 
 
@@ -98,7 +98,7 @@ def test_a_single_head_is_one_kernel_from_ada_on():
     assert verdict(broken.one_head(), "SM86").unfused == 1
     assert 21 in rules_broken(broken.one_head(), "rtx-ampere")
     assert not verdict(broken.one_head(), "SM89").is_fault
-    assert 21 not in rules_broken(broken.one_head(), "rtx-ada")
+    assert 21 not in rules_broken(broken.one_head())
 
 
 REFUSED = (
@@ -117,7 +117,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
 def test_errors_of_the_checker_that_the_compiler_refuses(make):
-    report = check_onnx(make(), PROFILES["tensorrt-ada"])
+    report = check_onnx(make(), PROFILES["rtx-ada"])
     assert not report.conforms
     assert verdict(make(), "SM89").refused in ("EV752", "EV753")
 
@@ -150,7 +150,7 @@ def test_checker_and_compiler_agree_on_random_graphs():
     checker_alone = set()
     for seed in range(30):
         change, model = random_transformer(seed)
-        verdicts = (bool(rules_broken(model, "rtx-ada")), verdict(model, "SM89").is_fault)
+        verdicts = (bool(rules_broken(model)), verdict(model, "SM89").is_fault)
         seen[verdicts] += 1
         if verdicts == (True, False):
             checker_alone.add(change)
