@@ -53,7 +53,7 @@ def devices() -> str:
             f"`{one.name}`",
             one.compute_capability,
             ", ".join(one.precisions),
-            " to ".join(one.tensorrt),
+            "for RTX, 1.7" if one.engine == "tensorrt_rtx" else " to ".join(one.tensorrt),
             ", ".join(one.jetpack),
             ", ".join(map(str, one.memory_gb)) + " GB" * bool(one.memory_gb),
         )

@@ -27,20 +27,24 @@ class AttentionLimits:
     Args:
         head_sizes: Channels a head may have.
         max_sequence: Largest number of queries and of keys; None where there is no limit.
+        min_sequence: Smallest number of queries and of keys.
     """
 
     head_sizes: tuple[int, ...]
     max_sequence: int | None = None
+    min_sequence: int = 1
 
     def allows(self, *, head_size: int, sequence: int) -> bool:
         """Return whether an attention of this size can be fused."""
         short_enough = self.max_sequence is None or sequence <= self.max_sequence
-        return head_size in self.head_sizes and short_enough
+        return head_size in self.head_sizes and short_enough and sequence >= self.min_sequence
 
 
 FP16_ATTENTION = AttentionLimits(head_sizes=tuple(range(16, 257, 8)))
 INT8_ATTENTION = AttentionLimits(head_sizes=(16, 32, 64), max_sequence=512)
 FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)))
+# TensorRT for RTX 1.7.1 was asked; of TensorRT nothing is known about short sequences.
+RTX_FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)), min_sequence=32)
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ _RTX = (
         compute_capability="8.9",
         compiles_as="SM89",
         precisions=_ADA,
-        fp8_attention=FP8_ATTENTION,
+        fp8_attention=RTX_FP8_ATTENTION,
         engine="tensorrt_rtx",
     ),
     DeviceProfile(
@@ -184,7 +188,7 @@ _RTX = (
         compute_capability="12.0",
         compiles_as="SM120",
         precisions=_BLACKWELL,
-        fp8_attention=FP8_ATTENTION,
+        fp8_attention=RTX_FP8_ATTENTION,
         engine="tensorrt_rtx",
     ),
 )
