@@ -7,9 +7,10 @@ evidence.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from edgevit.bundle.new_folder import check_target
 from edgevit.bundle.opening import open_bundle
 from edgevit.bundle.rewriting import write_compiled
 from edgevit.bundle.variants import variant_of
-from edgevit.errors import EdgeViTError, UnsupportedError, UsageError
+from edgevit.errors import EdgeViTError, EnvironmentError_, UnsupportedError, UsageError
 from edgevit.progress import Progress, no_progress
 from edgevit.runner.engines import engine_of, open_for_engine, target_name
 from edgevit.runner.engines.tensorrt.building import BuildSettings
+from edgevit.runner.engines.tensorrt.caching import EngineCache
 from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.runner.engines.tensorrt.table_summary import table_summary
 from edgevit.runner.engines.tensorrt_rtx import ENGINE
@@ -136,6 +138,8 @@ def build(
     _refuse_nothing(made)
     progress("write bundle", 0, 1)
     written = _write(job, made, target, overwrite or in_place)
+    if job.keeps_engines:
+        _remember(made)
     progress("write bundle", 1, 1)
     return _report(job, made, written)
 
@@ -245,6 +249,14 @@ def _write(job: _Job, made: Mapping[str, Compilation], target: Path, overwrite: 
         overwrite=overwrite,
     )
     return open_bundle(target)
+
+
+def _remember(made: Mapping[str, Compilation]) -> None:
+    """Note that the engines are this machine's own: validate runs no other without being told."""
+    cache = EngineCache()
+    with suppress(EnvironmentError_):  # then validate compiles them again
+        for engine in (engine for one in made.values() for engine in one.engines):
+            cache.remember_compiled(hashlib.sha256(engine.data).hexdigest())
 
 
 def _report(job: _Job, made: Mapping[str, Compilation], written: Bundle) -> dict[str, Any]:

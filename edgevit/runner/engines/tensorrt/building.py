@@ -143,7 +143,8 @@ def _build(trt: Any, onnx: bytes, job: _Job, progress: BuildProgress) -> BuildPl
     config = _config(trt, builder, network, job.settings)
     if job.capabilities:
         _compile_for(trt, config, job.capabilities)
-    cache = _attach_timing_cache(config, job.timing_cache, log)
+    # ahead of time nothing is timed
+    cache = None if job.capabilities else _attach_timing_cache(config, job.timing_cache, log)
     config.progress_monitor = monitor_for(trt, progress)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
@@ -151,8 +152,8 @@ def _build(trt: Any, onnx: bytes, job: _Job, progress: BuildProgress) -> BuildPl
     if plan is None:
         cards = ", ".join(job.capabilities) or "the card of this machine"
         raise _not_built(log, job.settings, cards)
+    found = None if cache is None else config.get_timing_cache()
     del cache  # the builder refers to it until here
-    found = config.get_timing_cache()
     kept = bytes(found.serialize()) if found is not None else b""
     return BuildPlan(bytes(plan), kept, seconds, tuple(log.warnings))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgevit.runner.engines.tensorrt.library import BundledEngine
 
@@ -21,8 +21,7 @@ def bundled_engine(bundle: Bundle, variant: str, wanted: tuple[str, ...]) -> Bun
         variant: One of its variants.
         wanted: What the card is, such as ("SM89",).
     """
-    holder: Any = bundle
-    rows = holder.engines() if bundle.manifest.get("engines") else []
+    rows = bundle.engines() if bundle.manifest.get("engines") else []
     rows = [row for row in rows if (row["variant"], row["engine"]) == (variant, "tensorrt_rtx")]
     if not rows:
         return None
@@ -31,7 +30,7 @@ def bundled_engine(bundle: Bundle, variant: str, wanted: tuple[str, ...]) -> Bun
     capabilities = tuple(row["capabilities"])
 
     def read() -> bytes:
-        return bytes(holder.compiled_engine(variant, capabilities[0]))
+        return bytes(bundle.compiled_engine(variant, capabilities[0]))
 
     return BundledEngine(
         version=row["version"],
