@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from edgevit.errors import DeviceError
@@ -88,10 +89,21 @@ class EngineLayer:
         told = _first_match(_TACTIC_PRECISIONS, _HASH.sub("", self.tactic))
         if told:
             return told
+        if self._dequantizes_first:
+            return _narrowest(one.precision for one in self.outputs if one.precision not in _CODES)
         found = self._matrices if self.holds_product else []
         if len(found) > 1:
             return _multiplied_in(found)
         return _narrowest({operand.precision for operand in self.inputs})
+
+    @property
+    def _dequantizes_first(self) -> bool:
+        """Return whether codes are turned into floats inside it before they are multiplied.
+
+        "CastMulCastMulCastFc" reads two matrices of codes and multiplies two of floats.
+        """
+        before = list(takewhile(lambda part: part not in _PRODUCTS, self._parts))
+        return len(before) < len(self._parts) and "Cast" in before and "Mul" in before
 
     @property
     def _matrices(self) -> list[str]:
@@ -102,20 +114,22 @@ class EngineLayer:
     @property
     def holds_product(self) -> bool:
         """Return whether a matrix product or a convolution is computed in it."""
-        if self.kind.lower() in ("gemm", "runtime_fusion") or self.is_attention:
+        if self.kind.lower() in ("gemm", "runtime_fusion", "correlation") or self.is_attention:
             return True
-        found = _MYELIN.search(self.name)
-        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
-        return any(part in _PRODUCTS for part in parts)
+        return any(part in _PRODUCTS for part in self._parts)
 
     @property
     def only_moves(self) -> bool:
         """Return whether it computes nothing: reformats, casts, (de)quantizes or rearranges."""
         if self.kind.lower() in ("reformat", "shuffle", "noop") or "CopyNode" in self.name:
             return True
+        return bool(self._parts) and all(part[:4] in _MOVING for part in self._parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        """The operations in Myelin's name of it: Fc, Cast for "__myl_FcCast_myl0_17"."""
         found = _MYELIN.search(self.name)
-        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
-        return bool(parts) and all(part[:4] in _MOVING for part in parts)
+        return re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
 
     @property
     def is_attention(self) -> bool:
