@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
+from edgevit.report.compiled import compiled_lines
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.runner.measure.eer import DEFAULT_METRICS
 
@@ -96,6 +97,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     lines += _means(manifest["bits"])
     if manifest.get("variants"):
         lines.append(_forms(list(manifest["variants"])))
+    lines += compiled_lines(manifest)
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
 

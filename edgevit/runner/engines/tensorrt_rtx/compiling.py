@@ -19,7 +19,8 @@ from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 
 AHEAD = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 """Compute capabilities that TensorRT for RTX 1.7.1 compiles for without a GPU."""
-_DEFAULTS = BuildSettings(best_batch=8, max_batch=16)
+SETTINGS = BuildSettings(best_batch=8, max_batch=16)
+"""Batch sizes of engines that are compiled ahead of time unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class CompiledEngine:
 
 
 def compiled_from_onnx(
-    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = _DEFAULTS
+    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = SETTINGS
 ) -> CompiledEngine:
     """Compile a graph.
 
