@@ -1,4 +1,4 @@
-"""Says in a line what NVIDIA's compiler made of a bundle's quantized products, form by form."""
+"""Says in a few lines what NVIDIA's compiler made of a bundle, and what a device's engine has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.runner.engines import all_engines, target_name
 
+_NAMED_PRODUCTS = 3
 _NAMES = {"int8": "INT8", "fp8": "FP8", "fp4": "FP4"}
 
 
@@ -56,3 +57,28 @@ def _form_text(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
     good = Counter(str(row.get("compiled")) for row in asked if not row.get("fallback"))
     kinds = "".join(f" in {_NAMES.get(kind, kind)}" for kind in good)
     return f"{sum(good.values())} of {len(asked)}{kinds} ({name})"
+
+
+def compared_lines(compared: Mapping[str, Any] | None) -> list[str]:
+    """Return the lines on a device's kernels beside those that were compiled without it.
+
+    Args:
+        compared: As `with_compared_kernels` writes it; None where there is nothing to compare.
+    """
+    if not compared:
+        return []
+    compiled, here = compared["compiled"], compared["here"]
+    differ, same, unknown = compared["differ"], compared["same"], compared["unknown"]
+    before = "an unknown number" if compiled["kernels"] is None else str(compiled["kernels"])
+    lines = [
+        f"kernels of {compared['variant']}: {here['kernels']} by {here['engine']} here, {before}"
+        f" {compiler_text(compiled['engine'], compiled['capabilities'])}",
+        f"products: {same} in the precision compiled, {len(differ)} in another"
+        + (f", {unknown} not told" if unknown else ""),
+    ]
+    named = [
+        f"{row['module'] or row['name']} ({row['here']} here, {row['compiled']} compiled)"
+        for row in differ[:_NAMED_PRODUCTS]
+    ]
+    more = [f"and {len(differ) - len(named)} more"] if len(differ) > len(named) else []
+    return [*lines, *([f"another precision: {', '.join([*named, *more])}"] if named else [])]
