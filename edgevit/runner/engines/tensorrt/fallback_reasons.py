@@ -64,7 +64,7 @@ class Pattern:
         name: A word or two for it.
         holds: Whether an engine shows it.
         why: The cause; {asked} and {chosen} stand for precisions.
-        mend: What to do about it.
+        mend: What to do about it; empty where nobody knows.
     """
 
     name: str
@@ -83,7 +83,7 @@ PATTERNS = (
         "fused away",
         lambda found: found.layer is None,
         "fused away: no kernel of the engine names it",
-        "Whether it runs in 8 bits is not known",
+        "",
     ),
     Pattern(
         "another width",
