@@ -100,7 +100,8 @@ def _asked(rows: Rows) -> int:
 
 def _modules_text(missed: Rows) -> str:
     names = [str(row["module"] or row["name"]) for row in missed]
-    return ", ".join(names[:_NAMED_MODULES]) + (", ..." if len(names) > _NAMED_MODULES else "")
+    more = len(names) - _NAMED_MODULES
+    return ", ".join(names[:_NAMED_MODULES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _reasons_text(missed: Rows) -> str:

@@ -63,7 +63,7 @@ def test_a_main_form_that_is_not_honoured_is_refused(compiler, fused):
     error = caught.value
     assert error.what == "6 of 24 quantized products got no kernel of their precision."
     assert error.where.startswith(
-        "blocks.0.attn.qkv, blocks.1.attn.qkv, blocks.2.attn.qkv, ...; compiled for SM86 by"
+        "blocks.0.attn.qkv, blocks.1.attn.qkv, blocks.2.attn.qkv and 3 more; compiled for SM86 by"
     )
     assert "rearranges its weight" in error.why
     assert "Give every part a product and a weight of its own" in error.why
