@@ -222,6 +222,7 @@ def targets(json_path: str | None) -> None:
 @click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--allow-fallback", is_flag=True, help="Keep products that RTX cards run in float.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", metavar="OUT", help="Bundle folder to write; named if left out.")
@@ -277,7 +278,7 @@ def _name_of_output(overwrite: bool, choices: dict[str, Any]) -> str:
     from edgevit.verbs.options import options_from
 
     budget = {key: choices.get(key) for key in ("avg_bits", "max_size_mb")}
-    others = {"recipe", "allocation", "checkpoint", *budget}
+    others = {"recipe", "allocation", "checkpoint", "allow_fallback", *budget}
     asked = options_from(
         choices.get("recipe"),
         budget=budget["avg_bits"] is not None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgevit.graph.model import Graph
     from edgevit.quantizers.quantized_graph import QuantizedGraph
+    from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
     from edgevit.targets.base import Lowered
     from edgevit.zoo import LoadedModel
     from edgevit.zoo.class_names import Naming
@@ -127,10 +128,25 @@ class Artefact:
             "engine": engine_named(self.engine).table(self.lowered.session_config),
             "calibration": self.calibration,
             "versions": _versions(),
+            **self._compiled(),
             "layers": self.lowered.layers,
             "bits": bits_of(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
+
+    @property
+    def kernel_tables(self) -> list[KernelTable]:
+        """The kernels of every form that was compiled, the main one first."""
+        forms = [self.lowered, *(variant.lowered for variant in self.variants.values())]
+        return [form.kernels for form in forms if form.kernels is not None]
+
+    def _compiled(self) -> dict[str, Any]:
+        """Return who compiled the forms, for which cards, and the number of kernels of each."""
+        tables = self.kernel_tables
+        if not tables:
+            return {}
+        said = {"engine": tables[0].engine, "capabilities": list(tables[0].capabilities)}
+        return {"compiled": {**said, "kernels": {one.variant: one.num_kernels for one in tables}}}
 
     def _classes_stated(self) -> dict[str, str]:
         """Return where names and order of the classes are from, as far as anybody stated them."""

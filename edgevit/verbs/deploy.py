@@ -35,6 +35,7 @@ from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
 from edgevit.runner.engines import engine_of, open_for_engine, target_name
 from edgevit.runner.engines.choice import check_asked
+from edgevit.runner.engines.tensorrt.compared_kernels import with_compared_kernels
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import check_limits, check_runs
 from edgevit.runner.measure.measurements import BATCH, Measurements
@@ -154,7 +155,8 @@ def deploy(
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
     facts = label_facts(images)
     report = validation_report(opened, measured, max_drop_points=limit, eer=eer, labels=facts)
-    return {**report, "device": _device(deployment, board, machine)}
+    build = with_compared_kernels(report["build"], opened)
+    return {**report, "build": build, "device": _device(deployment, board, machine)}
 
 
 def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:

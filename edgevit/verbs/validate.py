@@ -71,6 +71,7 @@ def validate(
     """
     from edgevit.data.labels import label_facts
     from edgevit.runner.engines.choice import check_asked
+    from edgevit.runner.engines.tensorrt.compared_kernels import with_compared_kernels
     from edgevit.runner.measure.conditions import Conditions
     from edgevit.runner.measure.measurements import BATCH, measure
     from edgevit.runner.measure.validation import validation_report
@@ -97,13 +98,14 @@ def validate(
         opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress
     )
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
-    return validation_report(
+    report = validation_report(
         opened,
         measured,
         max_drop_points=DEFAULT_MAX_DROP if max_drop is None else max_drop,
         eer=eer,
         labels=label_facts(images),
     )
+    return {**report, "build": with_compared_kernels(report["build"], opened)}
 
 
 def open_labelled_for(

@@ -21,6 +21,7 @@ from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
+from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
 from edgevit.targets.tensorrt.placement import main_placement, variant_placements
@@ -103,6 +104,14 @@ class TensorRTTarget:
                 in_float=lambda name: _in_float(name in quantized.float32_nodes),
             ),
         )
+
+    def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
+        """Compile it with TensorRT for RTX, if that is here and knows the device's generation.
+
+        Raises:
+            DeviceError: It is the device's own compiler and makes no engine of it (EV752, EV753).
+        """
+        return with_kernels(lowered, self.profile, variant)
 
     def reference(self, graph: Graph) -> Lowered:
         """Write the float32 model."""

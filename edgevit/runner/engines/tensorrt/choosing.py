@@ -14,6 +14,7 @@ import numpy as np
 from edgevit.bundle import Bundle
 from edgevit.runner.engines.tensorrt.gate import Gate
 from edgevit.runner.engines.tensorrt.inspecting import EngineLayer, layers_from_inspector
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.runner.engines.tensorrt.layer_table import (
     EngineSummary,
     ProductRow,
@@ -55,12 +56,27 @@ class _Inspected:
     times_ms: Mapping[str, float]
 
 
-def layer_table(
-    bundle: Bundle, variant: str | None, session: TensorRTSession, image: npt.NDArray[np.float32]
-) -> list[ProductRow]:
-    """Return for each product of the bundle what the engine made of it."""
-    found = engine_layers(session, image)
-    return product_rows(bundle.layers(variant), found.layers, found.times_ms)
+def engine_tables(
+    bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32], *, max_batch: int
+) -> tuple[list[ProductRow], KernelTable]:
+    """Return for each product of the bundle what the engine made of it, and all its kernels.
+
+    Args:
+        bundle: The bundle it was built of.
+        built: The engine.
+        image: float32 [B, 3, H, W] that the times are taken with.
+        max_batch: Largest batch of the engine.
+    """
+    found = engine_layers(built.session, image)
+    rows = product_rows(bundle.layers(built.variant), found.layers, found.times_ms)
+    table = KernelTable(
+        variant=built.variant,
+        engine=built.session.engine,
+        capabilities=("SM" + built.where.compute_capability.replace(".", ""),),
+        max_batch=max_batch,
+        layers=found.layers,
+    )
+    return rows, table
 
 
 def choose_variant(

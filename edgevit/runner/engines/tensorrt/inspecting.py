@@ -36,7 +36,8 @@ _TACTIC_PRECISIONS = (
     ("fp32", r"f32f32|sgemm|tf32"),
 )
 _PRODUCTS = {"Fc", "Conv", "Matm", "Gemm"}
-_CODES = {"int8", "fp8", "fp4"}
+CODES = frozenset({"int8", "fp8", "fp4"})
+"""Precisions of codes; a kernel computes in them or dequantizes them first."""
 _NARROWEST_FIRST = ("fp4", "int8", "fp8", "fp16", "bf16", "fp32")
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
@@ -59,6 +60,11 @@ class LayerOperand:
     name: str
     precision: str
     shape: tuple[int, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Return whether it is more than a scale or a bias."""
+        return sum(size != 1 for size in self.shape) > 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class EngineLayer:
         if told:
             return told
         if self._dequantizes_first:
-            return _narrowest(one.precision for one in self.outputs if one.precision not in _CODES)
+            return _narrowest(one.precision for one in self.outputs if one.precision not in CODES)
         found = self._matrices if self.holds_product else []
         if len(found) > 1:
             return _multiplied_in(found)
@@ -109,7 +115,7 @@ class EngineLayer:
     def _matrices(self) -> list[str]:
         """The precisions of its operands that are more than scales and biases."""
         operands = [*self.inputs, *self.constants]
-        return [one.precision for one in operands if sum(size != 1 for size in one.shape) > 1]
+        return [one.precision for one in operands if one.is_matrix]
 
     @property
     def holds_product(self) -> bool:
@@ -132,6 +138,11 @@ class EngineLayer:
         return re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
 
     @property
+    def runs(self) -> bool:
+        """Return whether it is a kernel at all, and no constant."""
+        return self.kind.lower() not in ("constant", "noop")
+
+    @property
     def is_attention(self) -> bool:
         """Return whether it is a fused attention kernel (both products and the softmax in one)."""
         return bool(_ATTENTION_NAME.match(self.name) or _ATTENTION_TACTIC.search(self.tactic))
@@ -151,7 +162,9 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
         layers = content.get("Layers", content.get("layers"))
         return tuple(_layer(layer) for layer in layers)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise _unreadable("the engine inspector's JSON", error) from error
+        raise unreadable_error(
+            "the engine inspector's JSON", f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _narrowest(precisions: Iterable[str]) -> str:
@@ -162,7 +175,7 @@ def _narrowest(precisions: Iterable[str]) -> str:
 def _multiplied_in(matrices: Sequence[str]) -> str:
     """Return the narrowest precision that two operands share; codes beside floats become floats."""
     shared = _narrowest(name for name in matrices if matrices.count(name) > 1)
-    return shared or _narrowest(name for name in matrices if name not in _CODES)
+    return shared or _narrowest(name for name in matrices if name not in CODES)
 
 
 def precision_from_format(text: str) -> str:
@@ -212,10 +225,12 @@ def _first_match(table: tuple[tuple[str, str], ...], text: str) -> str:
     return next((name for name, pattern in table if re.search(pattern, lowered)), "")
 
 
-def _unreadable(what: str, error: Exception) -> DeviceError:
+def unreadable_error(what: str, why: str) -> DeviceError:
+    """Return the error for a text that is not what an engine tells of itself (EV765)."""
     return DeviceError(
         "EV765",
         f"This is not {what}.",
-        why=f"{type(error).__name__}: {error}"[:300],
-        try_next="Export it again; it may have been cut off.",
+        why=why[:300],
+        try_next="Export or build it again; it may have been cut off. Else report it with the"
+        " engine's version.",
     )

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.tensorrt.building import BuildSettings
-from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
+from edgevit.runner.engines.tensorrt.choosing import choose_variant, engine_tables
 from edgevit.runner.engines.tensorrt.cuda import open_device
 from edgevit.runner.engines.tensorrt.gate import gate_against
 from edgevit.runner.engines.tensorrt.library import TENSORRT, Library
-from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine, engine_for
+from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine
 from edgevit.runner.engines.tensorrt.parity import simulated_logits
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
@@ -72,13 +72,17 @@ def open_kept(
         on_opened=lambda engine: notes.extend(engine.notes),
     )
     kept = keep_text(decision)
-    sessions["engine"] = engine_for(bundle, kept, options=options)
-    rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
+    built = build_engine(bundle, kept, options=options)
+    sessions["engine"] = built.session
+    rows, table = engine_tables(
+        bundle, built, normalize(golden["images"][:1]), max_batch=settings.max_batch
+    )
+    shown = {"layers": [row.to_dict() for row in rows], "kernels": table.to_dict()}
     return OpenedBundle(
         sessions=sessions,
         golden=golden_of(golden, kept),
         variant=kept,
-        build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
+        build={**decision.to_dict(), **shown},
         warnings=tuple(dict.fromkeys(notes)),
     )
 
