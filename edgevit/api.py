@@ -14,6 +14,7 @@ from edgevit.runner.engines import open_for_engine
 from edgevit.verbs.artefact import Artefact
 from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
+from edgevit.verbs.explain import explain
 from edgevit.verbs.quantize import quantize
 from edgevit.verbs.sensitivity import sensitivity
 from edgevit.verbs.simulate import compare_methods, simulate
@@ -25,6 +26,7 @@ __all__ = [
     "check_gates",
     "compare_methods",
     "deploy",
+    "explain",
     "inspect",
     "load",
     "quantize",

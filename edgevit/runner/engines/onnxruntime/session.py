@@ -48,6 +48,8 @@ class EngineSession:
             the model is refused when another provider than the CPU can't run all of it.
         optimize: False runs the graph as it is written, without any fusion.
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
+        profile: Beginning of the name of the file to which ONNX Runtime writes the time of every
+            operator of every run; `end_profile` closes it.
 
     Raises:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
@@ -65,6 +67,7 @@ class EngineSession:
         session_config: Mapping[str, str] | None = None,
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         self.provider = provider
         runtime = onnxruntime_module()
@@ -78,6 +81,9 @@ class EngineSession:
         )
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.fspath(profile)
         try:
             exact = exact_config(runtime) if provider == CPU and optimize else {}
             for key, value in {**defaults, **exact, **(session_config or {})}.items():
@@ -123,6 +129,10 @@ class EngineSession:
             )
         return np.asarray(logits, dtype=np.float32)
 
+    def end_profile(self) -> str:
+        """Stop profiling; return the path of the file."""
+        return str(self._session.end_profiling())
+
     def _ends(self) -> tuple[Any, str]:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
@@ -151,6 +161,7 @@ def session_from_bundle(
     threads: int | None = None,
     provider: str | None = None,
     variant: str | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> EngineSession:
     """Return a session for a bundle's quantized engine or its fp32 reference.
 
@@ -161,6 +172,7 @@ def session_from_bundle(
         provider: Another provider than the one the bundle was made for.
         variant: One of the bundle's variants; if left out the main one, or the form of it that is
             exact on this processor (`variant_here`).
+        profile: As in `EngineSession`.
 
     Raises:
         BundleError: The fp32 engine is asked for but not in the bundle (EV425), or the bundle asks
@@ -179,6 +191,7 @@ def session_from_bundle(
         threads=threads,
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
+        profile=profile,
     )
 
 

@@ -103,7 +103,9 @@ def crossover_batch(
         slower at that one.
     """
     batches = range(1, LARGEST_BATCH + 1)
-    slower = predicted_ms(other, device, batches).sum(0) >= predicted_ms(fp16, device, batches).sum(0)
+    slower = predicted_ms(other, device, batches).sum(0) >= predicted_ms(fp16, device, batches).sum(
+        0
+    )
     last = int(np.flatnonzero(slower)[-1]) + 1 if slower.any() else 0  # a batch size
     return None if last == LARGEST_BATCH else last + 1
 

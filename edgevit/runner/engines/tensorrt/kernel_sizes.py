@@ -91,7 +91,9 @@ class _Reader:
         nodes = [self.nodes[name] for name in named if name in self.nodes]
         inputs = tuple(self._entering(one, layer, nodes) for one in layer.inputs)
         # sums over a last axis are no ONNX values: they follow what else leaves the kernel
-        order = sorted(range(len(layer.outputs)), key=lambda at: layer.outputs[at].shape[-1:] == (1,))
+        order = sorted(
+            range(len(layer.outputs)), key=lambda at: layer.outputs[at].shape[-1:] == (1,)
+        )
         found: dict[int, int] = {}
         for at in order:
             beside = [(layer.outputs[i], found[i]) for i in found]
@@ -124,7 +126,9 @@ class _Reader:
     ) -> int:
         if not follows_batch(one):
             return 0
-        alike = [factor for other, factor in around if other.shape[:-1] == one.shape[:-1] and factor]
+        alike = [
+            factor for other, factor in around if other.shape[:-1] == one.shape[:-1] and factor
+        ]
         matrices = weight_matrices(layer)
         if layer.kind == "gemm" and matrices and len(one.shape) == 2:
             rows = [n for other, n in around if n and other.shape[-1] == matrices[0][0]]

@@ -19,7 +19,7 @@ from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 
 AHEAD = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 """Compute capabilities that TensorRT for RTX 1.7.1 compiles for without a GPU."""
-_DEFAULTS = BuildSettings(best_batch=8, max_batch=16)
+DEFAULTS = BuildSettings(best_batch=8, max_batch=16)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CompiledEngine:
 
 
 def compiled_from_onnx(
-    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = _DEFAULTS
+    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = DEFAULTS
 ) -> CompiledEngine:
     """Compile a graph.
 
