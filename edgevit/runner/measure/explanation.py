@@ -1,4 +1,4 @@
-"""Where the time of an engine goes, block by block, beside the engine that it is compared with."""
+"""Time of an engine, block by block, beside the engine that it is compared with."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the profile costs, in median milliseconds of a run.
+    """Cost of the profile, in median milliseconds of a run.
 
     Args:
         plain_ms: Without the profile.

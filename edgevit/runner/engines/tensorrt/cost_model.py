@@ -36,7 +36,7 @@ LARGEST_BATCH = 256
 
 @dataclass(frozen=True)
 class KernelWork:
-    """What a kernel has to do.
+    """Work of a kernel: bytes and multiply-adds.
 
     Args:
         layer: The kernel.

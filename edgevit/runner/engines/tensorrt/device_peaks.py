@@ -1,4 +1,4 @@
-"""What NVIDIA says that its devices can do: operations, memory, and what a kernel costs at least.
+"""Peaks of NVIDIA's devices: operations, memory bandwidth, and the least time of a kernel.
 
 One device stands for each profile. Figures are dense (without structured sparsity) and at boost
 clock. Sources are named with each; `doubtful` says what could not be read in NVIDIA's own words or

@@ -129,10 +129,8 @@ class _Reader:
         alike = [
             factor for other, factor in around if other.shape[:-1] == one.shape[:-1] and factor
         ]
-        matrices = weight_matrices(layer)
-        if layer.kind == "gemm" and matrices and len(one.shape) == 2:
-            rows = [n for other, n in around if n and other.shape[-1] == matrices[0][0]]
-            return rows[0]
+        if layer.kind == "gemm" and (rows := _rows(one, layer, around)):
+            return rows  # several products side by side are no ONNX value
         if one.shape[-1] == 1 and alike:
             return alike[0]
         for sizes in (self._leaving_sizes(nodes), self._sizes(nodes)):
@@ -140,8 +138,8 @@ class _Reader:
             shared = [factor for factor in factors if factor in alike]
             if factors:
                 return shared[0] if shared else factors[-1]
-        if alike:
-            return alike[0]
+        if rows := _rows(one, layer, around):
+            return rows
         raise _no_fit(layer, f"no ONNX value of it has the size of {list(one.shape)}")
 
     def _sizes(self, nodes: Iterable[str]) -> list[int]:
@@ -159,6 +157,13 @@ class _Reader:
             if node == self.values.logits or self.readers.get(node, set()) - inside
         ]
         return [self.values.per_image[node] for node in leaving if node in self.values.per_image]
+
+
+def _rows(one: LayerOperand, layer: EngineLayer, around: Sequence[tuple[LayerOperand, int]]) -> int:
+    """Return the rows of a matrix that a product with weights writes; 0 if it is no such one."""
+    depths = [depth for depth, columns in weight_matrices(layer) if columns == one.shape[-1]]
+    found = [n for other, n in around if n and len(other.shape) == 2 and other.shape[1] in depths]
+    return found[0] if found and len(one.shape) == 2 else 0
 
 
 def _whole(total: int, one: LayerOperand, layer: EngineLayer) -> int:
