@@ -138,8 +138,9 @@ class _Reader:
             shared = [factor for factor in factors if factor in alike]
             if factors:
                 return shared[0] if shared else factors[-1]
-        if rows := _rows(one, layer, around):
-            return rows
+        same = [factor for other, factor in around if other.shape == one.shape and factor]
+        if rows := _rows(one, layer, around) or next(iter(same), 0):
+            return rows  # an operation on each element of several products side by side
         raise _no_fit(layer, f"no ONNX value of it has the size of {list(one.shape)}")
 
     def _sizes(self, nodes: Iterable[str]) -> list[int]:
