@@ -98,12 +98,10 @@ def test_what_can_not_be_explained(bundle, tmp_path, monkeypatch):
         edgevit.api.explain(bundle)
 
 
-def test_no_reference(tmp_path):
-    images = reference_images("calibration")
-    made = edgevit.quantize("vit_cifar10", images, bits=8, method="minmax", num_calib=4)
-    bare = made.save(tmp_path / "bare", include_reference=False)
+def test_no_reference(parts, tmp_path):
+    bare = parts.write(tmp_path / "bare", reference=None)
     with pytest.raises(BundleError, match="EV425"):
-        edgevit.api.explain(bare)
+        edgevit.api.explain(bare, rounds=2)
 
 
 def event(name, duration_us, op="Gemm"):
