@@ -69,10 +69,15 @@ def _shares(
 
 def _form_lines(base: Mapping[str, Any], form: Mapping[str, Any]) -> list[str]:
     ratio = base["time_ms"] / form["time_ms"]
-    return [
+    bounds = [
+        f"{100 * time_ms / form['time_ms']:.0f} % in kernels bound by {name}"
+        for name, time_ms in form["bounds"].items()
+    ]
+    line = (
         f"{form['name']}: {form['time_ms']:.3f} ms, {ratio:.2f}x as fast as {base['name']}"
         f" ({base['time_ms']:.3f} ms)"
-    ]
+    )
+    return ["; ".join([line, *bounds])]
 
 
 def _reason_lines(base: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Iterable, Sequence
 
 from edgevit.runner.measure.reason import Reason
@@ -17,12 +17,14 @@ class Part:
         kind: What it does, such as "integer product".
         precision: Of the product that it holds; empty if it holds none.
         time_ms: Its time.
+        bound: What most of its time waits for, such as "memory"; empty where it is not known.
     """
 
     block: str
     kind: str
     precision: str
     time_ms: float
+    bound: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Form:
         reasons: Why it is not faster than the form it is compared with, costliest first.
         crossover_batch: Batch from which on it is predicted to be faster; None if there is none or
             nothing is predicted.
+        bounds: What most of a part's time waits for -> milliseconds of such parts; empty where it
+            is not known.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Form:
     kinds: tuple[Share, ...]
     reasons: tuple[Reason, ...] = ()
     crossover_batch: int | None = None
+    bounds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -83,6 +88,7 @@ def form_of(
         kinds=tuple(kinds),
         reasons=tuple(reasons),
         crossover_batch=crossover_batch,
+        bounds={one.name: one.time_ms for one in _shares(parts, "bound") if one.name},
     )
 
 

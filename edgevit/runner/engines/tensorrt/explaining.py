@@ -75,7 +75,13 @@ def _parts(
     nodes = [work.layer.onnx_nodes for work in works]
     times = predicted_ms(works, device, [batch])[:, 0]
     return [
-        Part(block, _kind(work.layer), _precision(work.layer), float(time))
+        Part(
+            block,
+            _kind(work.layer),
+            _precision(work.layer),
+            float(time),
+            work.is_bound_by(device, batch),
+        )
         for work, block, time in zip(works, kernel_blocks(nodes, bundle.layers(name)), times)
         if work.launches
     ]

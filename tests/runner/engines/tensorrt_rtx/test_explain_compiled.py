@@ -81,6 +81,7 @@ def test_the_report(bundle, tables, monkeypatch):
             assert sum(one["time_ms"] for one in form[key]) == pytest.approx(form["time_ms"])
             kernels = sum(one["parts"] for one in form[key])
             assert kernels == sum(one.kind != "shape_call" for one in tables[name].layers)
+        assert sum(form["bounds"].values()) == pytest.approx(form["time_ms"])
     blocks = {one["name"]: one["products"] for one in forms["int8"]["blocks"]}
     assert len([one for one in blocks if "blocks." in one]) == 6
     assert all(products["int8"] == 4 for name, products in blocks.items() if "blocks." in name)
