@@ -14,6 +14,7 @@ from edgevit.verbs.artefact import Artefact
 from edgevit.verbs.build import build
 from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
+from edgevit.verbs.explain import explain
 from edgevit.verbs.inspect import inspect
 from edgevit.verbs.quantize import quantize
 from edgevit.verbs.sensitivity import sensitivity
@@ -27,6 +28,7 @@ __all__ = [
     "check_gates",
     "compare_methods",
     "deploy",
+    "explain",
     "inspect",
     "load",
     "quantize",

@@ -582,6 +582,34 @@ def doctor(device: str | None, target: str | None, python: str, json_path: str |
     check_nothing_missing(found)
 
 
+@main.command()
+@click.argument("bundle")
+@click.option("--batch", default=1, show_default=True, help="Batch size.")
+@click.option("--variant", metavar="NAME", help="Form to explain; the main one if left out.")
+@click.option("--threads", type=int, help="CPU threads; the engine's own choice if left out.")
+@click.option("--rounds", default=30, show_default=True, help="Rounds of a bundle that runs here.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+@click.option("--plot", metavar="PNG", help="Picture to write; needs matplotlib.")
+def explain(bundle: str, json_path: str | None, plot: str | None, **choices: Any) -> None:
+    """Show where the time goes, block by block, and why 8 bits are not faster."""
+    from edgevit import api
+    from edgevit.report.explain import explain_table
+    from edgevit.report.explain_plot import write_explanation
+    from edgevit.report.progress import show_progress
+    from edgevit.report.sensitivity_plot import check_plot
+
+    check_writable(json_path, plot)
+    if plot is not None:
+        check_plot(plot)
+    with show_progress(console()) as progress:
+        report = api.explain(bundle, progress=progress, **choices)
+    write_json(json_path, report)
+    if plot is not None:
+        form = Path(plot).suffix[1:].lower()
+        replace_file(Path(plot), lambda path: write_explanation(report, path, form))
+    console().print(explain_table(report), soft_wrap=True)
+
+
 def _check_embedded(model: str) -> None:
     """Refuse a model whose weights and images do not come with EdgeViT.
 

@@ -51,6 +51,8 @@ class EngineSession:
         optimize: False runs the graph as it is written, without any fusion.
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
         plugin: The provider as a registered library; None for one that ONNX Runtime has built in.
+        profile: Beginning of the name of the file to which ONNX Runtime writes the time of every
+            operator of every run; `end_profile` closes it.
 
     Raises:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
@@ -69,6 +71,7 @@ class EngineSession:
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
         plugin: ProviderPlugin | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         provider = provider if plugin is None else plugin.name
         self.provider = provider
@@ -83,6 +86,9 @@ class EngineSession:
         )
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.fspath(profile)
         try:
             exact = exact_config(runtime) if provider == CPU and optimize else {}
             for key, value in {**defaults, **exact, **(session_config or {})}.items():
@@ -131,6 +137,10 @@ class EngineSession:
             )
         return np.asarray(logits, dtype=np.float32)
 
+    def end_profile(self) -> str:
+        """Stop profiling; return the path of the file."""
+        return str(self._session.end_profiling())
+
     def _ends(self) -> tuple[Any, str]:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
@@ -160,6 +170,7 @@ def session_from_bundle(
     provider: str | None = None,
     variant: str | None = None,
     plugin: ProviderPlugin | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> EngineSession:
     """Return a session for a bundle's quantized engine or its fp32 reference.
 
@@ -171,6 +182,7 @@ def session_from_bundle(
         variant: One of the bundle's variants; if left out the main one, or the form of it that is
             exact on this processor (`variant_here`).
         plugin: As in `EngineSession`, in place of the provider.
+        profile: As in `EngineSession`.
 
     Raises:
         BundleError: The fp32 engine is asked for but not in the bundle (EV425), or the bundle asks
@@ -190,6 +202,7 @@ def session_from_bundle(
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
         plugin=plugin,
+        profile=profile,
     )
 
 
