@@ -203,17 +203,6 @@ def _is_scalar(value: Any) -> bool:
     return not isinstance(value, (dict, list))
 
 
-def _is_compiled(value: Any) -> bool:
-    """Return whether it says who compiled the forms for which cards, and how many kernels came."""
-    if not isinstance(value, dict) or not isinstance(value.get("engine"), str):
-        return False
-    cards, kernels = value.get("capabilities"), value.get("kernels")
-    if not isinstance(cards, list) or not isinstance(kernels, dict):
-        return False
-    count = _is_whole(0, _MAX_ROWS)
-    return all(isinstance(card, str) for card in cards) and all(map(count, kernels.values()))
-
-
 _width = _is_real(0.99, 32)
 _TOP: dict[str, Check] = {
     "edgevit_version": _is(str),
@@ -229,7 +218,6 @@ _TOP: dict[str, Check] = {
     "files": _is(dict),
     "bits": _is(dict),
     "warnings": _is(list),
-    "compiled": _is_or_none(_is_compiled),
 }
 _PREPROCESSING: dict[str, Check] = {
     "input_size": _is_size,

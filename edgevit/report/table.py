@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from edgevit.bundle.manifest import EXACT_VARIANT, MAIN_VARIANT
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
-from edgevit.report.compiled import compiled_lines
 from edgevit.report.kernels import LIBRARY, kernel_of, kernels_report
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.runner.measure.eer import DEFAULT_METRICS
@@ -101,7 +100,6 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     if manifest.get("variants"):
         lines.append(_forms(list(manifest["variants"])))
     lines += [_engine_line(row) for row in manifest.get("engines", [])]
-    lines += compiled_lines(manifest)
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
     engine, tables = manifest.get("engine", {}).get("name", ""), manifest.get("kernels", [])
     main = next((one for one in tables if one["variant"] == MAIN_VARIANT), None)

@@ -100,6 +100,7 @@ class Artefact:
             golden=self.golden,
             manifest=self._manifest(),
             recipe_toml=self.recipe.to_toml(),
+            kernel_tables=[table.to_dict() for table in self.kernel_tables],
             variants={name: _store(one.lowered) for name, one in self.variants.items()},
             overwrite=overwrite,
         )
@@ -128,7 +129,6 @@ class Artefact:
             "engine": engine_named(self.engine).table(self.lowered.session_config),
             "calibration": self.calibration,
             "versions": _versions(),
-            **self._compiled(),
             "layers": self.lowered.layers,
             "bits": bits_of(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
@@ -139,14 +139,6 @@ class Artefact:
         """The kernels of every form that was compiled, the main one first."""
         forms = [self.lowered, *(variant.lowered for variant in self.variants.values())]
         return [form.kernels for form in forms if form.kernels is not None]
-
-    def _compiled(self) -> dict[str, Any]:
-        """Return who compiled the forms, for which cards, and the number of kernels of each."""
-        tables = self.kernel_tables
-        if not tables:
-            return {}
-        said = {"engine": tables[0].engine, "capabilities": list(tables[0].capabilities)}
-        return {"compiled": {**said, "kernels": {one.variant: one.num_kernels for one in tables}}}
 
     def _classes_stated(self) -> dict[str, str]:
         """Return where names and order of the classes are from, as far as anybody stated them."""

@@ -8,21 +8,23 @@ another device's compiler makes of it is evidence only, and never more than a wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.bundle.variants import golden_key
 from edgevit.errors import UnsupportedError
 from edgevit.report.compiled import compiler_text
+from edgevit.runner.engines.tensorrt.layer_table import product_rows
 
 if TYPE_CHECKING:
     from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
+    from edgevit.runner.engines.tensorrt.layer_table import ProductRow
     from edgevit.targets.base import Lowered
     from edgevit.verbs.artefact import Artefact
 
-    Rows = Sequence[Mapping[str, Any]]
+    Rows = Sequence[ProductRow]
 
 _NAMED_MODULES, _NAMED_REASONS = 3, 3
 
@@ -43,17 +45,23 @@ def with_judged_kernels(artefact: Artefact, *, allow_fallback: bool = False) -> 
     unchecked = dict.fromkeys(form.unchecked for form in forms.values() if form.unchecked)
     notes, left_out = [*unchecked], set()
     for name, form in forms.items():
-        missed = [row for row in form.layers if row.get("fallback")]
+        missed = _missed(form)
         if form.kernels is None or not missed:
             continue
         binds = _is_own(form.kernels, artefact.engine) and not allow_fallback
         if binds and name == MAIN_VARIANT:
-            raise _not_honoured(form.layers, missed, form.kernels)
+            raise _not_honoured(_asked(form), missed, form.kernels)
         if binds:
             left_out.add(name)
         notes.append(_note(f"{name} is left out" if binds else name, form, missed, artefact.engine))
     artefact.quantized.notes += notes
     return _without(artefact, left_out)
+
+
+def _missed(form: Lowered) -> Rows:
+    """Return the quantized products that are not computed as asked; none if it is not known."""
+    rows = [] if form.kernels is None else product_rows(form.layers, form.kernels.layers)
+    return [row for row in rows if row.asked != "float" and row.reason]
 
 
 def _without(artefact: Artefact, names: set[str]) -> Artefact:
@@ -76,16 +84,16 @@ def _note(name: str, form: Lowered, missed: Rows, engine: str) -> str:
     own = _is_own(form.kernels, engine)
     builder = "" if own else " The device builds an engine of its own, which may differ."
     return (
-        f"{name}: {len(missed)} of {_asked(form.layers)} quantized products got no kernel of their"
+        f"{name}: {len(missed)} of {_asked(form)} quantized products got no kernel of their"
         f" precision ({compiler_text(form.kernels.engine, form.kernels.capabilities)}),"
         f" first {_modules_text(missed)}. {_reasons_text(missed)}{builder}"
     )
 
 
-def _not_honoured(rows: Rows, missed: Rows, table: KernelTable) -> UnsupportedError:
+def _not_honoured(asked: int, missed: Rows, table: KernelTable) -> UnsupportedError:
     return UnsupportedError(
         "EV318",
-        f"{len(missed)} of {_asked(rows)} quantized products got no kernel of their precision.",
+        f"{len(missed)} of {asked} quantized products got no kernel of their precision.",
         where=f"{_modules_text(missed)}; {compiler_text(table.engine, table.capabilities)}",
         why=_reasons_text(missed),
         try_next="Mend the model as said there, or leave these layers in float (--float-layer);"
@@ -93,18 +101,18 @@ def _not_honoured(rows: Rows, missed: Rows, table: KernelTable) -> UnsupportedEr
     )
 
 
-def _asked(rows: Rows) -> int:
+def _asked(form: Lowered) -> int:
     """Return how many products are quantized."""
-    return sum("carrier" in row for row in rows)
+    return sum("carrier" in row for row in form.layers)
 
 
 def _modules_text(missed: Rows) -> str:
-    names = [str(row["module"] or row["name"]) for row in missed]
+    names = [row.module or row.name for row in missed]
     more = len(names) - _NAMED_MODULES
     return ", ".join(names[:_NAMED_MODULES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _reasons_text(missed: Rows) -> str:
     """Return the commonest reasons, each with its number of products."""
-    found = Counter(str(row["fallback"]) for row in missed).most_common(_NAMED_REASONS)
+    found = Counter(row.reason for row in missed).most_common(_NAMED_REASONS)
     return " ".join(f"({count}) {reason.rstrip('.')}." for reason, count in found)

@@ -285,15 +285,6 @@ MANIFESTS: dict[str, tuple[Attack, str]] = {
     "layer without a name": (_value("layers", 0, value={}), "EV402"),
     "mean width": (_value("bits", "weight_mean", value="6"), "EV402"),
     "mean width of the quantized": (_value("bits", "weight_mean_quantized", value="6"), "EV402"),
-    "compiled by a list": (_value("compiled", value=["tensorrt_rtx 1.7"]), "EV402"),
-    "compiled for nothing": (
-        _value("compiled", value={"engine": "x", "capabilities": [1], "kernels": {}}),
-        "EV402",
-    ),
-    "kernels by the billion": (
-        _value("compiled", value={"engine": "x", "capabilities": [], "kernels": {"int8": 10**9}}),
-        "EV402",
-    ),
     "no images": (_value("calibration", value=[]), "EV402"),
     "classes": (_value("model", "num_classes", value=1 << 40), "EV402"),
     "warnings": (_value("warnings", 0, value={}), "EV402"),

@@ -115,10 +115,16 @@ def kernels():
 @pytest.fixture(scope="module")
 def sent(make_parts, tmp_path_factory):
     parts = make_parts()
-    compiled = {"engine": "tensorrt_rtx 1.7", "capabilities": ["SM86"], "kernels": {"int8": 3}}
-    product = {"name": "x", "module": "head", "compiled": "int8"}
-    parts.manifest.update(target="jetson-orin-nano", compiled=compiled, layers=[product])
-    bundle = open_bundle(parts.write(tmp_path_factory.mktemp("bundle") / "tiny"))
+    product = {"name": "x", "module": "head", "carrier": "s8 x s8"}
+    parts.manifest.update(target="jetson-orin-nano", layers=[product])
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    compiled = {
+        **kernels(),
+        "engine": "tensorrt_rtx 1.7",
+        "capabilities": ["SM86"],
+        "list_sha256": "0" * 64,
+    }
+    bundle = open_bundle(parts.write(folder, kernel_tables=[compiled]))
     labels = np.arange(7)
     shipment = Shipment(folder=bundle.path, shape=(8, 8, 3), counts=(7,), labels=labels)
     hashes = {"images.json": "0" * 64}
@@ -179,7 +185,7 @@ def test_honest_measurements_are_taken(sent, honest):
     said = taken(honest, sent)
     assert "power mode MAXN" in said
     assert "Variants on this device" in said
-    assert "head (x here, int8 compiled)" in said
+    assert "head (x here, fp16 compiled)" in said
     other = copy.deepcopy(honest)
     other["build"]["kernels"]["variant"] = "fp16"
     assert taken(other, sent) == "EV836"

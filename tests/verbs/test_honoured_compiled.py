@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from edgevit import api
 from edgevit.cli import main
 from edgevit.errors import UnsupportedError
-from edgevit.report.compiled import compiled_lines
+from edgevit.report.table import inspect_table
+from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
 from edgevit.targets.tensorrt.compiling import NOT_CHECKED
 from edgevit.targets.tensorrt.target import TensorRTTarget
 from edgevit.zoo import reference_images
@@ -39,21 +41,19 @@ def test_every_quantized_product_of_every_form_is_compiled_as_asked(compiler, tm
     artefact = quantized("rtx-ada")
     bundle = artefact.save(tmp_path / "b")
     assert bundle.variants == ("int8", "fp16", "int8_attention", "fp8")
+    found = {one["variant"]: one for one in api.inspect(bundle.path)["kernels"]}
+    assert {name: (one["low"], one["quantized"]) for name, one in found.items()} == {
+        "int8": (36, 36),
+        "fp16": (0, 0),
+        "int8_attention": (48, 48),
+        "fp8": (48, 48),
+    }
     for variant, low in {"int8": "int8", "int8_attention": "int8", "fp8": "fp8"}.items():
-        rows = [row for row in bundle.layers(variant) if "carrier" in row]
-        assert {row["compiled"] for row in rows} == {low}
-        assert all(row["engine_layer"] and "fallback" not in row for row in rows)
-    assert {row["compiled"] for row in bundle.layers("fp16")} == {"fp16"}
-    said = bundle.manifest["compiled"]
-    assert said["capabilities"] == ["SM89"]
-    assert said["kernels"] == {t.variant: t.num_kernels for t in artefact.kernel_tables}
-    assert said["kernels"]["int8"] < 84  # before q, k and v were split
-    version = said["engine"].split()[1]
-    assert compiled_lines(bundle.manifest)[:2] == [
-        f"compiled for SM89 by TensorRT for RTX {version}",
-        "quantized products as asked: 36 of 36 in INT8 (int8), 48 of 48 in INT8 (int8_attention),"
-        " 48 of 48 in FP8 (fp8)",
-    ]
+        rows = [row for row in found[variant]["products"] if row["asked"] != "float"]
+        assert {(row["chosen"], row["reason"]) for row in rows} == {(low, "")}
+        assert found[variant]["capabilities"] == ["SM89"]
+    assert found["int8"]["kernels"] < 84  # before q, k and v were split
+    assert artefact.kernel_tables == list(map(kernel_table, bundle.kernel_tables()))
     assert bundle.manifest["warnings"] == []
 
 
@@ -79,25 +79,23 @@ def test_with_leave_it_is_a_warning_that_counts(compiler, fused, tmp_path):
     notes = [note for note in manifest["warnings"] if "got no kernel" in note]
     assert [note.partition(":")[0] for note in notes] == ["int8", "int8_attention"]
     assert "6 of 24 quantized products" in notes[0]
-    missed = [row for row in manifest["layers"] if "fallback" in row]
+    main_form = manifest["kernels"][0]
+    missed = [row for row in main_form["products"] if row["asked"] != "float" and row["reason"]]
     assert {row["module"] for row in missed} == {f"blocks.{at}.attn.qkv" for at in range(6)}
-    assert {row["compiled"] for row in missed} == {"fp16"}
-    assert "18 of 24 in INT8 (int8)" in done.stderr.replace("\n", " ")
+    assert {row["chosen"] for row in missed} == {"fp16"}
+    assert "18 of 24" in done.stderr
     assert "fallback" not in (tmp_path / "b" / "recipe.toml").read_text()
 
 
 def test_a_form_beside_it_that_is_not_honoured_is_left_out(compiler, monkeypatch, tmp_path):
-    """The rows of int8_attention are marked as missed: no graph of ours makes only that one so."""
+    """No graph of ours makes only that one so: its kernels are taken away."""
     original = TensorRTTarget.with_kernels
 
     def with_kernels(self, lowered, variant):
         found = original(self, lowered, variant)
         if variant != "int8_attention":
             return found
-        rows = [
-            {**row, "fallback": "why. Mend."} if "carrier" in row else row for row in found.layers
-        ]
-        return replace(found, layers=rows)
+        return replace(found, kernels=replace(found.kernels, layers=()))
 
     monkeypatch.setattr(TensorRTTarget, "with_kernels", with_kernels)
     artefact = quantized("rtx-ampere")
@@ -113,9 +111,12 @@ def test_for_an_orin_it_is_evidence_and_never_an_error(compiler, fused, tmp_path
     assert len(notes) == 2
     assert all("compiled for SM86" in note for note in notes)
     assert all(note.endswith("builds an engine of its own, which may differ.") for note in notes)
-    first = compiled_lines(bundle.manifest)[0]
-    assert first.startswith("compiled for SM86 by TensorRT for RTX 1.")
-    assert first.endswith(", not built on jetson-orin-nano")
+    console = Console(width=200, record=True)
+    console.print(inspect_table(api.inspect(bundle.path)))
+    shown = console.export_text()
+    assert "compiled by TensorRT for RTX 1." in shown
+    assert "SM86" in shown
+    assert "the device builds its own engine; this is evidence only" in shown
 
 
 @pytest.mark.parametrize(("target", "notes"), [("rtx-ada", [NOT_CHECKED]), ("jetson-thor", [])])
@@ -123,6 +124,4 @@ def test_without_the_compiler_it_is_said(target, notes, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     bundle = quantized(target).save(tmp_path / "b")
     assert bundle.manifest["warnings"] == notes
-    assert "compiled" not in bundle.manifest
-    assert compiled_lines(bundle.manifest) == []
-    assert not any("compiled" in row for row in bundle.layers())
+    assert bundle.kernel_tables() == []

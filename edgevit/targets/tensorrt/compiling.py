@@ -7,11 +7,9 @@ generation they are the best evidence there is before one of them builds its own
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from edgevit.errors import EdgeViTError, EnvironmentError_
 from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
-from edgevit.runner.engines.tensorrt.layer_table import ProductRow, product_rows
 from edgevit.runner.engines.tensorrt_rtx import ENGINE as RTX
 from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 from edgevit.runner.engines.tensorrt_rtx.compiling import SETTINGS, compiled_from_onnx
@@ -20,15 +18,14 @@ from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.tensorrt.profiles import DeviceProfile
 
 NOT_CHECKED = "kernels were not checked: pip install 'edgevit[rtx]'"
-_LONGEST_TEXT = 500  # characters; a manifest's rows hold a little more
+_LONGEST_TEXT = 500  # characters
 
 
 def with_kernels(lowered: Lowered, profile: DeviceProfile, variant: str) -> Lowered:
-    """Return it with the kernels that NVIDIA's compiler makes of it, and in each row its product's.
+    """Return it with the kernels that NVIDIA's compiler makes of it.
 
-    Rows get ``compiled`` (precision), ``engine_layer`` (kernel) and, where a quantized product is
-    not computed as asked, ``fallback``: why, and what to do. Without the compiler, or for a device
-    of a generation that it does not know, the graph comes back as it is.
+    Without the compiler, or for a device of a generation that it does not know, the graph comes
+    back as it is.
 
     Args:
         lowered: What the target wrote.
@@ -62,14 +59,4 @@ def with_kernels(lowered: Lowered, profile: DeviceProfile, variant: str) -> Lowe
         layers=compiled.layers,
         list_sha256=compiled.list_sha256,
     )
-    found = product_rows(lowered.layers, compiled.layers)
-    rows = [{**row, **_compiled(one)} for row, one in zip(lowered.layers, found, strict=True)]
-    return replace(lowered, layers=rows, kernels=table)
-
-
-def _compiled(row: ProductRow) -> dict[str, Any]:
-    """Return what a row of the bundle says of its product's kernel."""
-    told = {"compiled": row.chosen, "engine_layer": row.engine_layer, "fallback": row.reason}
-    if row.asked == "float":
-        del told["fallback"]  # none can be missed
-    return {key: text[:_LONGEST_TEXT] for key, text in told.items() if text}
+    return replace(lowered, kernels=table)

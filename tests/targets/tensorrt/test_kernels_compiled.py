@@ -8,6 +8,7 @@ from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import Run, calibrate
 from edgevit.calibration.search.variants import calibrate_variant
 from edgevit.errors import EdgeViTError
+from edgevit.runner.engines.tensorrt.layer_table import product_rows
 from edgevit.targets.registry import TARGETS
 from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.profiles import PROFILES
@@ -27,14 +28,18 @@ def quantized(graph, images, target):
     return calibrate(prepared, placement, images, METHODS["minmax"])
 
 
+def products(lowered):
+    return product_rows(lowered.layers, lowered.kernels.layers)
+
+
 @pytest.mark.parametrize("target", COMPILED)
 def test_q_k_and_v_are_integers_for_every_device(vit, images, target):
     found = TARGETS[target]
     lowered = found.with_kernels(found.lower(quantized(vit, images, found)), "int8")
-    rows = [row for row in lowered.layers if "carrier" in row]
-    names = [row["module"].rpartition(".")[2] for row in rows]
+    rows = [row for row in products(lowered) if row.asked != "float"]
+    names = [row.module.rpartition(".")[2] for row in rows]
     assert names == 2 * ["q", "k", "v", "proj", "fc1", "fc2"]
-    assert {(row["compiled"], row.get("fallback")) for row in rows} == {("int8", None)}
+    assert {(row.chosen, row.reason) for row in rows} == {("int8", "")}
     assert lowered.kernels.capabilities == (PROFILES[target].compiles_as,)
     assert (lowered.kernels.variant, lowered.unchecked) == ("int8", "")
 
@@ -48,7 +53,7 @@ def test_every_form_of_a_swin_is_as_asked(swin, images):
         forms[name] = calibrate_variant(main, placement, run)
     for name, form in forms.items():
         lowered = found.with_kernels(found.lower(form), name)
-        assert not any("fallback" in row for row in lowered.layers)
+        assert not any(row.reason for row in products(lowered) if row.asked != "float")
         assert lowered.kernels.num_kernels > 20
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from edgevit.bundle import Bundle
-from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable, kernel_table
+from edgevit.runner.engines.tensorrt.layer_table import product_rows
 
 
 def with_compared_kernels(build: Mapping[str, Any] | None, bundle: Bundle) -> dict[str, Any] | None:
@@ -29,19 +30,21 @@ def with_compared_kernels(build: Mapping[str, Any] | None, bundle: Bundle) -> di
 
 
 def _compared(build: Mapping[str, Any], bundle: Bundle) -> dict[str, Any] | None:
-    said, found = bundle.manifest.get("compiled"), build.get("kernels")
-    if not said or not found:
+    found = build.get("kernels")
+    table = None if not found else kernel_table(found)
+    compiled = None if table is None else _compiled(bundle, table.variant)
+    if table is None or compiled is None:
         return None
-    table, here = kernel_table(found), {row["name"]: row["chosen"] for row in build["layers"]}
-    rows = bundle.layers(table.variant)
-    known = [row for row in rows if row.get("compiled") and here.get(row["name"])]
-    differ = [row for row in known if row["compiled"] != here[row["name"]]]
+    here = {row["name"]: row["chosen"] for row in build["layers"]}
+    rows = product_rows(bundle.layers(table.variant), compiled.layers)
+    known = [row for row in rows if row.chosen and here.get(row.name)]
+    differ = [row for row in known if row.chosen != here[row.name]]
     return {
         "variant": table.variant,
         "compiled": {
-            "engine": said["engine"],
-            "capabilities": said["capabilities"],
-            "kernels": said["kernels"].get(table.variant),
+            "engine": compiled.engine,
+            "capabilities": list(compiled.capabilities),
+            "kernels": compiled.num_kernels,
         },
         "here": {
             "engine": table.engine,
@@ -52,11 +55,17 @@ def _compared(build: Mapping[str, Any], bundle: Bundle) -> dict[str, Any] | None
         "unknown": len(rows) - len(known),
         "differ": [
             {
-                "name": row["name"],
-                "module": row.get("module", ""),
-                "compiled": row["compiled"],
-                "here": here[row["name"]],
+                "name": row.name,
+                "module": row.module,
+                "compiled": row.chosen,
+                "here": here[row.name],
             }
             for row in differ
         ],
     }
+
+
+def _compiled(bundle: Bundle, variant: str) -> KernelTable | None:
+    """Return the kernels that were compiled of a variant, those of the first card."""
+    tables = map(kernel_table, bundle.kernel_tables())
+    return next((table for table in tables if table.variant == variant), None)
