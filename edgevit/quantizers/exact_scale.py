@@ -61,4 +61,5 @@ def _outward(scale: Tensor) -> Iterator[Tensor]:
     """Yield the positive normal float16 numbers, the nearest one first."""
     numbers = float16_numbers()
     numbers = numbers[(numbers >= SMALLEST_NORMAL) & (numbers <= HALF_MAX)]
-    yield from numbers[(numbers - scale).abs().argsort(stable=True)]
+    for index in (numbers - scale).abs().argsort(stable=True).tolist():
+        yield numbers[index]
