@@ -90,6 +90,11 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
     ]
     lines += _class_lines(model)
+    shift = calibration.get("scale_shift_percent")
+    if isinstance(shift, float):
+        lines.append(
+            f"scales moved by {shift:.3f} % at most, to where codes don't depend on engines"
+        )
     if isinstance(model.get("preprocessing_source"), str):  # older bundles have none
         lines.append(f"preprocessing: {model['preprocessing_source']}")
     if "size_bytes" in manifest:

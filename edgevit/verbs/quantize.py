@@ -334,11 +334,22 @@ def _artefact(
         reference=reference,
         model=subject.loaded,
         recipe=recipe,
-        calibration={**subject.calibration, "method": recipe.method, "seed": recipe.seed},
+        calibration={
+            **subject.calibration,
+            "method": recipe.method,
+            "seed": recipe.seed,
+            **_scale_shift([quantized, *(variant.quantized for variant in variants.values())]),
+        },
         golden=golden,
         engine=target.engine,
         variants=variants | same,
     )
+
+
+def _scale_shift(forms: list[QuantizedGraph]) -> dict[str, float]:
+    """Return by how many percent scales were moved to exact ones; nothing in a float32 body."""
+    shifts = [form.scale_shift for form in forms if form.scale_shift is not None]
+    return {"scale_shift_percent": 100 * max(shifts)} if shifts else {}
 
 
 def _variants(

@@ -154,7 +154,7 @@ def write_model(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
     writer = QdqWriter(layers=quantized.layers, wide=quantized.float32_nodes)
     builder = lower_graph(quantized.graph, writer)
     wide = quantized.float32_nodes | writer.float32_names
-    to_half_body(builder, wide=wide, norms=quantized.float32_norms)
+    to_half_body(builder, wide=wide)
     return builder, writer
 
 
