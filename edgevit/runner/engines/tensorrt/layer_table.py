@@ -15,6 +15,7 @@ from edgevit.runner.engines.tensorrt.inspecting import EngineLayer
 
 _FLOAT_KERNELS = ("float32", "float16", "fp32", "fp16")
 _LOW = ("int8", "fp8", "fp4")
+_NOT_KERNELS = ("constant", "noop", "signal", "wait")  # the last two order kernels that run at once
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class EngineSummary:
     """An engine in numbers; times are null (None) when nothing was profiled.
 
     Args:
-        kernels: Layers that run, constants left out.
+        kernels: Layers that run; constants and signals between streams are left out.
         moves: Layers that only reformat, cast or rearrange.
         moves_ms: Their time.
         attention: Fused attention kernels.
@@ -106,7 +107,7 @@ def summary(
     times_ms: Mapping[str, float] | None = None,
 ) -> EngineSummary:
     """Return an engine in numbers; arguments as `product_rows`, whose result is `rows`."""
-    running = [layer for layer in layers if layer.kind.lower() not in ("constant", "noop")]
+    running = [layer for layer in layers if layer.kind.lower() not in _NOT_KERNELS]
     moves = [layer for layer in running if layer.only_moves]
     attention = [layer for layer in running if layer.is_attention]
     low = [row for row in rows if row.asked in _LOW]
