@@ -29,7 +29,12 @@ from subjects import CACHE
 
 from edgevit import load
 from edgevit.runner.engines.tensorrt.inspecting import EngineLayer
-from edgevit.runner.engines.tensorrt.layer_table import ProductRow, product_rows, summary
+from edgevit.runner.engines.tensorrt.layer_table import (
+    ProductRow,
+    kernels_of,
+    product_rows,
+    summary,
+)
 from edgevit.runner.engines.tensorrt_rtx.compiling import CompiledEngine, compiled_from_onnx
 from edgevit.targets.tensorrt.profiles import PROFILES
 from edgevit.zoo import EMBEDDED_MODELS
@@ -102,7 +107,7 @@ def is_float_pointwise(layer: EngineLayer) -> bool:
 
 def kernels_per_block(layers: Sequence[EngineLayer]) -> float:
     """Return the median number of kernels from one fused attention to the next, 0 without."""
-    places = [place for place, layer in enumerate(layers) if layer.is_attention]
+    places = [place for place, layer in enumerate(kernels_of(layers)) if layer.is_attention]
     return float(median(b - a for a, b in pairwise(places))) if len(places) > 1 else 0.0
 
 

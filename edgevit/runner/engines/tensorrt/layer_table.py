@@ -101,13 +101,18 @@ def product_rows(
     return [_row(product, by_node, producers, times_ms or {}) for product in products]
 
 
+def kernels_of(layers: Sequence[EngineLayer]) -> list[EngineLayer]:
+    """Return the layers that run something on the device."""
+    return [layer for layer in layers if layer.kind.lower() not in _NOT_KERNELS]
+
+
 def summary(
     rows: Sequence[ProductRow],
     layers: Sequence[EngineLayer],
     times_ms: Mapping[str, float] | None = None,
 ) -> EngineSummary:
     """Return an engine in numbers; arguments as `product_rows`, whose result is `rows`."""
-    running = [layer for layer in layers if layer.kind.lower() not in _NOT_KERNELS]
+    running = kernels_of(layers)
     moves = [layer for layer in running if layer.only_moves]
     attention = [layer for layer in running if layer.is_attention]
     low = [row for row in rows if row.asked in _LOW]
