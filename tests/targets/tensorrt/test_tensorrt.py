@@ -66,14 +66,14 @@ def wide_vit():
 
     torch.manual_seed(0)
     model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10
+        img_size=32, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=10
     )
     return graph_from_module(model.eval(), (3, 32, 32))
 
 
 @pytest.fixture(scope="module")
 def wide_swin():
-    """A tiny Swin with heads of 16 channels: windows of 4 x 4 tokens, then shifted ones."""
+    """A tiny Swin with heads of 16 channels: windows of 8 x 8 tokens, then shifted ones."""
     from timm.models.swin_transformer import SwinTransformer
 
     from edgevit.graph.capture import graph_from_module
@@ -81,8 +81,8 @@ def wide_swin():
     torch.manual_seed(0)
     model = SwinTransformer(
         img_size=32,
-        patch_size=4,
-        window_size=4,
+        patch_size=2,
+        window_size=8,
         embed_dim=32,
         depths=(2,),
         num_heads=(2,),
@@ -226,6 +226,13 @@ def test_layers_asked_to_stay_float_do(vit, images):
     assert rows["blocks.0.mlp.fc1"]["kernel"] == "Q/DQ"
     with pytest.raises(UsageError, match="EV219"):
         ORIN.place(vit, weight_bits=8, act_bits=8, float_layers=("nothing",))
+
+
+def test_fp8_attention_only_of_32_tokens_and_more(vit, swin):
+    """The small models have 17 tokens, and windows of 16."""
+    for graph in (vit, swin):
+        main = THOR.place(graph, weight_bits=8, act_bits=8)
+        assert THOR.variants(graph, main)["fp8"].options.keys() == main.options.keys()
 
 
 def test_int8_attention_only_where_it_is_fused(vit, swin):
