@@ -12,6 +12,8 @@ from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import Run, calibrate
 from edgevit.calibration.search.variants import calibrate_variant
 from edgevit.errors import UnsupportedError, UsageError
+from edgevit.graph.operators import aten
+from edgevit.graph.rewrite import call
 from edgevit.quantizers.float8 import Float8Grid
 from edgevit.quantizers.fp16 import SMALLEST_NORMAL
 from edgevit.quantizers.quantized_graph import integer_linear
@@ -64,7 +66,27 @@ def wide_vit():
 
     torch.manual_seed(0)
     model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10
+        img_size=32, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=10
+    )
+    return graph_from_module(model.eval(), (3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def wide_swin():
+    """A tiny Swin with heads of 16 channels: windows of 8 x 8 tokens, then shifted ones."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    from edgevit.graph.capture import graph_from_module
+
+    torch.manual_seed(0)
+    model = SwinTransformer(
+        img_size=32,
+        patch_size=2,
+        window_size=8,
+        embed_dim=32,
+        depths=(2,),
+        num_heads=(2,),
+        num_classes=10,
     )
     return graph_from_module(model.eval(), (3, 32, 32))
 
@@ -90,6 +112,31 @@ def test_variants_have_the_simulated_codes_too(wide_vit, images):
         assert sum(row.wrong_codes for row in rows) == 0, rows
         assert relative_error(variant, images, THOR) < 0.1
     assert relative_error(variants["fp16"], images, THOR) < 0.01
+
+
+def test_attention_with_positions_and_masks_has_the_simulated_codes_too(wide_swin, images):
+    quantized = quantized_at(wide_swin, images, target=THOR)
+    variants = variants_of(quantized, images, THOR)
+    assert list(variants) == ["fp16", "int8_attention", "fp8"]
+    assert [len(variant.layers) for variant in variants.values()] == [0, 12, 12]
+    for variant in variants.values():
+        rows = qdq_layer_parity(variant, images.numpy())
+        assert sum(row.wrong_codes for row in rows) == 0, rows
+        assert relative_error(variant, images, THOR) < 0.1
+
+
+def test_attention_whose_scores_get_an_activation_stays_in_float(wide_vit):
+    graph = wide_vit.clone()
+    softmax = next(n for n in graph.module.graph.nodes if n.target is aten.softmax.int)
+    scores = softmax.args[0]
+    with graph.module.graph.inserting_before(softmax):
+        doubled = call(softmax, aten.add.Tensor, scores, call(softmax, aten.relu.default, scores))
+    softmax.replace_input_with(scores, doubled)
+    graph.refresh()
+    main = ORIN.place(graph, weight_bits=8, act_bits=8)
+    quantized = ORIN.variants(graph, main)["int8_attention"].options
+    assert not any(name.startswith("blocks.0.attn.qk:") for name in quantized)
+    assert any(name.startswith("blocks.1.attn.qk:") for name in quantized)
 
 
 def test_int8_attention_keeps_the_calibrated_linears(wide_vit, images):
@@ -194,8 +241,15 @@ def test_layers_asked_to_stay_float_do(vit, images):
         ORIN.place(vit, weight_bits=8, act_bits=8, float_layers=("nothing",))
 
 
+def test_fp8_attention_only_of_32_tokens_and_more(vit, swin):
+    """The small models have 17 tokens, and windows of 16."""
+    for graph in (vit, swin):
+        main = THOR.place(graph, weight_bits=8, act_bits=8)
+        assert THOR.variants(graph, main)["fp8"].options.keys() == main.options.keys()
+
+
 def test_int8_attention_only_where_it_is_fused(vit, swin):
-    """Heads of 8 channels, relative positions on the scores: neither is one INT8 kernel."""
+    """Heads of 8 channels are not one INT8 kernel."""
     for graph in (vit, swin):
         main = ORIN.place(graph, weight_bits=8, act_bits=8)
         assert list(ORIN.variants(graph, main)) == ["fp16"]

@@ -38,6 +38,7 @@ _TACTIC_PRECISIONS = (
 _PRODUCTS = {"Fc", "Conv", "Matm", "Gemm"}
 CODES = frozenset({"int8", "fp8", "fp4"})
 """Precisions of codes; a kernel computes in them or dequantizes them first."""
+_NOT_KERNELS = ("constant", "noop", "signal", "wait")
 _NARROWEST_FIRST = ("fp4", "int8", "fp8", "fp16", "bf16", "fp32")
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
@@ -139,8 +140,8 @@ class EngineLayer:
 
     @property
     def runs(self) -> bool:
-        """Return whether it is a kernel at all, and no constant."""
-        return self.kind.lower() not in ("constant", "noop")
+        """Return whether it is a kernel, not a constant or a signal between streams."""
+        return self.kind.lower() not in _NOT_KERNELS
 
     @property
     def is_attention(self) -> bool:

@@ -55,7 +55,7 @@ class EngineSummary:
     """An engine in numbers; times are null (None) when nothing was profiled.
 
     Args:
-        kernels: Layers that run, constants left out.
+        kernels: Layers that run; constants and signals between streams are left out.
         moves: Layers that only reformat, cast or rearrange.
         moves_ms: Their time.
         attention: Fused attention kernels.
