@@ -13,6 +13,7 @@ from edgevit.cli import main
 from edgevit.errors import UnsupportedError
 from edgevit.report.table import inspect_table
 from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
+from edgevit.targets.tensorrt import target as lowering
 from edgevit.targets.tensorrt.compiling import NOT_CHECKED
 from edgevit.targets.tensorrt.target import TensorRTTarget
 from edgevit.zoo import reference_images
@@ -33,8 +34,8 @@ def compiler():
 
 @pytest.fixture
 def fused(monkeypatch):
-    """Bundles as before q, k and v were split: the compiler runs each qkv in half precision."""
-    monkeypatch.setattr(TensorRTTarget, "prepare", lambda self, graph: graph)
+    """Graphs whose q, k and v are gathered: the compiler runs each qkv in half precision."""
+    monkeypatch.setattr(lowering, "with_cut_heads", lambda graph, **_: graph)
 
 
 def test_every_quantized_product_of_every_form_is_compiled_as_asked(compiler, tmp_path):
@@ -43,16 +44,16 @@ def test_every_quantized_product_of_every_form_is_compiled_as_asked(compiler, tm
     assert bundle.variants == ("int8", "fp16", "int8_attention", "fp8")
     found = {one["variant"]: one for one in api.inspect(bundle.path)["kernels"]}
     assert {name: (one["low"], one["quantized"]) for name, one in found.items()} == {
-        "int8": (36, 36),
+        "int8": (24, 24),
         "fp16": (0, 0),
-        "int8_attention": (48, 48),
-        "fp8": (48, 48),
+        "int8_attention": (36, 36),
+        "fp8": (36, 36),
     }
     for variant, low in {"int8": "int8", "int8_attention": "int8", "fp8": "fp8"}.items():
         rows = [row for row in found[variant]["products"] if row["asked"] != "float"]
         assert {(row["chosen"], row["reason"]) for row in rows} == {(low, "")}
         assert found[variant]["capabilities"] == ["SM89"]
-    assert found["int8"]["kernels"] < 84  # before q, k and v were split
+    assert found["int8"]["kernels"] < 78  # with three products
     assert artefact.kernel_tables == list(map(kernel_table, bundle.kernel_tables()))
     assert bundle.manifest["warnings"] == []
 

@@ -38,7 +38,7 @@ def test_q_k_and_v_are_integers_for_every_device(vit, images, target):
     lowered = found.with_kernels(found.lower(quantized(vit, images, found)), "int8")
     rows = [row for row in products(lowered) if row.asked != "float"]
     names = [row.module.rpartition(".")[2] for row in rows]
-    assert names == 2 * ["q", "k", "v", "proj", "fc1", "fc2"]
+    assert names == 2 * ["qkv", "proj", "fc1", "fc2"]
     assert {(row.chosen, row.reason) for row in rows} == {("int8", "")}
     assert lowered.kernels.capabilities == (PROFILES[target].compiles_as,)
     assert (lowered.kernels.variant, lowered.unchecked) == ("int8", "")
