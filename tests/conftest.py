@@ -165,7 +165,7 @@ def perturbed(model, seed=0):
 def small_bundle():
     """Return a function that quantizes a ViT of two blocks for a target and writes its bundle."""
 
-    def make(target: str, path: Path) -> Path:
+    def make(target: str, path: Path, **options: Any) -> Path:
         import torch
         from timm.models.vision_transformer import VisionTransformer
 
@@ -183,6 +183,7 @@ def small_bundle():
             target=target,
             method="minmax",
             num_calib=4,
+            **options,
             preprocessing={
                 "input_size": (3, 32, 32),
                 "crop_pct": 1.0,

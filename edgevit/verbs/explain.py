@@ -141,10 +141,11 @@ def kernels_of(
         EnvironmentError_: The compiler is not installed (EV857).
         DeviceError: The compiler makes no engine of a graph (EV752, EV753).
     """
-    kept = getattr(bundle, "kernel_tables", None)
-    found = [] if kept is None else list(kept())
-    if found:
-        return {table.variant: table for table in found}
+    from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
+
+    found = [kernel_table(content) for content in bundle.kernel_tables()]
+    if found:  # of several cards the first
+        return {table.variant: table for table in reversed(found)}
     if not profile.compiles_as:
         raise UnsupportedError(
             "EV856",

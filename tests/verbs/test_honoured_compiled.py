@@ -67,7 +67,7 @@ def test_a_main_form_that_is_not_honoured_is_refused(compiler, fused):
         "blocks.0.attn.qkv, blocks.1.attn.qkv, blocks.2.attn.qkv and 3 more; compiled for SM86 by"
     )
     assert "rearranges its weight" in error.why
-    assert "Give every part a product and a weight of its own" in error.why
+    assert "give every part a product and a weight of its own" in error.why
     assert "--allow-fallback" in error.try_next
 
 
@@ -102,7 +102,7 @@ def test_a_form_beside_it_that_is_not_honoured_is_left_out(compiler, monkeypatch
     artefact = quantized("rtx-ampere")
     assert list(artefact.variants) == ["fp16"]
     (note,) = [note for note in artefact.quantized.notes if "left out" in note]
-    assert note.startswith("int8_attention is left out: 48 of 48 quantized products got no kernel")
+    assert note.startswith("int8_attention is left out: 36 of 36 quantized products got no kernel")
     assert artefact.save(tmp_path / "b").variants == ("int8", "fp16")
 
 

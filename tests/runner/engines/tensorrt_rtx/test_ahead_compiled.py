@@ -13,6 +13,7 @@ from edgevit.runner.engines.tensorrt_rtx.ahead import (
     compilation_from_onnx,
 )
 from edgevit.runner.engines.tensorrt_rtx.compiling import compiled_from_onnx
+from edgevit.targets.tensorrt import target
 
 SETTINGS = BuildSettings(best_batch=8, max_batch=16)
 
@@ -31,8 +32,12 @@ def test_cards_in_every_spelling():
             capabilities_from_texts(wrong)
 
 
-def test_a_card_that_would_lose_by_sharing_has_its_own_engine(fp8):
-    """One engine of FP8 for both has the kernels of SM120 on SM89 too."""
+def test_a_card_that_would_lose_by_sharing_has_its_own_engine(small_bundle, tmp_path, monkeypatch):
+    """Of q, k and v that are gathered FP8 on SM120 has more kernels, and on SM89 too if shared."""
+    monkeypatch.setattr(target, "with_cut_heads", lambda graph, **_: graph)
+    fp8 = open_bundle(small_bundle("rtx-ada", tmp_path / "b", allow_fallback=True)).engine_onnx(
+        "fp8"
+    )
     found = compilation_from_onnx(fp8, ("SM86", "SM89", "SM120"), SETTINGS)
     assert [engine.capabilities for engine in found.engines] == [("SM89",), ("SM120",)]
     shared = compiled_from_onnx(fp8, ("SM89", "SM120"), settings=SETTINGS)

@@ -32,7 +32,10 @@ def bundle(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(bundle):
-    return verb.kernels_of(bundle, PROFILES["rtx-ada"])
+    """Kernels as they are compiled where the bundle has none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(bundle), "kernel_tables", lambda self: [])
+        return verb.kernels_of(bundle, PROFILES["rtx-ada"])
 
 
 def for_eight_images(content):
@@ -51,7 +54,7 @@ def test_sizes_at_eight_images_are_those_of_a_compile_for_eight(bundle, tables, 
     fixed = compiled_from_onnx(for_eight_images(bundle.engine_onnx(variant)), ("SM89",)).layers
     found = sized_kernels(tables[variant].layers, graph_values(bundle, variant))
     found = [one for one in found if one.layer.kind != "shape_call"]  # only where sizes are open
-    assert len(found) == len(fixed) > 60
+    assert len(found) == len(fixed) > 50
     assert not [
         one for layer in fixed for one in (*layer.inputs, *layer.outputs) if -1 in one.shape
     ]
@@ -105,8 +108,6 @@ def test_the_command_says_that_it_is_a_prediction(bundle, tables, monkeypatch, t
 
 
 def test_kernels_that_are_in_the_bundle_are_not_compiled_again(bundle, tables, monkeypatch):
-    kept = list(tables.values())
-    monkeypatch.setattr(type(bundle), "kernel_tables", lambda self: kept, raising=False)
     monkeypatch.setattr(verb, "_compiled", None)
     assert verb.kernels_of(bundle, PROFILES["rtx-ada"]) == tables
 
@@ -114,6 +115,7 @@ def test_kernels_that_are_in_the_bundle_are_not_compiled_again(bundle, tables, m
 def test_what_can_not_be_explained(bundle, tables, monkeypatch):
     with pytest.raises(UsageError, match="EV416"):
         edgevit.api.explain(bundle, variant="fp4")
+    monkeypatch.setattr(type(bundle), "kernel_tables", lambda self: [])
     with pytest.raises(UnsupportedError, match="EV856"):
         verb.kernels_of(bundle, PROFILES["tensorrt-hopper"])
     without = {name: table for name, table in tables.items() if name != "fp16"}
@@ -121,6 +123,7 @@ def test_what_can_not_be_explained(bundle, tables, monkeypatch):
     with pytest.raises(UnsupportedError, match="EV853"):
         edgevit.api.explain(bundle)
     monkeypatch.undo()
+    monkeypatch.setattr(type(bundle), "kernel_tables", lambda self: [])
     monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
     with pytest.raises(EnvironmentError_, match="EV857") as error:
         verb.kernels_of(bundle, PROFILES["rtx-ada"])
