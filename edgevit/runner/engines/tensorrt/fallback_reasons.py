@@ -110,8 +110,8 @@ PATTERNS = (
         lambda found: any(not one.inputs for one in found.weight_makers),
         "a kernel of its own dequantizes and rearranges its weight in front of the product, as"
         " where its output is cut apart",
-        "Cut the output along whole heads ([B, N, 3 H, D], axis 2), or give every part a product and"
-        " a weight of its own behind one shared Q/DQ",
+        "Cut the output along whole heads ([B, N, 3 H, D], axis 2), or give every part a product"
+        " and a weight of its own behind one shared Q/DQ",
     ),
     Pattern(
         "weight computed",
