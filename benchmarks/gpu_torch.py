@@ -154,6 +154,13 @@ def _gather(x: Inputs, given: Given) -> Tensor:
     return found.reshape(*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :])
 
 
+def _sliced(x: Inputs, given: Given) -> Tensor:
+    found = x[0]
+    for start, end, axis, step in zip(*(one.tolist() for one in x[1:]), strict=True):
+        found = found[(slice(None),) * (axis % found.dim()) + (slice(start, end, step),)]
+    return found
+
+
 def _pad(x: Inputs, given: Given) -> Tensor:
     ends = x[1].tolist()
     half = len(ends) // 2
@@ -185,6 +192,7 @@ _OPERATORS: dict[str, Callable[[Inputs, Given], Tensor]] = {
     "Reshape": _reshape,
     "Gather": _gather,
     "Pad": _pad,
+    "Slice": _sliced,
     "ReduceMean": _mean,
     "Conv": _convolved,
     "Clip": _clipped,

@@ -166,6 +166,15 @@ def inspect(bundle, place):
     assert SHOWN in said("inspect", place / FILE)
 
 
+def explain(bundle, place):
+    few = ["--rounds", 2]
+    assert SHOWN in said("explain", NASTY, *few)
+    for option in (["--variant", NASTY], ["--batch", NASTY], ["--plot", place / FILE / "x"]):
+        said("explain", bundle, *few, *option)
+    assert SHOWN in said("explain", bundle, *few, "--json", place / FILE / "x")
+    said("explain", resealed(bundle, place, nasty_manifest), *few)
+
+
 def sensitivity(_bundle, place):
     images = ["--calib", class_folders(place), "--num-calib", 2]
     assert SHOWN in said("sensitivity", *QUICK, *images, "-o", place / FILE)
@@ -254,6 +263,7 @@ CASES = [
     quantize,
     validate,
     build,
+    explain,
     inspect,
     sensitivity,
     demo,

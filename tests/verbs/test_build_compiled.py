@@ -99,10 +99,10 @@ def test_every_form_is_compiled_and_keeps_its_precision(built):
     }
     kernels = {one["name"]: one["engines"][0]["kernels"] for one in report["variants"]}
     assert {name: (one["low"], one["quantized"]) for name, one in kernels.items()} == {
-        "int8": (12, 12),
+        "int8": (8, 8),
         "fp16": (0, 0),
-        "int8_attention": (16, 16),
-        "fp8": (16, 16),
+        "int8_attention": (12, 12),
+        "fp8": (8, 8),
     }
     assert kernels["int8"]["blocks"] == 2
     assert "12 of 12" in text

@@ -13,7 +13,6 @@ from edgevit.runner.board.finding import (
     warning_finding,
 )
 from edgevit.runner.engines.tensorrt.findings import has_cuda_13
-from edgevit.runner.engines.tensorrt_rtx.compiling import AHEAD, capability_of
 
 _MACHINES = ("x86_64", "amd64")
 """Processors that NVIDIA's wheels are for."""
@@ -31,6 +30,8 @@ def rtx_findings(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def _card(facts: Mapping[str, Any]) -> Finding:
+    from edgevit.runner.engines.tensorrt_rtx.compiling import AHEAD, capability_of
+
     graphics, name = facts["gpu"], "RTX card"
     capability, driver = capability_of(graphics["compute_capability"]), graphics["driver"]
     found = f"{graphics['name'] or 'a GPU'}, {capability}, driver {driver or 'unknown'}"
