@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx
+
 from edgevit.targets.tensorrt.conformance.attention import OnnxAttention, attentions
 from edgevit.targets.tensorrt.conformance.operands import (
     PRODUCTS,
@@ -16,7 +18,7 @@ from edgevit.targets.tensorrt.conformance.operands import (
     products,
 )
 from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
-from edgevit.targets.tensorrt.conformance.view import TYPE_NAMES, GraphView
+from edgevit.targets.tensorrt.conformance.view import TYPE_NAMES, GraphView, attribute
 
 _CUTS = ("Split", "Slice", "Gather")
 _MOVES = frozenset({"Cast", "Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze"})
@@ -28,8 +30,8 @@ _COMPILER = "compiled by TensorRT for RTX 1.7.1 for SM86, SM89 and SM120"
     Level.WARNING,
     "query, key and value are not cut out of one quantized product behind its bias",
     source=f"{_COMPILER}: the cut moves in front of the product, which then multiplies in FP16",
-    remedy="Write three products that read one Q/DQ pair, or cut in front of the bias and add it "
-    "to each third.",
+    remedy="Cut along whole heads, [B, N, 3 H, D] on axis 2, or in front of the bias, which is "
+    "then added to each third; or write three products that read one Q/DQ pair.",
 )
 def thirds_are_cut_before_the_bias(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for attention whose operands are the thirds of one product with per-channel scales."""
@@ -60,7 +62,8 @@ def _stems_from(view: GraphView, name: str, found: OnnxAttention) -> bool:
 def _third(view: GraphView, name: str) -> tuple[str, str]:
     """Return (the part, the tensor it is a third of) that an operand is made of, ("", "") if none.
 
-    The walk back ends at products and at sums with a constant: a bias behind the cut is harmless.
+    The walk back ends at products and at sums with a constant: a bias behind the cut is harmless,
+    and so is a cut along heads, which the compiler can't move.
     """
     pending, seen = [name], {name}
     while pending:
@@ -68,12 +71,26 @@ def _third(view: GraphView, name: str) -> tuple[str, str]:
         node = view.producer(current)
         if node is None or node.op_type in PRODUCTS or _adds_constant(view, current):
             continue
-        if node.op_type in _CUTS and 3 * _size(view, current) == _size(view, node.input[0]) > 0:
+        thirds = 3 * _size(view, current) == _size(view, node.input[0]) > 0
+        if node.op_type in _CUTS and thirds and not _is_along_heads(view, node):
             return current, view.back(node.input[0], _MOVES)[1]
         fresh = [x for x in node.input if x and x not in seen and not view.rooted(x)]
         seen.update(fresh)
         pending += fresh
     return "", ""
+
+
+def _is_along_heads(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether a tensor [B, N, 3 H, D] is cut along its second last axis."""
+    rank = len(view.shape(node.input[0]) or ())
+    if node.op_type == "Slice" and len(node.input) > 3:
+        told = view.value(node.input[3])
+        axes = [] if told is None else [int(axis) for axis in told.ravel()]
+    elif node.op_type == "Split":
+        axes = [int(attribute(node, "axis", 0))]
+    else:
+        return False
+    return rank > 2 and [axis % rank for axis in axes] == [rank - 2]
 
 
 def _adds_constant(view: GraphView, name: str) -> bool:
