@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.version import __version__
 
 if TYPE_CHECKING:
-    from edgevit.api import Artefact, check, inspect, load, quantize, sensitivity, validate
+    from edgevit.api import Artefact, build, check, inspect, load, quantize, sensitivity, validate
     from edgevit.errors import EdgeViTError
     from edgevit.recipe import Recipe
 
@@ -21,6 +21,7 @@ __all__ = [
     "EdgeViTError",
     "Recipe",
     "__version__",
+    "build",
     "check",
     "inspect",
     "load",

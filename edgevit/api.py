@@ -7,13 +7,15 @@ Names -> model and images -> canonical graph -> placement (the target's) -> cali
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgevit.bundle import Bundle
 from edgevit.runner.engines import open_for_engine
 from edgevit.verbs.artefact import Artefact
+from edgevit.verbs.build import build
 from edgevit.verbs.check import check, refuse_errors
 from edgevit.verbs.deploy import deploy
+from edgevit.verbs.explain import explain
+from edgevit.verbs.inspect import inspect
 from edgevit.verbs.quantize import quantize
 from edgevit.verbs.sensitivity import sensitivity
 from edgevit.verbs.simulate import compare_methods, simulate
@@ -21,10 +23,12 @@ from edgevit.verbs.validate import check_gates, validate
 
 __all__ = [
     "Artefact",
+    "build",
     "check",
     "check_gates",
     "compare_methods",
     "deploy",
+    "explain",
     "inspect",
     "load",
     "quantize",
@@ -42,10 +46,3 @@ def load(path: str | Path) -> Bundle:
         BundleError: It is damaged, incomplete, unsafe or too new.
     """
     return open_for_engine(path)
-
-
-def inspect(path: str | Path) -> dict[str, Any]:
-    """Return the verified manifest of a bundle and its sizes in bytes."""
-    bundle = open_for_engine(path)
-    sizes = {kind: bundle.size_bytes(kind) for kind in ("bundle", "engine", "reference", "total")}
-    return {**bundle.manifest, "size_bytes": sizes}

@@ -222,6 +222,7 @@ def targets(json_path: str | None) -> None:
 @click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--allow-fallback", is_flag=True, help="Keep products that RTX cards run in float.")
 @click.option("--reference/--no-reference", default=True, help="Keep the fp32 model for comparing.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option("-o", "--output", metavar="OUT", help="Bundle folder to write; named if left out.")
@@ -264,7 +265,7 @@ def refuse_existing(output: str, overwrite: bool) -> None:
     Raises:
         UsageError: The output has no name (EV223), or is there and may not be replaced (EV411).
     """
-    from edgevit.bundle.writing import check_target
+    from edgevit.bundle.new_folder import check_target
 
     check_named(output)
     check_target(Path(output), overwrite)
@@ -277,7 +278,7 @@ def _name_of_output(overwrite: bool, choices: dict[str, Any]) -> str:
     from edgevit.verbs.options import options_from
 
     budget = {key: choices.get(key) for key in ("avg_bits", "max_size_mb")}
-    others = {"recipe", "allocation", "checkpoint", *budget}
+    others = {"recipe", "allocation", "checkpoint", "allow_fallback", *budget}
     asked = options_from(
         choices.get("recipe"),
         budget=budget["avg_bits"] is not None,
@@ -338,6 +339,7 @@ def _quantize(
 @_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--trust-code", is_flag=True, help="Run the bundle's engines compiled elsewhere.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
     """Measure a bundle on this device: accuracy, agreement, latency, memory, size."""
@@ -369,6 +371,32 @@ def inspect(bundle: str, json_path: str | None) -> None:
     manifest = api.inspect(bundle)
     write_json(json_path, manifest)
     console().print(inspect_table(manifest))
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--for", "cards", metavar="LIST", help="Cards, as sm86,sm89; the target's own.")
+@click.option("--variant", "variants", multiple=True, help="A form to compile; again for more.")
+@click.option("--max-batch", type=int, help="Largest batch of the engines; 16 if left out.")
+@click.option("--best-batch", type=int, help="Batch that they are made for; 8 if left out.")
+@click.option("-o", "--output", metavar="OUT", help="New bundle; the bundle itself is changed.")
+@click.option("--overwrite", is_flag=True, help="Replace the new bundle if it exists.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+def build(bundle: str, cards: str | None, json_path: str | None, **choices: Any) -> None:
+    """Compile a bundle ahead of time for NVIDIA's cards, which need not be there."""
+    from edgevit import api
+    from edgevit.report.kernels import build_report
+    from edgevit.report.progress import show_progress
+
+    if choices["output"] is not None:
+        refuse_existing(choices["output"], choices["overwrite"])
+    check_writable(json_path)
+    choices["capabilities"] = () if cards is None else cards.split(",")
+    with show_progress(console()) as progress:
+        report = api.build(bundle, progress=progress, **choices)
+    write_json(json_path, report)
+    console().print(build_report(report))
+    say_written(choices["output"] or bundle)
 
 
 @main.command()
@@ -552,6 +580,34 @@ def doctor(device: str | None, target: str | None, python: str, json_path: str |
     write_json(json_path, found)
     console().print(doctor_list(found), soft_wrap=True)
     check_nothing_missing(found)
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--batch", default=1, show_default=True, help="Batch size.")
+@click.option("--variant", metavar="NAME", help="Form to explain; the main one if left out.")
+@click.option("--threads", type=int, help="CPU threads; the engine's own choice if left out.")
+@click.option("--rounds", default=30, show_default=True, help="Rounds of a bundle that runs here.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
+@click.option("--plot", metavar="PNG", help="Picture to write; needs matplotlib.")
+def explain(bundle: str, json_path: str | None, plot: str | None, **choices: Any) -> None:
+    """Show where the time goes, block by block, and why 8 bits are not faster."""
+    from edgevit import api
+    from edgevit.report.explain import explain_table
+    from edgevit.report.explain_plot import write_explanation
+    from edgevit.report.progress import show_progress
+    from edgevit.report.sensitivity_plot import check_plot
+
+    check_writable(json_path, plot)
+    if plot is not None:
+        check_plot(plot)
+    with show_progress(console()) as progress:
+        report = api.explain(bundle, progress=progress, **choices)
+    write_json(json_path, report)
+    if plot is not None:
+        form = Path(plot).suffix[1:].lower()
+        replace_file(Path(plot), lambda path: write_explanation(report, path, form))
+    console().print(explain_table(report), soft_wrap=True)
 
 
 def _check_embedded(model: str) -> None:

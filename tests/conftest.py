@@ -162,6 +162,42 @@ def perturbed(model, seed=0):
 
 
 @pytest.fixture(scope="session")
+def small_bundle():
+    """Return a function that quantizes a ViT of two blocks for a target and writes its bundle."""
+
+    def make(target: str, path: Path, **options: Any) -> Path:
+        import torch
+        from timm.models.vision_transformer import VisionTransformer
+
+        import edgevit
+        from edgevit.zoo import reference_images
+
+        torch.manual_seed(0)
+        model = VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10
+        )
+        artefact = edgevit.quantize(
+            perturbed(model),
+            reference_images("calibration"),
+            bits=8,
+            target=target,
+            method="minmax",
+            num_calib=4,
+            **options,
+            preprocessing={
+                "input_size": (3, 32, 32),
+                "crop_pct": 1.0,
+                "interpolation": "bicubic",
+                "mean": (0.5,) * 3,
+                "std": (0.5,) * 3,
+            },
+        )
+        return artefact.save(path).path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def vit():
     """A tiny plain ViT as a canonical graph."""
     import torch

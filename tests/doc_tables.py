@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgevit.calibration.methods import METHODS
+from edgevit.runner.engines.tensorrt.fallback_reasons import PATTERNS
 from edgevit.targets.listing import list_targets
 from edgevit.targets.tensorrt.profiles import PROFILES
 
@@ -53,7 +54,7 @@ def devices() -> str:
             f"`{one.name}`",
             one.compute_capability,
             ", ".join(one.precisions),
-            " to ".join(one.tensorrt),
+            "for RTX, 1.7" if one.engine == "tensorrt_rtx" else " to ".join(one.tensorrt),
             ", ".join(one.jetpack),
             ", ".join(map(str, one.memory_gb)) + " GB" * bool(one.memory_gb),
         )
@@ -62,7 +63,22 @@ def devices() -> str:
     return _table(head, rows)
 
 
-TABLES = {"methods.md": methods, "command-line.md": targets, "tensorrt.md": devices}
+def fallbacks() -> str:
+    """Return the table of known reasons for which a product gets no 8-bit kernel."""
+    rows = (
+        (one.name, one.why.format(asked="int8", chosen="fp16"), one.mend)
+        for one in PATTERNS
+        if one.mend
+    )
+    return _table(("reason", "what is told", "what to do"), rows)
+
+
+TABLES = {
+    "methods.md": methods,
+    "command-line.md": targets,
+    "tensorrt.md": devices,
+    "compiled.md": fallbacks,
+}
 """Page -> the table that is written into it."""
 
 

@@ -170,8 +170,8 @@ def test_weights_that_can_not_be_read(kind, tmp_path):
 
 STOPPED_WHILE_WRITING = """
 import os, shutil, signal, sys
-from edgevit.bundle import writing
-add, rmtree = writing._Files.add, shutil.rmtree
+from edgevit.bundle import new_folder
+add, rmtree = new_folder.NewBundle.add, shutil.rmtree
 def terminated_add(self, *arguments):
     add(self, *arguments)
     print("a file is written", file=sys.stderr)
@@ -181,7 +181,7 @@ def terminated_rmtree(folder, *arguments, **keywords):
     if str(folder).endswith(".partial"):
         os.kill(os.getpid(), signal.SIGTERM)
     rmtree(folder, *arguments, **keywords)
-writing._Files.add, shutil.rmtree = terminated_add, terminated_rmtree
+new_folder.NewBundle.add, shutil.rmtree = terminated_add, terminated_rmtree
 from edgevit.cli import main
 main(sys.argv[1:])
 """

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from edgevit.cli import main
 
 ROOT = Path(__file__).parent.parent
+BUNDLES = {"my_bundle": "", "rtx_bundle": "--target rtx-ada --bits 8"}
+"""Bundles that pages speak of, and what makes them."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [
     *PAGES,
@@ -42,13 +44,14 @@ def run(words, folder):
 
 
 @pytest.fixture(scope="module")
-def earlier_bundle(tmp_path_factory):
-    """What an earlier command of a page would have left."""
+def earlier_bundles(tmp_path_factory):
+    """What earlier commands of a page would have left."""
     folder = tmp_path_factory.mktemp("docs")
-    quick = "quantize --model vit_cifar10 --method minmax --num-calib 8 -o my_bundle"
-    made = run(quick.split(), folder)
-    assert made.exit_code == 0, made.output
-    return folder / "my_bundle"
+    for name, more in BUNDLES.items():
+        quick = f"quantize --model vit_cifar10 --method minmax --num-calib 8 {more} -o {name}"
+        made = run(quick.split(), folder)
+        assert made.exit_code == 0, made.output
+    return folder
 
 
 def quicker(words, page):
@@ -69,9 +72,13 @@ def test_commands(line, tmp_path, request):
             from edgevit.zoo import reference_images
 
             words[index] = str(reference_images("test"))
-    made_before = "my_bundle" in words and "quantize" not in words
-    if made_before or "my_bundle/recipe.toml" in words:
-        shutil.copytree(request.getfixturevalue("earlier_bundle"), tmp_path / "my_bundle")
+    if words[1] == "build":
+        pytest.importorskip("tensorrt_rtx")
+    for name in BUNDLES:
+        made_before = name in words and "quantize" not in words
+        if made_before or f"{name}/recipe.toml" in words:
+            earlier = request.getfixturevalue("earlier_bundles") / name
+            shutil.copytree(earlier, tmp_path / name)
     result = run(words[1:], tmp_path)
     assert result.exit_code == 0, result.output
 

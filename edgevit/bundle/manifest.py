@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from edgevit.bundle.engine_settings import check_engine, check_target_name
 from edgevit.bundle.manifest_schema import MANIFEST as MANIFEST
@@ -18,8 +18,7 @@ from edgevit.bundle.manifest_schema import (
     bad_manifest,
     check_plain,
     check_values,
-    real_number,
-    whole_number,
+    plain_from_json,
 )
 from edgevit.errors import BundleError, UsageError
 
@@ -37,7 +36,22 @@ EXACT_VARIANT = "u8_attention"
 _VARIANTS = ("fp16", "int8_attention", "fp8", EXACT_VARIANT)
 VARIANT_GRAPHS = {name: f"{name}.onnx" for name in _VARIANTS}
 VARIANT_FILES = {VARIANT_WEIGHTS, *VARIANT_GRAPHS.values()}
-BUNDLE_FILES = {MANIFEST} | REQUIRED_FILES | REFERENCE_FILES | VARIANT_FILES
+KERNELS = "kernels.json"
+"""Kernels of engines that were compiled of the graphs, see `edgevit.bundle.kernels`."""
+CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+"""Compute capabilities that TensorRT for RTX 1.7.1 compiles for without a GPU."""
+ENGINE_FILES = {
+    (variant, capability): f"engine_{variant}_{capability.lower()}.rtx"
+    for variant in (MAIN_VARIANT, *_VARIANTS)
+    for capability in CAPABILITIES
+}
+"""(variant, first of its capabilities) -> file of a compiled engine.
+
+Engines are made of the graphs: a bundle is whole without them, and none is sent to a board.
+"""
+BUNDLE_FILES = (
+    {MANIFEST, KERNELS, *ENGINE_FILES.values()} | REQUIRED_FILES | REFERENCE_FILES | VARIANT_FILES
+)
 _SEAL = "manifest_sha256"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -74,13 +88,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
             names a file it must not (EV406), or asks the engine for something foreign (EV417).
     """
     try:
-        manifest = json.loads(
-            text.decode(),
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_refuse_constant,
-            parse_int=whole_number,
-            parse_float=real_number,
-        )
+        manifest = plain_from_json(text)
         check_plain(manifest)
         _check_version(manifest)
         seal = _seal({key: value for key, value in manifest.items() if key != _SEAL})
@@ -98,17 +106,6 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
 def _seal(manifest: dict[str, Any]) -> str:
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _check_version(manifest: Any) -> None:

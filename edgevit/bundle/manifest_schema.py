@@ -6,6 +6,7 @@ is used; keys that nobody reads may hold anything within these bounds.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, Callable, NoReturn
 
@@ -31,18 +32,30 @@ def bad_manifest(why: str, detail: str = "") -> BundleError:
     )
 
 
-def whole_number(text: str) -> int:
-    """Return a number of JSON; thousands of digits would take Python hours.
+def plain_from_json(text: bytes) -> Any:
+    """Return the content of JSON that names no key twice and has numbers of few digits.
 
     Raises:
-        ValueError: It is too long.
+        ValueError, RecursionError: It is none.
     """
-    return int(_short(text))
+    return json.loads(
+        text.decode(),
+        object_pairs_hook=_without_duplicates,
+        parse_constant=_refuse_constant,
+        parse_int=lambda number: int(_short(number)),  # thousands of digits would take hours
+        parse_float=lambda number: float(_short(number)),
+    )
 
 
-def real_number(text: str) -> float:
-    """Return a number of JSON; errors as `whole_number`."""
-    return float(_short(text))
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _short(text: str) -> str:
@@ -51,21 +64,25 @@ def _short(text: str) -> str:
     return text
 
 
-def check_plain(manifest: Any) -> None:
+def check_plain(content: Any, error: Callable[[str], BundleError] = bad_manifest) -> None:
     """Refuse what is nested too deep, is too much, or has texts that can't be shown.
 
+    Args:
+        content: Of a JSON file.
+        error: Makes the error of a reason; that of a damaged manifest if left out.
+
     Raises:
-        BundleError: EV402.
+        BundleError: What `error` makes.
     """
-    level, values = [manifest], 0
+    level, values = [content], 0
     for _ in range(_MAX_DEPTH):
         values += len(level)
         if values > _MAX_VALUES:
-            raise bad_manifest(f"it has more than {_MAX_VALUES} values")
+            raise error(f"it has more than {_MAX_VALUES} values")
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                _check_text(value)
+                _check_text(value, error)
             elif isinstance(value, dict):
                 below.extend(value)
                 below.extend(value.values())
@@ -74,16 +91,16 @@ def check_plain(manifest: Any) -> None:
         if not below:
             return
         level = below
-    raise bad_manifest(f"it is nested more than {_MAX_DEPTH} levels deep")
+    raise error(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: str, error: Callable[[str], BundleError]) -> None:
     if len(text) > _MAX_TEXT:
-        raise bad_manifest(f"a text has more than {_MAX_TEXT} characters")
+        raise error(f"a text has more than {_MAX_TEXT} characters")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # half of a pair of surrogates
-        raise bad_manifest("a text is not Unicode") from error
+    except UnicodeEncodeError as fault:  # half of a pair of surrogates
+        raise error("a text is not Unicode") from fault
 
 
 def check_values(manifest: dict[str, Any]) -> None:

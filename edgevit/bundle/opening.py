@@ -14,13 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 
+from edgevit.bundle.compiled import MAX_ENGINE_BYTES, check_engines, is_left_out
 from edgevit.bundle.cost import Cost, cost_of
 from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes, golden_limit_bytes
 from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
+from edgevit.bundle.kernels import MAX_KERNELS_BYTES, bad_kernels, tables_from_bytes
 from edgevit.bundle.limits import IMAGES_AT_ONCE, check_cost, limits_from
 from edgevit.bundle.manifest import (
+    ENGINE_FILES,
     GOLDEN,
     GRAPH,
+    KERNELS,
     MAIN_VARIANT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -39,12 +43,12 @@ from edgevit.bundle.shape_rules import Value
 from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
 from edgevit.bundle.variants import check_variants, variant_of
 from edgevit.data.paths import look_at
-from edgevit.errors import BundleError
+from edgevit.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-SizeKind = Literal["bundle", "engine", "reference", "total"]
+SizeKind = Literal["bundle", "engine", "reference", "compiled", "total"]
 _MAX_TEXT_BYTES = 1 << 20
 _ARCHIVE_BYTES = 1 << 16  # what a zip file adds to its members
 
@@ -205,6 +209,53 @@ class Bundle:
         if not fits or arrays["logits_simulated"].shape[1] != classes:
             raise bad_manifest(f"{GOLDEN} is not of {classes} classes at {side} pixels")
 
+    def engines(self) -> list[dict[str, Any]]:
+        """Return the rows of the compiled engines that are here; see `CompiledFile`.
+
+        A bundle may have been copied without them.
+        """
+        rows = self.manifest.get("engines", [])
+        return [dict(row) for row in rows if not is_left_out(self.path, row["file"])]
+
+    def compiled_engine(self, variant: str, capability: str) -> bytes:
+        """Return the engine of a variant for a card, as it was compiled; it is not run here.
+
+        Args:
+            variant: One of `variants`.
+            capability: Of the card, such as "SM89".
+
+        Raises:
+            UsageError: There is none (EV436).
+            BundleError: Its file changed since opening (EV404, EV405).
+        """
+        for row in self.engines():
+            if row["variant"] == variant and capability in row["capabilities"]:
+                return self._read(row["file"], MAX_ENGINE_BYTES)
+        raise UsageError(
+            "EV436",
+            "The bundle has no engine for this card.",
+            where=f"{variant[:80]}, {capability[:80]}",
+            why="None was compiled, or the bundle was copied without its engines.",
+            try_next=f"edgevit build BUNDLE --for {capability[:80].lower()}",
+        )
+
+    def kernel_tables(self) -> list[dict[str, Any]]:
+        """Return the kernels of engines that were compiled, one table for each engine.
+
+        Each is what `edgevit.runner.engines.tensorrt.kernel_table.kernel_table` takes; the list is
+        empty where nothing was compiled.
+
+        Raises:
+            BundleError: They are damaged (EV405, EV435).
+        """
+        if KERNELS not in self.manifest["files"]:
+            return []
+        tables = tables_from_bytes(self._read(KERNELS, MAX_KERNELS_BYTES))
+        strange = [table["variant"] for table in tables if table["variant"] not in self.variants]
+        if strange:
+            raise bad_kernels(f"the bundle has no variant {strange[0]}")
+        return tables
+
     def recipe_toml(self) -> str:
         """Return the recipe the bundle was made with, as TOML."""
         try:
@@ -216,16 +267,24 @@ class Bundle:
         """Return a size on disk.
 
         Args:
-            kind: "bundle" all files but the reference, "engine" graph and weights of the main
-                variant only,
-                "reference" the fp32 model (0 without one), "total" the whole folder.
+            kind: "bundle" all files but the reference and compiled engines, which is what a board
+                needs, "engine" graph and weights of the main variant only,
+                "reference" the fp32 model (0 without one), "compiled" the engines that were
+                compiled ahead of time (0 without any), "total" the whole folder.
         """
-        sizes = {name: int(item["size_bytes"]) for name, item in self.manifest["files"].items()}
+        files = self.manifest["files"].items()
+        sizes = {
+            name: int(item["size_bytes"])
+            for name, item in files
+            if not is_left_out(self.path, name)
+        }
         sizes[MANIFEST] = (self.path / MANIFEST).stat().st_size
+        compiled = set(ENGINE_FILES.values())
         wanted = {
             "engine": {GRAPH, WEIGHTS},
             "reference": REFERENCE_FILES,
-            "bundle": set(sizes) - REFERENCE_FILES,
+            "bundle": set(sizes) - REFERENCE_FILES - compiled,
+            "compiled": compiled,
             "total": set(sizes),
         }[kind]
         return sum(size for name, size in sizes.items() if name in wanted)
@@ -282,6 +341,8 @@ class Bundle:
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle after verifying all of it.
 
+    Compiled engines may be missing: they are made of the rest.
+
     Args:
         path: The bundle's folder.
 
@@ -308,17 +369,15 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         if manifest_there.kind == "closed":
             why = f"{MANIFEST} can't be read: {manifest_there.why}"
         raise _not_a_bundle(folder, why)
-    with member(folder, MANIFEST) as stream:
-        text = stream.read(MAX_MANIFEST_BYTES + 1)
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise bad_manifest(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
-    manifest = parse_manifest(text)
+    manifest = read_manifest(folder)
     for name, record in manifest["files"].items():
-        verify(folder, name, record)
+        if not is_left_out(folder, name):
+            verify(folder, name, record)
     tensors = _entries(manifest, "tensors", WEIGHTS)
     reference = _entries(manifest, "reference_tensors", REFERENCE_WEIGHTS)
     variant = _entries(manifest, "variant_tensors", VARIANT_WEIGHTS)
     check_variants(manifest, tensors, variant)
+    check_engines(manifest)
     bundle = Bundle(
         path=folder,
         manifest=manifest,
@@ -328,6 +387,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     )
     costs = {name: _cost(bundle, name, stored) for name, stored in _graphs(bundle)}
     return replace(bundle, costs=costs)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest in a folder, checked.
+
+    Raises:
+        BundleError: As `parse_manifest` and `member`.
+    """
+    with member(folder, MANIFEST) as stream:
+        text = stream.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise bad_manifest(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
+    return parse_manifest(text)
 
 
 def _graphs(bundle: Bundle) -> Iterator[tuple[str, dict[str, TensorEntry]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,8 @@ _Points = Annotated[float, Meta(ge=-100, le=100)]
 _Positive = Annotated[float, Meta(ge=0, le=1e12)]
 _Real = Annotated[float, Meta(ge=-1e12, le=1e12)]
 _Class = Annotated[int, Meta(ge=-1, le=10**7)]
+_Size = Annotated[int, Meta(ge=-1, le=1 << 31)]
+_MOST_KERNELS, _MOST_OPERANDS = 4096, 256
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,6 +182,36 @@ class _Product(_Strict, frozen=True):
     reason: Text
 
 
+class _Operand(_Strict, frozen=True):
+    name: Text
+    precision: Name
+    shape: Annotated[list[_Size], Meta(max_length=16)]
+
+
+_Operands = Annotated[list[_Operand], Meta(max_length=_MOST_OPERANDS)]
+
+
+class _Kernel(_Strict, frozen=True):
+    name: Text
+    kind: Name
+    inputs: _Operands
+    constants: _Operands
+    outputs: _Operands
+    tactic: Text
+    onnx_nodes: Annotated[list[Text], Meta(max_length=_MOST_KERNELS)]
+
+
+class Kernels(_Strict, frozen=True):
+    """All kernels of the engine that was kept, as `KernelTable.to_dict` writes them."""
+
+    variant: Name
+    engine: Name
+    capabilities: Annotated[list[Name], Meta(max_length=8)]
+    max_batch: Count
+    layers: Annotated[list[_Kernel], Meta(max_length=_MOST_KERNELS)]
+    list_sha256: Literal[""]
+
+
 class Build(_Strict, frozen=True):
     """The variant that was kept, and why."""
 
@@ -189,6 +221,7 @@ class Build(_Strict, frozen=True):
     rows: list[Row]
     telemetry: _Telemetry | None
     layers: list[_Product]
+    kernels: Kernels | None = None
 
 
 class Machine(_Strict, frozen=True):

@@ -14,12 +14,12 @@ from typing import Any
 from edgevit.deploy.connection import Connection, no_python
 from edgevit.deploy.facts import facts_through
 from edgevit.deploy.messages import BoardMessage as Answer
-from edgevit.errors import EnvironmentError_, UsageError
-from edgevit.runner.board.finding import why_too_old
+from edgevit.errors import DeviceError, EnvironmentError_, UsageError
+from edgevit.runner.board.finding import MISSING, WARNING, why_too_old
 from edgevit.runner.engines import all_engines, engine_named
 from edgevit.runner.engines.base import Engine
 from edgevit.runner.engines.choice import AUTO
-from edgevit.targets.tensorrt.profiles import PROFILES
+from edgevit.targets.tensorrt.profiles import PROFILES, version_key
 
 _OLDEST_PYTHON = (3, 8)
 _SLACK_BYTES = 32 << 20
@@ -123,11 +123,16 @@ def check(board: Board, needs: Needs) -> list[str]:
     Raises:
         EnvironmentError_: numpy (EV818) or the engine (EV840) is missing
             there, or there is no room (EV843).
+        DeviceError: There is no card there that the bundle's engine runs on (EV784).
     """
     _check_numpy(board)
     _check_engine(board, needs)
     _check_room(board, needs)
-    return [*_target_warnings(board, needs), *_memory_warnings(board, needs)]
+    return [
+        *_card_warnings(board, needs),
+        *_target_warnings(board, needs),
+        *_memory_warnings(board, needs),
+    ]
 
 
 def _check_numpy(board: Board) -> None:
@@ -171,6 +176,39 @@ def _problem(board: Board, engine: Engine) -> str:
         return board.modules[engine.module]["error"]
     version = board.modules[engine.module]["version"]
     return why_too_old(version, engine.oldest, engine.title)
+
+
+def _card_warnings(board: Board, needs: Needs) -> list[str]:
+    """Refuse a card that an engine for cards can't run on; return what is less than it could be."""
+    own = engine_named(needs.made_for)
+    runs = needs.engine in (AUTO, own.name) and not _problem(board, own)
+    if not own.ahead or own.findings is None or not runs:
+        return []
+    capability = board.facts["gpu"]["compute_capability"]
+    if capability is None:
+        raise _no_card(own, "nvidia-smi is not there, or lists no GPU.", "")
+    told = own.findings(board.facts)
+    for finding in told:
+        if finding.status == MISSING:
+            raise _no_card(own, f"{finding.name}: {finding.found}.", f" Or {finding.mend}.")
+    warnings = [f"{one.name}: {one.found}; {one.mend}" for one in told if one.status == WARNING]
+    profile = PROFILES.get(needs.target)
+    if profile and version_key(capability) < version_key(profile.compute_capability):
+        warnings.append(
+            f"the bundle is for {profile.name}, compute capability {profile.compute_capability},"
+            f" and the card has {capability}: what needs the newer one is not built there"
+        )
+    return warnings
+
+
+def _no_card(engine: Engine, why: str, otherwise: str) -> DeviceError:
+    return DeviceError(
+        "EV784",
+        f"The board has no card that {engine.title} runs on.",
+        why=why,
+        try_next="nvidia-smi there lists its GPUs. --engine onnxruntime measures the accuracy on"
+        f" its CPU.{otherwise}",
+    )
 
 
 def _check_room(board: Board, needs: Needs) -> None:

@@ -109,6 +109,9 @@ def _engine(measured: Measured, sent: Sent) -> Iterator[str]:
         rows = {row.variant for row in measured.build.rows}
         if measured.build.kept != used.variant or not rows <= set(sent.bundle.variants):
             yield "The variants tried are not those of the bundle."
+        kernels = measured.build.kernels
+        if kernels is not None and kernels.variant != used.variant:
+            yield f"The kernels are those of {kernels.variant!r}, which was not kept."
 
 
 def _latency(measured: Measured, sent: Sent, engines: set[str]) -> Iterator[str]:

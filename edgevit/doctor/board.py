@@ -51,7 +51,8 @@ def board_findings(facts: Mapping[str, Any], target: str | None = None) -> list[
     findings = [device_finding(facts, target)]
     if jetson:
         findings.append(_jetpack(facts))
-    return [*findings, *engine_findings(facts, "gpu"), *general, *watched]
+    needed = None if target is None else profile_named(target).engine
+    return [*findings, *engine_findings(facts, "gpu", needed), *general, *watched]
 
 
 def is_for_processor(target: str) -> bool:
@@ -64,16 +65,24 @@ def _processor(facts: Mapping[str, Any], target: str | None) -> Finding:
     return ok("device", f"{what}, {facts['system']['machine']}, target {target or 'cpu'}")
 
 
-def engine_findings(facts: Mapping[str, Any], clock: str) -> list[Finding]:
+def engine_findings(
+    facts: Mapping[str, Any], clock: str, needed: str | None = None
+) -> list[Finding]:
     """Return what the engines of a processor, "cpu" or "gpu", say of a machine.
 
-    That one is missing which only some bundles need is a warning.
+    That one is missing which is not needed is a warning.
+
+    Args:
+        facts: Of the machine.
+        clock: The processor.
+        needed: Name of the engine that is; the usual ones if left out.
     """
     found: list[Finding] = []
     for engine in all_engines().values():
         if engine.clock == clock:
             said = findings_of(engine, facts)
-            found += said if engine.usual else [optional(one) for one in said]
+            is_needed = engine.usual if needed is None else engine.name == needed
+            found += said if is_needed else [optional(one) for one in said]
     return found
 
 
@@ -85,11 +94,18 @@ def findings_of(engine: Engine, facts: Mapping[str, Any]) -> list[Finding]:
     return [module_finding(engine.name, engine.module, facts, wheel=wheel, package=engine.package)]
 
 
-def optional(finding: Finding) -> Finding:
-    """Return a finding about what is needed to run engines here, and for nothing else."""
+def optional(finding: Finding, use: str = "run engines here") -> Finding:
+    """Return a finding about what is needed for one use alone."""
     if finding.status != MISSING:
         return finding
-    return warning_finding(finding.name, f"{finding.found} (to run engines here)", finding.mend)
+    return warning_finding(finding.name, f"{finding.found} (to {use})", finding.mend)
+
+
+def compiling_findings(facts: Mapping[str, Any]) -> list[Finding]:
+    """Return what the engines say that compile for devices which are not there."""
+    engines = [engine for engine in all_engines().values() if engine.ahead]
+    use = "compile engines for cards that are not here"
+    return [optional(one, use) for engine in engines for one in findings_of(engine, facts)]
 
 
 def device_finding(facts: Mapping[str, Any], target: str | None) -> Finding:
@@ -116,6 +132,8 @@ def _fits(profile: DeviceProfile, facts: Mapping[str, Any]) -> bool:
     """Return whether bundles of this profile run here: its own, or rules of an older GPU."""
     if profile.is_jetson:
         return bool(facts["target"] == profile.name)
+    if profile.engine != "tensorrt" and facts["kind"] == "jetson":
+        return False  # TensorRT for RTX is for computers
     return version_key(facts["gpu"]["compute_capability"]) >= version_key(
         profile.compute_capability
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgevit.bundle import leftovers
 from edgevit.doctor.board import (
+    compiling_findings,
     device_finding,
     engine_findings,
     is_for_processor,
@@ -46,6 +47,8 @@ def workstation_findings(facts: Mapping[str, Any], target: str | None = None) ->
     if device is not None or facts["gpu"]["compute_capability"]:
         found = (device_finding(facts, device), *engine_findings(facts, "gpu"))
         findings += map(optional, found)
+    elif target is None:
+        findings += compiling_findings(facts)
     return findings
 
 

@@ -147,6 +147,14 @@ class Grid(ABC):
         """
         raise TypeError(f"a {self.spec.kind} grid is simulated only")
 
+    def exact_scale(self) -> Tensor:
+        """Return the float16 scale near its own with which codes don't depend on the engine.
+
+        Raises:
+            TypeError: The grid has no float16 form.
+        """
+        raise TypeError(f"a {self.spec.kind} grid has no float16 form")
+
     def label(self) -> str:
         """Return a short name for tables."""
         return self.spec.label()

@@ -8,13 +8,15 @@ even and values beyond the largest number are clipped, as ONNX QuantizeLinear do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from edgevit.quantizers.base import Grid, Seen
+from edgevit.quantizers.exact_scale import power_of_two_from
+from edgevit.quantizers.fp16 import exact_grid
 from edgevit.quantizers.layer import Layer, Linear
 from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
@@ -68,6 +70,14 @@ class Float8Grid(Grid):
         """Return the float32 values of the codes."""
         return codes.view(torch.float8_e4m3fn).to(torch.float32) * self.scale
 
+    def exact_scale(self) -> Tensor:
+        """Return the next power of two: it costs part of a binade, and codes are exact in float16.
+
+        With any other scale a product in float16 is rounded twice, and what an engine does to a
+        weight while it builds is not known.
+        """
+        return power_of_two_from(self.scale)
+
     def emit(self, ops: Ops[Value], x: Value) -> Value:
         """Describe the numbers."""
         return ops.quantize_float8(x, ops.number(self.scale, "scale"))
@@ -99,8 +109,8 @@ class Float8Linear(Linear):
         return torch.nn.functional.linear(*self.rounded(left, right), self.bias)
 
     def in_float16(self) -> Float8Linear:
-        """Return the layer itself: it is made with float16 scales."""
-        return self
+        """Return the layer with exact scales; the weight is rounded by the engine, too."""
+        return replace(self, grid=exact_grid(self.grid), weight_grid=exact_grid(self.weight_grid))
 
 
 def is_float8_linear(layer: Layer) -> TypeGuard[Float8Linear]:

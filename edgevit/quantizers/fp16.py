@@ -38,8 +38,17 @@ def round_constants(graph: Graph) -> None:
             graph.set_constant(name, to_half(value))
 
 
+def exact_grid(grid: AnyGrid) -> AnyGrid:
+    """Return the same grid of an activation with a float16 scale that is exact on every engine.
+
+    Raises:
+        TypeError: It has no such form; no target with a float16 body offers it.
+    """
+    return replace(grid, scale=grid.exact_scale())
+
+
 def half_grid(grid: AnyGrid) -> AnyGrid:
-    """Return the same grid with a float16 scale.
+    """Return the same grid of a weight, whose codes are stored, with float16 scales.
 
     Raises:
         TypeError: It has no such form; no target with a float16 body offers it.

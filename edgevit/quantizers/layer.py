@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgevit.quantizers.base import Grid
-from edgevit.quantizers.fp16 import half_grid
+from edgevit.quantizers.fp16 import exact_grid
 
 
 class Layer(ABC):
@@ -117,8 +117,8 @@ class Matmul(Layer):
         return self.left.fake_quantize(left), self.right.fake_quantize(present(right))
 
     def in_float16(self) -> Matmul:
-        """Return the product with float16 scales."""
-        return replace(self, left=half_grid(self.left), right=half_grid(self.right))
+        """Return the product with exact float16 scales."""
+        return replace(self, left=exact_grid(self.left), right=exact_grid(self.right))
 
 
 def present(right: Tensor | None) -> Tensor:

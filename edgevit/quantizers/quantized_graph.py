@@ -21,7 +21,7 @@ from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
-from edgevit.quantizers.fp16 import half_grid, to_half
+from edgevit.quantizers.fp16 import exact_grid, half_grid, to_half
 from edgevit.quantizers.fp16_products import half_or_not, product
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.layer import Layer as Layer
@@ -84,7 +84,7 @@ class IntegerLinear(Linear):
         ratio = (self.weight_grid.scale / rows.scale)[:, None]  # [out, 1]
         codes = torch.round(self.weight_codes * ratio).clamp_(spec.qmin, spec.qmax)
         return IntegerLinear(
-            grid=half_grid(self.grid),
+            grid=exact_grid(self.grid),
             weight_grid=rows,
             weight_codes=codes.to(stored_dtype(spec)),
             bias=to_half(self.bias),
@@ -205,7 +205,8 @@ class QuantizedGraph:
         notes: Counted warnings of calibration.
         float32_nodes: With a float16 body: fx nodes whose output stays in float32 because it was
             seen outside float16's safe range.
-        float32_norms: LayerNorms that a float16 body computes in float32.
+        scale_shift: With a float16 body: largest relative change of an integer grid's scale, from
+            what calibration chose to a float16 number that is exact on every engine.
     """
 
     graph: Graph
@@ -213,7 +214,7 @@ class QuantizedGraph:
     layers: dict[str, Layer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     float32_nodes: frozenset[str] = frozenset()
-    float32_norms: frozenset[str] = frozenset()
+    scale_shift: float | None = None
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""

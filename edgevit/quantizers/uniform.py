@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgevit.graph.roles import Role
 from edgevit.quantizers.base import BEAM, HALVINGS, Grid, Seen
+from edgevit.quantizers.exact_scale import exact_scale
 from edgevit.quantizers.ops import Ops, Value
 from edgevit.quantizers.spec import GridSpec
 
@@ -109,9 +110,16 @@ class UniformGrid(Grid):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the int32 codes of float32 x, in [qmin, qmax]."""
-        scaled = torch.round(x / along(self.scale, x))  # half to even
-        shifted = scaled + along(self.zero_point, x)
+        return self._nearest(x / along(self.scale, x))
+
+    def _nearest(self, quotients: Tensor) -> Tensor:
+        """Return the int32 codes of float32 quotients x / scale."""
+        shifted = torch.round(quotients) + along(self.zero_point, quotients)  # half to even
         return shifted.clamp_(self.spec.qmin, self.spec.qmax).to(torch.int32)
+
+    def exact_scale(self) -> Tensor:
+        """Return the nearest float16 scale with which division and reciprocal give one code."""
+        return exact_scale(self.scale, self._nearest)
 
     def operand(self, codes: Tensor) -> Tensor:
         """Return the int32 integers a multiply-accumulate sees: code - zero_point."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.report.cells import new_table, plain_text
+from edgevit.report.compiled import compared_lines
 from edgevit.report.telemetry import telemetry_notes
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def build_table(build: Mapping[str, Any]) -> RenderableType:
     for row in build["rows"]:
         table.add_row(*map(plain_text, _cells(row, energy)))
     lines = [build["reason"], *build["fp16_reasons"], *_reasons(build["rows"])]
+    lines += compared_lines(build.get("compared"))
     return Group(table, *map(plain_text, [*lines, *telemetry_notes(build["telemetry"])]))
 
 

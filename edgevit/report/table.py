@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.bundle.manifest import EXACT_VARIANT
+from edgevit.bundle.manifest import EXACT_VARIANT, MAIN_VARIANT
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
+from edgevit.report.kernels import LIBRARY, kernel_of, kernels_report
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.runner.measure.eer import DEFAULT_METRICS
 
@@ -74,7 +75,8 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     """Return a bundle's manifest at a glance: where it comes from, its sizes, its layers.
 
     Args:
-        manifest: `Bundle.manifest`; with a key size_bytes {bundle, engine, ...} it shows sizes.
+        manifest: `Bundle.manifest`; with a key size_bytes {bundle, engine, ...} it shows sizes,
+            with a key kernels what was compiled of it.
     """
     from rich.console import Group
 
@@ -88,16 +90,26 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
     ]
     lines += _class_lines(model)
+    shift = calibration.get("scale_shift_percent")
+    if isinstance(shift, float):
+        lines.append(
+            f"scales moved by {shift:.3f} % at most, to where codes don't depend on engines"
+        )
     if isinstance(model.get("preprocessing_source"), str):  # older bundles have none
         lines.append(f"preprocessing: {model['preprocessing_source']}")
     if "size_bytes" in manifest:
         sizes = manifest["size_bytes"].items()
-        lines.append("size: " + ", ".join(f"{kind} {_megabytes(size)}" for kind, size in sizes))
+        shown = [f"{kind} {_megabytes(size)}" for kind, size in sizes if size or kind != "compiled"]
+        lines.append("size: " + ", ".join(shown))
     lines += _means(manifest["bits"])
     if manifest.get("variants"):
         lines.append(_forms(list(manifest["variants"])))
+    lines += [_engine_line(row) for row in manifest.get("engines", [])]
     lines += [f"warning: {warning}" for warning in manifest["warnings"]]
-    return Group(*(plain_text(line) for line in lines), layers_table(manifest["layers"]))
+    engine, tables = manifest.get("engine", {}).get("name", ""), manifest.get("kernels", [])
+    main = next((one for one in tables if one["variant"] == MAIN_VARIANT), None)
+    texts = (plain_text(line) for line in lines)
+    return Group(*texts, layers_table(manifest["layers"], main), *kernels_report(tables, engine))
 
 
 def _class_lines(model: Mapping[str, Any]) -> list[str]:
@@ -110,6 +122,15 @@ def _class_lines(model: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _engine_line(row: Mapping[str, Any]) -> str:
+    """Return a line on a compiled engine."""
+    smallest, _, largest = row["batches"]
+    return (
+        f"{row['file']}: {row['variant']} for {', '.join(row['capabilities'])}, "
+        f"batch {smallest} to {largest}, by {row['engine']} {row['version']}"
+    )
+
+
 def _forms(variants: list[str]) -> str:
     """Return a line on the forms of the model besides the main one."""
     line = "also as " + ", ".join(variants) + "; layers are those of int8"
@@ -118,28 +139,57 @@ def _forms(variants: list[str]) -> str:
     return line
 
 
-def layers_table(layers: Iterable[Mapping[str, Any]]) -> RenderableType:
+def layers_table(
+    layers: Iterable[Mapping[str, Any]], compiled: Mapping[str, Any] | None = None
+) -> RenderableType:
     """Return the ``layers`` of a bundle's manifest, one row per matrix product.
 
     Bits are those of the left and the right operand (activation x weight for a linear layer). A
-    layer left in float shows the number of its reason in place of its grid; the reasons stand
-    below, each once.
+    layer left in float shows the number of its reason in place of its grid, and so does one that
+    was not compiled as asked; the reasons stand below, each once.
+
+    Args:
+        layers: Rows of the main form.
+        compiled: Its kernels, as `edgevit.runner.engines.tensorrt.table_summary` gives them.
     """
     from rich.console import Group
 
+    rows = list(layers)
+    products = compiled["products"] if compiled else [None] * len(rows)
+    title = f"Layers, compiled for {', '.join(compiled['capabilities'])}" if compiled else "Layers"
     notes: dict[str, int] = {}
-    table = new_table("Layers", "module", "kind", "bits", "grid", "carrier", "kernel")
-    for layer in layers:
-        left = layer.get("left_bits", layer.get("act_bits"))
-        right = layer.get("right_bits", layer.get("weight_bits"))
-        bits = f"{left} x {right}" if left is not None or right is not None else None
-        grid = layer.get("grid")
-        if grid is None and layer.get("reason"):
-            grid = f"note {notes.setdefault(layer['reason'], len(notes) + 1)}"
-        name = layer.get("module", layer.get("name"))
-        cells = (name, layer.get("kind"), bits, grid, layer.get("carrier"), layer.get("kernel"))
+    headings = ("module", "kind", "bits", "grid", "carrier", *(["compiled"] if compiled else []))
+    table = new_table(title, *headings, "kernel")
+    for layer, product in zip(rows, products, strict=True):
+        cells = [*_layer_cells(layer, notes), *_kernel_cells(layer, product, notes)]
         table.add_row(*(plain_text(_show_text(cell)) for cell in cells))
-    return Group(table, *(plain_text(f"note {n}: {reason}") for reason, n in notes.items()))
+    lines = [f"note {n}: {reason}" for reason, n in notes.items()]
+    if any(product and kernel_of(product) == LIBRARY for product in products):
+        lines.append(f"{LIBRARY}: a product by itself, whose kernel is chosen on the card")
+    return Group(table, *map(plain_text, lines))
+
+
+def _layer_cells(layer: Mapping[str, Any], notes: dict[str, int]) -> tuple[Any, ...]:
+    left = layer.get("left_bits", layer.get("act_bits"))
+    right = layer.get("right_bits", layer.get("weight_bits"))
+    bits = f"{left} x {right}" if left is not None or right is not None else None
+    grid = layer.get("grid")
+    if grid is None and layer.get("reason"):
+        grid = f"note {notes.setdefault(layer['reason'], len(notes) + 1)}"
+    name = layer.get("module", layer.get("name"))
+    return name, layer.get("kind"), bits, grid, layer.get("carrier")
+
+
+def _kernel_cells(
+    layer: Mapping[str, Any], product: Mapping[str, Any] | None, notes: dict[str, int]
+) -> tuple[Any, ...]:
+    """Return the kernel of a layer; before it, where it is known, in which precision it runs."""
+    if product is None:
+        return (layer.get("kernel"),)
+    precision = product["chosen"] or _NOTHING
+    if product["reason"]:
+        precision += f", note {notes.setdefault(product['reason'], len(notes) + 1)}"
+    return precision, kernel_of(product)
 
 
 def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:

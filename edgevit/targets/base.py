@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from edgevit.graph.model import Graph
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import Placement
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.targets.onnx.builder import Array
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
 
@@ -22,6 +23,8 @@ class Lowered:
         packed_bits: Large integer constant -> width of its codes.
         layers: One row per product: name, module, bits asked, grid, carrier, output, kernel.
         session_config: Settings the engine needs to run it as intended.
+        kernels: The kernels of its engine, where one was compiled.
+        unchecked: Why none was although one could have been, for the report; empty otherwise.
     """
 
     onnx: bytes
@@ -29,6 +32,8 @@ class Lowered:
     packed_bits: dict[str, int] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     session_config: dict[str, str] = field(default_factory=dict)
+    kernels: KernelTable | None = None
+    unchecked: str = ""
 
 
 class Target(Protocol):
@@ -84,6 +89,12 @@ class Target(Protocol):
 
     def lower(self, quantized: QuantizedGraph) -> Lowered:
         """Return the quantized graph in this target's form, its kernels checked."""
+
+    def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
+        """Return what `lower` gave with the kernels that a compiler makes of it without the device.
+
+        Rows of quantized products that it does not compute as asked say why as ``fallback``.
+        """
 
     def reference(self, graph: Graph) -> Lowered:
         """Return the float32 graph in this target's form."""

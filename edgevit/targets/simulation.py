@@ -93,6 +93,14 @@ class SimulationTarget:
         """
         raise _no_device()
 
+    def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
+        """Refuse: there is no device.
+
+        Raises:
+            UnsupportedError: Always (EV308).
+        """
+        raise _no_device()
+
     def reference(self, graph: Graph) -> Lowered:
         """Refuse: there is no device.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgevit.graph.model import Graph
     from edgevit.quantizers.quantized_graph import QuantizedGraph
+    from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
     from edgevit.targets.base import Lowered
     from edgevit.zoo import LoadedModel
     from edgevit.zoo.class_names import Naming
@@ -99,6 +100,7 @@ class Artefact:
             golden=self.golden,
             manifest=self._manifest(),
             recipe_toml=self.recipe.to_toml(),
+            kernel_tables=[table.to_dict() for table in self.kernel_tables],
             variants={name: _store(one.lowered) for name, one in self.variants.items()},
             overwrite=overwrite,
         )
@@ -131,6 +133,12 @@ class Artefact:
             "bits": bits_of(self.recipe, self.lowered.layers),
             "warnings": self.quantized.notes,
         }
+
+    @property
+    def kernel_tables(self) -> list[KernelTable]:
+        """The kernels of every form that was compiled, the main one first."""
+        forms = [self.lowered, *(variant.lowered for variant in self.variants.values())]
+        return [form.kernels for form in forms if form.kernels is not None]
 
     def _classes_stated(self) -> dict[str, str]:
         """Return where names and order of the classes are from, as far as anybody stated them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.bundle import Bundle
-from edgevit.bundle.manifest import MANIFEST
+from edgevit.bundle.manifest import ENGINE_FILES, MANIFEST
 from edgevit.data import ImageSet, Preprocessing
 from edgevit.data.labels import label_facts
 from edgevit.deploy.call import ConnectionLost
@@ -35,6 +35,7 @@ from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.shipment import Shipment
 from edgevit.runner.engines import engine_of, open_for_engine, target_name
 from edgevit.runner.engines.choice import check_asked
+from edgevit.runner.engines.tensorrt.compared_kernels import with_compared_kernels
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.limits import check_limits, check_runs
 from edgevit.runner.measure.measurements import BATCH, Measurements
@@ -154,7 +155,8 @@ def deploy(
     measured = replace(measured, warnings=(*measured.warnings, *warnings))
     facts = label_facts(images)
     report = validation_report(opened, measured, max_drop_points=limit, eer=eer, labels=facts)
-    return {**report, "device": _device(deployment, board, machine)}
+    build = with_compared_kernels(report["build"], opened)
+    return {**report, "build": build, "device": _device(deployment, board, machine)}
 
 
 def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
@@ -167,7 +169,8 @@ def _needs(bundle: Bundle, num_images: int, engine: str) -> Needs:
         target=target_name(bundle.manifest),
         made_for=own.name,
         engine=engine,
-        disk_bytes=bundle.size_bytes("total")
+        disk_bytes=bundle.size_bytes("bundle")
+        + bundle.size_bytes("reference")
         + images_bytes
         + _RUNNER_BYTES
         + own.built_per_byte * model_bytes,
@@ -219,8 +222,10 @@ def _describe_sent(
 
 
 def _files(bundle: Bundle, images: Shipment) -> list[Shipped]:
+    """Return what is sent; a board builds its own engine, and gets none that was compiled here."""
     found = [Shipped.of(path, name) for name, path in thin_runner_files().items()]
-    for name in (MANIFEST, *bundle.manifest["files"]):
+    compiled = set(ENGINE_FILES.values())
+    for name in (MANIFEST, *(one for one in bundle.manifest["files"] if one not in compiled)):
         found.append(Shipped.of(bundle.path / name, f"{_BUNDLE}/{name}"))
     for name in images.names:
         found.append(Shipped.of(images.folder / name, f"{_IMAGES}/{name}"))
@@ -231,8 +236,11 @@ def run_arguments(conditions: Conditions) -> list[str]:
     """Return the arguments of edgevit.runner.board for these conditions."""
     arguments = [_BUNDLE, _IMAGES, _MEASURED]
     for name, value in asdict(conditions).items():
-        if value is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif value is not None and value is not False:
+            arguments += [option, str(value)]
     return arguments
 
 

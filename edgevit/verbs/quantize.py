@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.bundle.variants import golden_key
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import check_together
@@ -17,6 +18,7 @@ from edgevit.progress import Progress, no_progress
 from edgevit.recipe import Recipe, digest_of
 from edgevit.verbs.artefact import Artefact, Variant, logits_of
 from edgevit.verbs.budget import BudgetLimits, check_size, common_bits, placement_of, with_widths
+from edgevit.verbs.honoured import with_judged_kernels
 from edgevit.verbs.inputs import (
     QuantizationInputs,
     check_num_calib,
@@ -66,6 +68,7 @@ def quantize(
     checkpoint: str | Path | None = None,
     classes: ClassNames | None = None,
     class_order: str | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> Artefact:
     """Quantize a vision transformer after training for one target.
@@ -111,6 +114,8 @@ def quantize(
             model's own, or those of a file beside `weights` (see docs/validate.md).
         class_order: "torchvision" or "timm": how the class folders were numbered in training, for
             a model without names; kept in the bundle for `validate`.
+        allow_fallback: Keep quantized products that an RTX card's compiler does not run in their
+            precision, with a counted warning; about this run, so a recipe does not say it.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -149,7 +154,8 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        return _quantize(asked, images, limits, checkpoint, progress)
+        made = _quantize(asked, images, limits, checkpoint, progress)
+        return with_judged_kernels(made, allow_fallback=allow_fallback)
 
 
 def _quantize(
@@ -304,7 +310,8 @@ def _artefact(
     """Lower the quantized graph, and run the golden images through simulation and float32."""
     variants = _variants(subject, quantized, recipe, target, progress)
     progress("lower and check kernels", 0, 1)
-    lowered, reference = target.lower(quantized), target.reference(subject.prepared)
+    lowered = target.with_kernels(target.lower(quantized), MAIN_VARIANT)
+    reference = target.reference(subject.prepared)
     same = {
         name: Variant(quantized=form, lowered=target.lower(form))
         for name, form in target.same_integers(quantized).items()
@@ -327,11 +334,22 @@ def _artefact(
         reference=reference,
         model=subject.loaded,
         recipe=recipe,
-        calibration={**subject.calibration, "method": recipe.method, "seed": recipe.seed},
+        calibration={
+            **subject.calibration,
+            "method": recipe.method,
+            "seed": recipe.seed,
+            **_scale_shift([quantized, *(variant.quantized for variant in variants.values())]),
+        },
         golden=golden,
         engine=target.engine,
         variants=variants | same,
     )
+
+
+def _scale_shift(forms: list[QuantizedGraph]) -> dict[str, float]:
+    """Return by how many percent scales were moved to exact ones; nothing in a float32 body."""
+    shifts = [form.scale_shift for form in forms if form.scale_shift is not None]
+    return {"scale_shift_percent": 100 * max(shifts)} if shifts else {}
 
 
 def _variants(
@@ -353,6 +371,7 @@ def _variants(
             graph=quantized.graph, placement=placement, images=subject.images, seed=recipe.seed
         )
         made = calibrate_variant(quantized, placement, run)
-        found[name] = Variant(quantized=made, lowered=target.lower(made))
+        lowered = target.with_kernels(target.lower(made), name)
+        found[name] = Variant(quantized=made, lowered=lowered)
         progress("variants", done + 1, len(placements))
     return found

@@ -39,6 +39,7 @@ def validate(
     eer_reference: str | Path = "vit_b",
     classes: ClassNames | None = None,
     class_order: str | None = None,
+    trust_code: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Measure a bundle on this device and return the report (see docs/validate.md).
@@ -61,6 +62,8 @@ def validate(
             those in the bundle.
         class_order: "torchvision" or "timm": how the class folders were numbered in training,
             where no names say it; in place of what the bundle says.
+        trust_code: Run a compiled engine in the bundle that another machine compiled: it is a
+            program. Without it such a one is not used, and the graph is compiled here.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -68,6 +71,7 @@ def validate(
     """
     from edgevit.data.labels import label_facts
     from edgevit.runner.engines.choice import check_asked
+    from edgevit.runner.engines.tensorrt.compared_kernels import with_compared_kernels
     from edgevit.runner.measure.conditions import Conditions
     from edgevit.runner.measure.measurements import BATCH, measure
     from edgevit.runner.measure.validation import validation_report
@@ -86,6 +90,7 @@ def validate(
         batch=batch,
         rounds=rounds,
         max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
+        trust_code=trust_code,
     )
     check_asked(opened.manifest, engine)
     preprocessing = Preprocessing.from_dict(opened.preprocessing)
@@ -93,13 +98,14 @@ def validate(
         opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress
     )
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
-    return validation_report(
+    report = validation_report(
         opened,
         measured,
         max_drop_points=DEFAULT_MAX_DROP if max_drop is None else max_drop,
         eer=eer,
         labels=label_facts(images),
     )
+    return {**report, "build": with_compared_kernels(report["build"], opened)}
 
 
 def open_labelled_for(

@@ -3,14 +3,17 @@
 import json
 import math
 import shutil
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from edgevit import api
 from edgevit.bundle import open_bundle
 from edgevit.bundle.manifest import MANIFEST, dump_manifest
 from edgevit.errors import BundleError, UnsupportedError, UsageError
+from edgevit.report.table import inspect_table
 from edgevit.runner.engines.onnxruntime.session import session_from_bundle
 from edgevit.runner.measure.selfcheck import self_check
 from edgevit.zoo import reference_images
@@ -44,6 +47,17 @@ def test_every_variant_computes_what_was_simulated(artefact, bundle):
         assert checked.agreement_percent == 100.0
         errors[variant] = checked.rms_error
     assert errors["fp16"] < 0.1 * errors["int8"] < 0.01
+
+
+def test_the_largest_shift_of_a_scale_is_told(artefact, bundle):
+    """To a float16 number, half a step of 2^-10 away at most, or to the one beside it."""
+    told = bundle.manifest["calibration"]["scale_shift_percent"]
+    forms = [artefact.quantized, artefact.variants["int8_attention"].quantized]
+    assert told == 100 * max(form.scale_shift for form in forms)
+    assert 0 < told < 0.15
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(inspect_table(bundle.manifest))
+    assert f"scales moved by {told:.3f} % at most" in console.export_text()
 
 
 def test_variants_differ_and_say_what_they_quantize(bundle):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from thin_python import bare_python
 
+from edgevit.bundle import open_bundle
+from edgevit.bundle.compiled import CompiledFile
+from edgevit.bundle.rewriting import write_compiled
 from edgevit.errors import (
     BundleError,
     DataError,
@@ -89,6 +92,34 @@ def test_kept_it_can_be_measured_again_and_is_not_sent_again(board, bundle, few)
     first = next(step for step in steps if step[0] == "send")
     assert first[1] == first[2]  # all of it was there
     assert board.left() == []
+
+
+def test_engines_that_were_compiled_here_are_not_sent(board, bundle, few, tmp_path):
+    """A board builds its own; the bundle is the same without them, and opens there."""
+    engine = CompiledFile(
+        variant="int8",
+        capabilities=("SM86",),
+        engine="tensorrt_rtx",
+        version="1.7.1.116",
+        batches=(1, 8, 16),
+        list_sha256="0" * 64,
+        seconds=1.0,
+        data=bytes(4 << 20),
+    )
+    opened, path = open_bundle(bundle), tmp_path / "compiled"
+    given = {"variants": ("int8",), "engines": [engine], "kernel_tables": ()}
+    write_compiled(opened, path, **given, overwrite=False)
+    steps = []
+    report = deploy(
+        path, few, device="board", keep=True, progress=lambda *step: steps.append(step), **QUICK
+    )
+    assert report["agreement"]["engine_vs_simulated"] == 100
+    there = Path(report["device"]["kept"]) / "bundle"
+    left_out = {"engine_int8_sm86.rtx"}
+    assert {one.name for one in path.iterdir()} - {one.name for one in there.iterdir()} == left_out
+    assert max(total for stage, _, total in steps if stage == "send") < 4 << 20
+    assert open_bundle(there).engines() == []
+    deploy(path, few, device="board", **QUICK)
 
 
 def test_command_line(board, bundle, few, tmp_path):

@@ -19,7 +19,7 @@ from edgevit.doctor.importing import import_problems
 from edgevit.doctor.workstation import workstation_findings
 from edgevit.errors import DeviceError, EnvironmentError_, UsageError
 from edgevit.runner.board.facts import board_facts
-from edgevit.runner.engines import engine_named
+from edgevit.runner.engines import all_engines, engine_named
 from edgevit.verbs.doctor import check_nothing_missing, examine
 
 ROOT = Path(__file__).parents[2]
@@ -327,7 +327,8 @@ def test_reports_and_their_gate():
 
 
 def test_facts_among_a_login_scripts_greeting(tmp_path):
-    line = json.dumps(board_facts(tmp_path))
+    modules = [engine.module for engine in all_engines().values()]  # as a board is asked
+    line = json.dumps(board_facts(tmp_path, modules=modules))
     facts = facts_from_output(f"Welcome!\n{line}\n", "board")
     assert facts["kind"] == "computer"
     for output in ("", "Welcome!\n[1]\n{}\n"):

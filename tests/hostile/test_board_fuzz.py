@@ -28,6 +28,8 @@ from edgevit.report.table import device_lines, validation_table
 from edgevit.runner.board.exchange import measurements_from_dict
 from edgevit.runner.board.facts import board_facts
 from edgevit.runner.board.shipment import Shipment, files_digest
+from edgevit.runner.engines import all_engines
+from edgevit.runner.engines.tensorrt.compared_kernels import with_compared_kernels
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.validation import validation_report
 
@@ -98,15 +100,31 @@ def build():
     product = {**dict.fromkeys(names, "x"), "engine_layer": "y", "reason": "", "time_ms": 0.5}
     return {
         "kept": "int8", "reason": "It is fastest.", "fp16_reasons": [], "rows": [row],
-        "telemetry": telemetry(), "layers": [product],
+        "telemetry": telemetry(), "layers": [product], "kernels": kernels(),
     }  # fmt: skip
+
+
+def kernels():
+    half = {"name": "y", "precision": "fp16", "shape": [-1, 64]}
+    layer = {"name": "y", "kind": "gemm", "inputs": [half], "constants": [], "outputs": [half]}
+    layer.update(tactic="sm80_gemm", onnx_nodes=["x"])
+    table = {"variant": "int8", "engine": "tensorrt 10.3", "capabilities": ["SM87"]}
+    return {**table, "max_batch": 16, "layers": [layer], "list_sha256": ""}
 
 
 @pytest.fixture(scope="module")
 def sent(make_parts, tmp_path_factory):
     parts = make_parts()
-    parts.manifest["target"] = "jetson-orin-nano"
-    bundle = open_bundle(parts.write(tmp_path_factory.mktemp("bundle") / "tiny"))
+    product = {"name": "x", "module": "head", "carrier": "s8 x s8"}
+    parts.manifest.update(target="jetson-orin-nano", layers=[product])
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    compiled = {
+        **kernels(),
+        "engine": "tensorrt_rtx 1.7",
+        "capabilities": ["SM86"],
+        "list_sha256": "0" * 64,
+    }
+    bundle = open_bundle(parts.write(folder, kernel_tables=[compiled]))
     labels = np.arange(7)
     shipment = Shipment(folder=bundle.path, shape=(8, 8, 3), counts=(7,), labels=labels)
     hashes = {"images.json": "0" * 64}
@@ -154,6 +172,7 @@ def taken(content, sent):
         check_measured(measured, sent)
         plain = content_of(measured)
         made = validation_report(sent.bundle, measurements_from_dict(plain), max_drop_points=1.0)
+        made["build"] = with_compared_kernels(made["build"], sent.bundle)
     except EdgeViTError as error:
         return error.code
     facts = {"model": None, "power_mode": None}
@@ -166,6 +185,12 @@ def test_honest_measurements_are_taken(sent, honest):
     said = taken(honest, sent)
     assert "power mode MAXN" in said
     assert "Variants on this device" in said
+    assert "head (x here, fp16 compiled)" in said
+    other = copy.deepcopy(honest)
+    other["build"]["kernels"]["variant"] = "fp16"
+    assert taken(other, sent) == "EV836"
+    other["build"]["kernels"]["layers"] *= 5000
+    assert taken(other, sent) == "EV833"
 
 
 def test_measurements_with_odd_values(sent, honest):
@@ -179,7 +204,8 @@ def test_measurements_with_odd_values(sent, honest):
 
 
 def test_facts_with_odd_values(tmp_path):
-    facts = board_facts(write_tree(tmp_path / "tree", ORIN_NANO))
+    modules = [engine.module for engine in all_engines().values()]  # as a board is asked
+    facts = board_facts(write_tree(tmp_path / "tree", ORIN_NANO), modules=modules)
     draw, codes = random.Random(0), set()
     for _ in range(ROUNDS):
         try:

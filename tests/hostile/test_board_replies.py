@@ -17,6 +17,7 @@ from board_replies import CASES, ESC
 from deploy.sshd import SSHD, Board
 
 from edgevit.runner.board.facts import board_facts
+from edgevit.runner.engines import all_engines
 from edgevit.verbs.deploy import deploy
 
 HERE = Path(__file__).parent
@@ -73,7 +74,7 @@ def hostile(bundle, images, tmp_path_factory):
     board = {"python": "3.10.12", "machine": "aarch64", "root": str(kept)}
     known = {
         "board": {**board, "free_bytes": 10**12, "present_bytes": 0},
-        "facts": json.dumps(board_facts()),
+        "facts": json.dumps(board_facts(modules=[one.module for one in all_engines().values()])),
         "lines": said,
         "measurements": (kept / "measurements.json").read_text(),
     }

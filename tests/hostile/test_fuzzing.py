@@ -19,7 +19,7 @@ def test_changed_bundles_do_no_harm(judge, bases, kind, tmp_path):
     assert sum(tally.refused.values()) + tally.opened == tally.tried
     # Changes reach the parsers, the lists and the inference, and some change nothing that counts.
     assert tally.opened > 0.02 * tally.tried
-    assert len(tally.refused) >= 4, tally.refused
+    assert len(tally.refused) >= 3, tally.refused
 
 
 def test_a_change_is_the_same_in_every_run(bases, judge, tmp_path):

@@ -127,12 +127,52 @@ def validate(bundle, place):
     assert SHOWN in said("validate", NASTY, *few)
 
 
+def build(bundle, place):
+    assert SHOWN in said("build", place / FILE)
+    (place / FILE).touch()
+    assert SHOWN in said("build", bundle, "-o", place / FILE / "x")
+    for option in (["--for", NASTY], ["--variant", NASTY], ["--max-batch", NASTY]):
+        said("build", bundle, *option)
+        said("build", resealed(bundle, place, for_a_card), *option)
+        shutil.rmtree(place / "sealed")
+    said("build", resealed(bundle, place, for_a_card))
+    said("inspect", place / "sealed")
+
+
+def for_a_card(manifest):
+    nasty_manifest(manifest)
+    manifest.update(target="rtx-ada", engine={"name": "tensorrt_rtx"})
+    manifest.pop("variants", None)
+    canonical = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+    manifest["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+
 def inspect(bundle, place):
+    from edgevit.bundle import open_bundle
+    from edgevit.bundle.rewriting import write_compiled
+
+    words = {"name": NASTY, "kind": NASTY, "tactic": NASTY, "onnx_nodes": ["linear_product", NASTY]}
+    operands = {"inputs": [], "outputs": [], "constants": []}
+    table = {"variant": "int8", "engine": NASTY, "capabilities": [NASTY], "max_batch": 1}
+    table |= {"layers": [words | operands], "list_sha256": ""}
+    given = {"variants": (), "engines": (), "kernel_tables": [table], "overwrite": False}
+    write_compiled(open_bundle(bundle), place / "compiled", **given)
+    assert SHOWN in said("inspect", place / "compiled", "--json", "-")
     sealed = resealed(bundle, place, nasty_manifest)
     output = said("inspect", sealed)
     assert SHOWN in output or "error EV" in output
     said("inspect", sealed, "--json", "-")
     assert SHOWN in said("inspect", place / FILE)
+
+
+def explain(bundle, place):
+    few = ["--rounds", 2]
+    assert SHOWN in said("explain", NASTY, *few)
+    for option in (["--variant", NASTY], ["--batch", NASTY], ["--plot", place / FILE / "x"]):
+        said("explain", bundle, *few, *option)
+    assert SHOWN in said("explain", bundle, *few, "--json", place / FILE / "x")
+    said("explain", resealed(bundle, place, nasty_manifest), *few)
 
 
 def sensitivity(_bundle, place):
@@ -216,7 +256,20 @@ def doctor(_bundle, place):
     assert SHOWN in said("doctor", "--device", "me@board")
 
 
-CASES = [models, methods, targets, quantize, validate, inspect, sensitivity, demo, check, deploy]
+CASES = [
+    models,
+    methods,
+    targets,
+    quantize,
+    validate,
+    build,
+    explain,
+    inspect,
+    sensitivity,
+    demo,
+    check,
+    deploy,
+]
 CASES = {case.__name__: case for case in (*CASES, doctor, simulate)}
 
 

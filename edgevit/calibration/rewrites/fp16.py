@@ -2,12 +2,12 @@
 
 Residual streams of large transformers hold a few values far above all others, and float16 ends at
 65,504. One pass over the calibration images sees which tensors come near it: they stay in float32,
-as an island with casts around it. A LayerNorm whose input is large is computed in float32 too,
-because squares and sums inside it leave float16 long before its input does.
+as an island with casts around it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -16,16 +16,14 @@ from torch import Tensor
 from edgevit.calibration.statistics.ranges import batches
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Graph
-from edgevit.graph.operators import LAYOUT, aten
+from edgevit.graph.operators import LAYOUT
 from edgevit.progress import Progress
 from edgevit.quantizers.fp16 import round_constants
 from edgevit.quantizers.fp16_range import HALF_MAX
-from edgevit.quantizers.quantized_graph import QuantizedGraph
+from edgevit.quantizers.quantized_graph import Layer, QuantizedGraph
 
 SAFE = HALF_MAX / 4
 """Larger values than the calibration images' will come: four times as large is still a number."""
-NORM_SAFE = 512.0
-"""Largest input of a LayerNorm in float16; NVIDIA's AutoCast draws the line at the same value."""
 
 
 @torch.no_grad()
@@ -41,16 +39,29 @@ def with_half_body(
     """
     round_constants(quantized.graph)
     layers = {name: layer.in_float16() for name, layer in quantized.layers.items()}
-    quantized = replace(quantized, layers=layers)
+    shift = scale_shift(quantized.layers, layers)
+    quantized = replace(quantized, layers=layers, scale_shift=shift)
     largest = largest_values(quantized, images, batch_size, progress)
     wide = wide_nodes(quantized.graph, largest)
-    norms = _large_norms(quantized.graph, largest)
     notes = list(quantized.notes)
     if wide:
         notes.append(f"{len(wide)} tensors stay in float32: they reached {_top(largest):,.0f}")
-    if norms:
-        notes.append(f"{len(norms)} LayerNorms run in float32: their inputs exceed {NORM_SAFE:g}")
-    return replace(quantized, notes=notes, float32_nodes=wide, float32_norms=norms)
+    return replace(quantized, notes=notes, float32_nodes=wide)
+
+
+def scale_shift(before: Mapping[str, Layer], after: Mapping[str, Layer]) -> float:
+    """Return the largest relative change of an activation's scale, floating point grids left out.
+
+    Args:
+        before, after: The same layers by name, as calibrated and in float16.
+    """
+    shifts = [
+        abs(float(new.scale / old.scale) - 1)
+        for name, layer in after.items()
+        for old, new in zip(before[name].input_grids, layer.input_grids, strict=True)
+        if new.has_integer_sums
+    ]
+    return max(shifts, default=0.0)
 
 
 def largest_values(
@@ -79,15 +90,6 @@ def wide_nodes(graph: Graph, largest: dict[str, float]) -> frozenset[str]:
         if moved or largest.get(node.name, 0.0) > SAFE:
             wide.add(node.name)
     return frozenset(wide)
-
-
-def _large_norms(graph: Graph, largest: dict[str, float]) -> frozenset[str]:
-    return frozenset(
-        node.name
-        for node in graph.module.graph.nodes
-        if node.target is aten.layer_norm.default
-        and largest.get(node.all_input_nodes[0].name, 0.0) > NORM_SAFE
-    )
 
 
 def _top(largest: dict[str, float]) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from edgevit.calibration.rewrites.fp16 import scale_shift
 from edgevit.calibration.run import Run
 from edgevit.calibration.search.activation_grids import search_grid
 from edgevit.calibration.search.shared_grids import GridChooser
@@ -22,7 +23,6 @@ from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
 from edgevit.quantizers.base import grid_class
 from edgevit.quantizers.float8 import Float8Linear
-from edgevit.quantizers.fp16 import half_grid
 from edgevit.quantizers.quantized_graph import Grid, Layer, QuantizedGraph, matmul_layer
 from edgevit.quantizers.spec import Placement
 
@@ -41,7 +41,7 @@ def calibrate_variant(quantized: QuantizedGraph, placement: Placement, run: Run)
         placement=placement,
         notes=list(quantized.notes),
         float32_nodes=quantized.float32_nodes,
-        float32_norms=quantized.float32_norms,
+        scale_shift=quantized.scale_shift,
     )
     open_gemms = []
     for gemm in quantized.graph.gemms:
@@ -70,8 +70,10 @@ def _calibrate(made: QuantizedGraph, gemms: list[Gemm], run: Run) -> None:
     if any(grid_class(made.placement.options[name][0].kind).needs_histogram for name in wanted):
         statistics = run.statistics(ranges, weighted=False)
     chooser = _Chooser(made=made, ranges=ranges, statistics=statistics)
-    for gemm in gemms:
-        made.layers[gemm.name] = chooser.layer(gemm)
+    found = {gemm.name: chooser.layer(gemm) for gemm in gemms}
+    layers = {name: layer.in_float16() for name, layer in found.items()}
+    made.layers |= layers
+    made.scale_shift = max(made.scale_shift or 0.0, scale_shift(found, layers))
 
 
 @dataclass(kw_only=True)
@@ -86,7 +88,7 @@ class _Chooser:
         self._grids: GridChooser[Grid] = GridChooser(self.made.graph, self._grid)
 
     def layer(self, gemm: Gemm) -> Layer:
-        """Return a product on the grids offered.
+        """Return a product on the grids offered, its scales still as they were found.
 
         Raises:
             ValueError: The two operands are offered grids that no product joins.
@@ -106,10 +108,10 @@ class _Chooser:
         weight, bias = self.made.graph.weight(gemm), self.made.graph.bias(gemm)
         spec = self.made.placement.options[gemm.right.name][0]
         seen = Histogram(low=float(weight.amin()), high=float(weight.amax()))
-        grid = half_grid(search_grid(spec, seen))
+        grid = search_grid(spec, seen)
         return Float8Linear(grid=left, weight_grid=grid, weight=weight, bias=bias)
 
     def _grid(self, site: Site) -> Grid:
         spec, seen = self.made.placement.options[site.name][0], self.ranges[site.name]
         ends = Histogram(low=float(seen.low.min()), high=float(seen.high.max()))
-        return half_grid(search_grid(spec, self.statistics.histograms.get(site.name, ends)))
+        return search_grid(spec, self.statistics.histograms.get(site.name, ends))

@@ -42,6 +42,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--max-drop", type=float, default=1.0)
+    parser.add_argument("--trust-code", action="store_true")
     return parser.parse_args(arguments)
 
 
@@ -61,6 +62,7 @@ def _run(options: argparse.Namespace) -> None:
         batch=options.batch,
         rounds=options.rounds,
         max_drop=options.max_drop,
+        trust_code=options.trust_code,
     )
     measured = measure(bundle, lambda: images.batches(BATCH), len(images), conditions, _progress)
     measured = replace(measured, skipped_images=images.skipped)

@@ -52,6 +52,7 @@ class OpenedBundle:
         build: The decision among the variants, its rows, and what the engine made of each layer;
             None where there was no choice.
         clock: As in `Engine`, where it is another one this time.
+        warnings: What the report has to say of how they were opened.
     """
 
     sessions: dict[str, Any]
@@ -59,6 +60,7 @@ class OpenedBundle:
     variant: str
     build: Mapping[str, Any] | None = None
     clock: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Open(Protocol):
@@ -121,6 +123,8 @@ class Engine:
         lost: What the logits of that one lack, after "as".
         example_target: A target whose bundles it runs, for messages.
         built_per_byte: Bytes it keeps on a device for each byte of the model, beside the bundle.
+        ahead: Whether it compiles engines for devices that are not there, so that it is of use
+            where none is.
         wheel: What pip installs; the module's name if left out.
         package: The Debian package that brings the module on a Jetson.
         mend: What to do on a board that lacks it; pip if left out.
@@ -144,6 +148,7 @@ class Engine:
     lost: str = ""
     example_target: str = ""
     built_per_byte: int = 0
+    ahead: bool = False
     wheel: str = ""
     package: str = ""
     mend: str = ""

@@ -23,6 +23,7 @@ class Conditions:
         rounds: Alternating latency rounds.
         max_drop: Points of top-1 that a TensorRT variant may lose against fp32; see
             `edgevit.runner.engines.tensorrt.gate`.
+        trust_code: Run a compiled engine in the bundle that another machine compiled.
     """
 
     engine: str = "auto"
@@ -31,3 +32,4 @@ class Conditions:
     batch: int = 1
     rounds: int = 50
     max_drop: float = 1.0
+    trust_code: bool = False

@@ -120,7 +120,7 @@ def measure(
         latency=latency,
         latency_conditions=_describe(conditions, threads) if latency else {},
         peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
-        warnings=[*choice.warnings, *_void(opened.build, telemetry)],
+        warnings=[*choice.warnings, *opened.warnings, *_void(opened.build, telemetry)],
         engine_used=used,
         telemetry=telemetry,
         build=opened.build,

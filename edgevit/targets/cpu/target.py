@@ -13,7 +13,6 @@ from dataclasses import replace
 from edgevit.bundle.manifest import EXACT_VARIANT
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sites import Role
-from edgevit.graph.split_linear import with_split_linears
 from edgevit.quantizers.codebook import FINE_BITS, CodebookGrid
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placement
@@ -23,6 +22,7 @@ from edgevit.targets.base import Lowered
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
+from edgevit.targets.cpu.split_linear import with_split_linears
 from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
@@ -111,6 +111,10 @@ class CpuTarget:
                 in_float=lambda name: {"kernel": "float32"},
             ),
         )
+
+    def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
+        """Return it as it is: `lower` has checked the kernels of this machine."""
+        return lowered
 
     def reference(self, graph: Graph) -> Lowered:
         """Write the float32 model."""

@@ -2,7 +2,7 @@
 
 Swin moves whole token rows in three steps (roll along two axes, then a transpose into windows),
 and back. Each step copies the tensor; together they are one fixed permutation of rows, which
-one Gather does in one copy.
+one Gather does in one copy. A LayerNorm works on rows, so the gather may as well go before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from edgevit.graph.model import Graph
 from edgevit.graph.rewrite import add_constant, call, replace
-from edgevit.graph.shapes import Shape, at_batch, reshape_argument, shape_of
+from edgevit.graph.shapes import Shape, args_of, at_batch, infer, reshape_argument, shape_of
 
 aten = torch.ops.aten
 _MOVES = {aten.reshape.default, aten.permute.default, aten.roll.default}
@@ -32,6 +32,49 @@ def with_gathered_rows(graph: Graph) -> Graph:
     graph.module.graph.eliminate_dead_code()
     graph.refresh()
     return graph
+
+
+def with_rows_before_norms(graph: Graph) -> Graph:
+    """Return a copy in which rows that are moved behind a LayerNorm are moved in front of it.
+
+    NVIDIA's compiler makes one kernel of a gather, a LayerNorm and a rounding in this order, and
+    two where the gather comes last. The numbers are the same; names of LayerNorms stay.
+    """
+    graph = graph.clone()
+    for norm in list(graph.module.graph.nodes):
+        if norm.target is aten.layer_norm.default and len(args_of(norm)[1]) == 1:
+            chain = _chain_behind(norm)
+            if any(node.target is not aten.reshape.default for node in chain):
+                _move_before(graph, norm, chain)
+    graph.module.graph.eliminate_dead_code()
+    graph.refresh()
+    return graph
+
+
+def _chain_behind(node: fx.Node) -> list[fx.Node]:
+    """Return the layout nodes behind a node, each read by the next alone."""
+    chain: list[fx.Node] = []
+    while len(node.users) == 1 and next(iter(node.users)).target in _MOVES:
+        node = next(iter(node.users))
+        chain.append(node)
+    return chain
+
+
+def _move_before(graph: Graph, norm: fx.Node, chain: list[fx.Node]) -> None:
+    source, last = args_of(norm)[0], chain[-1]
+    before, after = shape_of(norm), shape_of(last)
+    rows = _row_order(before, chain)
+    if rows is None or before[-1] != after[-1]:
+        return
+    index = add_constant(graph.module, f"{last.name}_rows", rows)
+    with graph.module.graph.inserting_before(norm):
+        flat = call(norm, aten.reshape.default, source, [-1, len(rows), before[-1]])  # [B, T, C]
+        moved = call(norm, aten.index_select.default, flat, 1, index)  # [B, T, C]
+    norm.args = (moved, *norm.args[1:])
+    norm.meta.update(infer(norm))
+    with graph.module.graph.inserting_before(last):
+        laid_out = call(last, aten.reshape.default, norm, reshape_argument(after, last))
+    replace(last, laid_out)
 
 
 def _chains(graph: Graph) -> list[list[str]]:

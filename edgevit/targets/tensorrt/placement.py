@@ -4,7 +4,9 @@ Rules (NVIDIA, TensorRT documentation, "Working with quantized types"; TensorRT 
 and 4167 for attention): scales are symmetric, per tensor for activations and per output channel for
 weights. A product is quantized where integer kernels exist and pay: linears inside blocks, of 16
 channels and more. The patch embedding (three channels), what stands between blocks and the head
-(one row per image) stay in float16, and so does attention in the main variant.
+(one row per image) stay in float16, and so does attention in the main variant. An attention is
+quantized as a whole or not at all: with codes for q k^T or for P V alone it is not fused, and
+a block has 16 kernels in place of 10 (TensorRT for RTX 1.7.1).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from edgevit.graph.attention import Attention, find_attention
 from edgevit.graph.blocks import blocks_of
 from edgevit.graph.model import Gemm, Graph, Site
-from edgevit.graph.operators import LAYOUT
+from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
@@ -27,6 +29,7 @@ SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is u
 ASKED = "asked for in the recipe"
 ONE_STEP = "TensorRT rounds a tensor with one step"
 ATTENTION = "attention is float16 here; the variant int8_attention quantizes it where that pays"
+_ON_SCORES = LAYOUT | {aten.add.Tensor}
 _FIXED_FLOAT = {
     Role.PATCH_IN: "the patch embedding stays in float16: three input channels",
     Role.HEAD_IN: "the head stays in float16: one row per image",
@@ -134,17 +137,25 @@ def _attention_sites(graph: Graph, main: Placement, limits: AttentionLimits) -> 
         pair = [gemms[node.name] for node in (attention.scores, attention.output)]
         sites = [site for gemm in pair for site in (gemm.left, gemm.right)]
         free = all(main.skipped.get(site.name) == ATTENTION for site in sites)
-        if free and _is_plain(attention) and _fits(attention, limits):
+        if free and _is_fused(attention) and _fits(attention, limits):
             found += sites
     return found
 
 
-def _is_plain(attention: Attention) -> bool:
-    """Return whether scores go straight into the softmax; what is in between is not fused."""
+def _is_fused(attention: Attention) -> bool:
+    """Return whether only constants are added between the scores and the softmax.
+
+    TensorRT for RTX 1.7.1 takes Swin's relative positions and masks into the kernel of attention,
+    in INT8 and FP8 as in FP16; a score that is scaled, or that another activation is added to,
+    was not seen to be fused.
+    """
     node: Any = args_of(attention.softmax)[0]
-    while node.target in LAYOUT:
-        node = args_of(node)[0]
-    return node is attention.scores
+    while node is not attention.scores:
+        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        if node.target not in _ON_SCORES or len(sources) != 1:
+            return False
+        node = sources[0]
+    return True
 
 
 def _fits(attention: Attention, limits: AttentionLimits) -> bool:

@@ -3,7 +3,8 @@
 Everything that decides on a precision reads this table: the targets before calibration, the
 conformance checker, the build policy and the board itself, so it needs nothing but Python 3.8.
 Sources: NVIDIA's TensorRT support matrix and migration guides (10.3 to 11.4.1), JetPack's release
-notes, and the limits of fused attention quoted by NVIDIA in NVIDIA/TensorRT issues 2981 and 4167.
+notes, and the limits of fused attention quoted by NVIDIA in NVIDIA/TensorRT issues 2981 and 4167;
+the shortest sequence in FP8 is what TensorRT for RTX 1.7.1 fuses, which agrees on INT8.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ class AttentionLimits:
     Args:
         head_sizes: Channels a head may have.
         max_sequence: Largest number of queries and of keys; None where there is no limit.
+        min_sequence: Smallest number of them.
     """
 
     head_sizes: tuple[int, ...]
     max_sequence: int | None = None
+    min_sequence: int = 1
 
     def allows(self, *, head_size: int, sequence: int) -> bool:
         """Return whether an attention of this size can be fused."""
         short_enough = self.max_sequence is None or sequence <= self.max_sequence
-        return head_size in self.head_sizes and short_enough
+        long_enough = sequence >= self.min_sequence
+        return head_size in self.head_sizes and short_enough and long_enough
 
 
 FP16_ATTENTION = AttentionLimits(head_sizes=tuple(range(16, 257, 8)))
 INT8_ATTENTION = AttentionLimits(head_sizes=(16, 32, 64), max_sequence=512)
-FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)))
+FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)), min_sequence=32)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit.errors import UnsupportedError
+from edgevit.graph.cut_heads import with_cut_heads
 from edgevit.graph.model import Graph
-from edgevit.graph.split_linear import with_split_linears
 from edgevit.quantizers.float8 import Float8Grid
 from edgevit.quantizers.quantized_graph import QuantizedGraph
 from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, Placement
@@ -21,6 +21,8 @@ from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
+from edgevit.targets.onnx.row_gather import with_rows_before_norms
+from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
 from edgevit.targets.tensorrt.placement import main_placement, variant_placements
@@ -47,8 +49,8 @@ class TensorRTTarget:
         self.precisions, self.engine = profile.precisions, profile.engine
 
     def prepare(self, graph: Graph) -> Graph:
-        """Split fused q, k, v projections: cut apart after it, the product gets no INT8 kernel."""
-        return with_split_linears(graph)
+        """Return the graph: a fused q, k, v projection is one product, the best there is."""
+        return graph
 
     def place(
         self,
@@ -104,6 +106,14 @@ class TensorRTTarget:
             ),
         )
 
+    def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
+        """Compile it with TensorRT for RTX, if that is here and knows the device's generation.
+
+        Raises:
+            DeviceError: It is the device's own compiler and makes no engine of it (EV752, EV753).
+        """
+        return with_kernels(lowered, self.profile, variant)
+
     def reference(self, graph: Graph) -> Lowered:
         """Write the float32 model."""
         return float_reference(graph)
@@ -143,9 +153,10 @@ def refuse_faults(found: Conformance) -> None:
 def write_model(quantized: QuantizedGraph) -> tuple[OnnxBuilder, QdqWriter]:
     """Return the finished model under construction, and its writer with the probes of products."""
     writer = QdqWriter(layers=quantized.layers, wide=quantized.float32_nodes)
-    builder = lower_graph(quantized.graph, writer)
+    graph = with_cut_heads(quantized.graph, apart=quantized.float32_nodes)
+    builder = lower_graph(with_rows_before_norms(graph), writer)
     wide = quantized.float32_nodes | writer.float32_names
-    to_half_body(builder, wide=wide, norms=quantized.float32_norms)
+    to_half_body(builder, wide=wide)
     return builder, writer
 
 

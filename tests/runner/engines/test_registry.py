@@ -28,8 +28,8 @@ def asking(parts, path, **engine):
 def test_the_engines_are_the_folders():
     folder = ROOT / "edgevit" / "runner" / "engines"
     folders = sorted(path.parent.name for path in folder.glob("*/__init__.py"))
-    assert list(all_engines()) == folders == ["onnxruntime", "tensorrt"]
-    assert engine_choices() == ("auto", "onnxruntime", "tensorrt")
+    assert list(all_engines()) == folders == ["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    assert engine_choices() == ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
 def test_looking_loads_no_library():
@@ -37,7 +37,7 @@ def test_looking_loads_no_library():
     blocked = f"import sys\nfor name in {sorted(LIBRARIES)}: sys.modules[name] = None\n"
     code = f"{blocked}from edgevit.runner.engines import all_engines\nprint(*all_engines())\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.split() == ["onnxruntime", "tensorrt"], done.stderr
+    assert done.stdout.split() == ["onnxruntime", "tensorrt", "tensorrt_rtx"], done.stderr
 
 
 def test_every_target_names_an_engine_or_runs_in_simulation_alone():
@@ -73,7 +73,7 @@ def test_an_engine_that_is_none_is_refused():
     ):
         with pytest.raises(UsageError, match="EV823") as caught:
             action()
-        assert caught.value.try_next == "One of auto, onnxruntime, tensorrt."
+        assert caught.value.try_next == "One of auto, onnxruntime, tensorrt, tensorrt_rtx."
 
 
 FOREIGN = {

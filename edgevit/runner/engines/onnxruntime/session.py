@@ -24,6 +24,8 @@ from edgevit.runner.engines.threads import check_threads
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edgevit.runner.engines.onnxruntime.plugin import ProviderPlugin
+
     Images = npt.NDArray[np.float32]
     Logits = npt.NDArray[np.float32]
 
@@ -48,6 +50,9 @@ class EngineSession:
             the model is refused when another provider than the CPU can't run all of it.
         optimize: False runs the graph as it is written, without any fusion.
         save_optimized: File to which the graph is written as ONNX Runtime rewrote it.
+        plugin: The provider as a registered library; None for one that ONNX Runtime has built in.
+        profile: Beginning of the name of the file to which ONNX Runtime writes the time of every
+            operator of every run; `end_profile` closes it.
 
     Raises:
         EnvironmentError_: onnxruntime is not installed (EV701) or can't be used (EV838).
@@ -65,10 +70,13 @@ class EngineSession:
         session_config: Mapping[str, str] | None = None,
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
+        plugin: ProviderPlugin | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
+        provider = provider if plugin is None else plugin.name
         self.provider = provider
         runtime = onnxruntime_module()
-        if provider not in runtime.get_available_providers():
+        if plugin is None and provider not in runtime.get_available_providers():
             raise _wrong_provider(provider, runtime.get_available_providers())
         defaults = _DEFAULT_CONFIG if provider == CPU else _DEVICE_CONFIG
         options = _options(runtime, threads)
@@ -78,12 +86,18 @@ class EngineSession:
         )
         if save_optimized is not None:
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.fspath(profile)
         try:
             exact = exact_config(runtime) if provider == CPU and optimize else {}
             for key, value in {**defaults, **exact, **(session_config or {})}.items():
                 options.add_session_config_entry(key, value)
-            before = _tasks()
-            self._session = runtime.InferenceSession(onnx, options, providers=[provider])
+            before, named = _tasks(), {"providers": [provider]}
+            if plugin is not None:
+                options.add_provider_for_devices(list(plugin.devices), dict(plugin.options))
+                named = {}  # providers in the options and by name exclude each other
+            self._session = runtime.InferenceSession(onnx, options, **named)
             self.threads = _threads(before) if threads is None else threads
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise _engine_failed("EV703", "The engine refuses the model.", error) from error
@@ -123,6 +137,10 @@ class EngineSession:
             )
         return np.asarray(logits, dtype=np.float32)
 
+    def end_profile(self) -> str:
+        """Stop profiling; return the path of the file."""
+        return str(self._session.end_profiling())
+
     def _ends(self) -> tuple[Any, str]:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
@@ -151,6 +169,8 @@ def session_from_bundle(
     threads: int | None = None,
     provider: str | None = None,
     variant: str | None = None,
+    plugin: ProviderPlugin | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> EngineSession:
     """Return a session for a bundle's quantized engine or its fp32 reference.
 
@@ -161,6 +181,8 @@ def session_from_bundle(
         provider: Another provider than the one the bundle was made for.
         variant: One of the bundle's variants; if left out the main one, or the form of it that is
             exact on this processor (`variant_here`).
+        plugin: As in `EngineSession`, in place of the provider.
+        profile: As in `EngineSession`.
 
     Raises:
         BundleError: The fp32 engine is asked for but not in the bundle (EV425), or the bundle asks
@@ -179,6 +201,8 @@ def session_from_bundle(
         threads=threads,
         session_config=config,
         optimize=kind == "fp32" or bundle.optimizes,
+        plugin=plugin,
+        profile=profile,
     )
 
 

@@ -10,8 +10,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.errors import DeviceError, UsageError
+from edgevit.errors import DeviceError, EdgeViTError, UnsupportedError, UsageError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog, logger_for
+from edgevit.runner.engines.tensorrt.deferring import deferred_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     """Called with (phase, steps done, steps); returning False stops the build."""
 
 _MOST_NAMED_ERRORS = 5
+_NO_UNIT = "HW-specific datatypes"
+"""Words of the compiler where a graph has FP8 or FP4 and the card no unit for it."""
 
 
 @dataclass(frozen=True)
@@ -107,27 +110,50 @@ def plan_from_onnx(
     Raises:
         DeviceError: The parser refuses the graph (EV752), it is no image classifier of one size
             (EV767), or no engine comes out (EV753).
+        UnsupportedError: The card has no unit for a type of the graph (EV437).
         UsageError: The settings can't be (EV754), or TensorRT refuses the batch sizes (EV768).
     """
     settings.check()
-    log = MessageLog() if log is None else log
+    job = _Job(settings, timing_cache, capabilities, MessageLog() if log is None else log)
+    with deferred_signals() as is_asked_to_stop:
+
+        def goes_on(phase: str, done: int, total: int) -> bool:
+            wanted = progress is None or progress(phase, done, total)
+            return wanted and not is_asked_to_stop()
+
+        return _build(trt, onnx, job, goes_on)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `plan_from_onnx` but the graph."""
+
+    settings: BuildSettings
+    timing_cache: bytes
+    capabilities: Sequence[str]
+    log: MessageLog
+
+
+def _build(trt: Any, onnx: bytes, job: _Job, progress: BuildProgress) -> BuildPlan:
+    log = job.log
     logger = logger_for(trt, log)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, onnx, log)
-    config = _config(trt, builder, network, settings)
-    if capabilities:
-        _compile_for(trt, config, capabilities)
-    cache = _attach_timing_cache(config, timing_cache, log)
-    if progress is not None:
-        config.progress_monitor = monitor_for(trt, progress)
+    config = _config(trt, builder, network, job.settings)
+    if job.capabilities:
+        _compile_for(trt, config, job.capabilities)
+    # ahead of time nothing is timed
+    cache = None if job.capabilities else _attach_timing_cache(config, job.timing_cache, log)
+    config.progress_monitor = monitor_for(trt, progress)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
     if plan is None:
-        raise _not_built(log, settings)
+        cards = ", ".join(job.capabilities) or "the card of this machine"
+        raise _not_built(log, job.settings, cards)
+    found = None if cache is None else config.get_timing_cache()
     del cache  # the builder refers to it until here
-    found = config.get_timing_cache()
     kept = bytes(found.serialize()) if found is not None else b""
     return BuildPlan(bytes(plan), kept, seconds, tuple(log.warnings))
 
@@ -231,12 +257,22 @@ def monitor_for(trt: Any, progress: BuildProgress) -> Any:
     return Monitor()
 
 
-def _not_built(log: MessageLog, settings: BuildSettings) -> DeviceError:
+def _not_built(log: MessageLog, settings: BuildSettings, cards: str) -> EdgeViTError:
+    why = log.reason("It says no reason; the build may have been stopped.")
+    if _NO_UNIT in why:
+        return UnsupportedError(
+            "EV437",
+            "The card can't compute in a type of the graph.",
+            where=cards,
+            why=why,
+            try_next="Leave out the card or the variant: FP8 is there from SM89 on (RTX 40), FP4"
+            " from SM120 on (RTX 50), INT8 and FP16 on all.",
+        )
     return DeviceError(
         "EV753",
         "TensorRT built no engine.",
         where="build_serialized_network",
-        why=log.reason("It says no reason; the build may have been stopped."),
+        why=why,
         try_next="If memory ran out: stop the desktop, add swap, and use a smaller workspace than"
         f" {settings.workspace_bytes >> 20} MiB or a smaller max_batch than {settings.max_batch}.",
     )

@@ -24,6 +24,7 @@ from edgevit.scratch import scratch_folder
 
 FOLDER_VARIABLE = "EDGEVIT_ENGINE_CACHE"
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def l4t_from_release(text: str) -> str:
 
 def engine_key(onnx: bytes, settings: BuildSettings, where: Identity) -> str:
     """Return the key of an engine, 64 hexadecimal digits."""
-    return _digest(
+    return digest_of(
         {
             "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
             "settings": settings.to_dict(),
@@ -78,10 +79,11 @@ def engine_key(onnx: bytes, settings: BuildSettings, where: Identity) -> str:
 
 def timing_key(where: Identity) -> str:
     """Return the key of the kernel timings of a machine; all its builds share them."""
-    return _digest({"identity": where.to_dict()})
+    return digest_of({"identity": where.to_dict()})
 
 
-def _digest(content: dict[str, Any]) -> str:
+def digest_of(content: dict[str, Any]) -> str:
+    """Return the key of what something depends on, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -147,6 +149,46 @@ class EngineCache:
         """
         if timings:
             self._write(self._timings_path(key).name, timings)
+
+    def remember_compiled(self, sha256: str) -> None:
+        """Note that this machine compiled an engine, wherever it is kept.
+
+        An engine is a program in effect; another's is run only if the user says so.
+
+        Raises:
+            EnvironmentError_: The folder can't be written (EV755).
+        """
+        self._write(f"compiled-{sha256}", b"")
+
+    def has_compiled(self, sha256: str) -> bool:
+        """Return whether this machine compiled the engine of this SHA-256."""
+        return (self.folder / f"compiled-{sha256}").is_file()
+
+    def kernels(self, key: str) -> bytes | None:
+        """Return the kernels that were made for this card; None if there are none.
+
+        Damaged ones are empty: no kernels are.
+        """
+        path = self.folder / f"kernels-{key}.cache"
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        return data if digest == hashlib.sha256(data).digest() else b""
+
+    def store_kernels(self, key: str, data: bytes) -> None:
+        """Store the kernels that were made for this card.
+
+        Raises:
+            EnvironmentError_: The folder can't be written (EV755).
+        """
+        self._write(f"kernels-{key}.cache", hashlib.sha256(data).digest() + data)
+
+    def forget_kernels(self, key: str) -> None:
+        """Remove kernels that do not fit."""
+        with suppress(FileNotFoundError):
+            (self.folder / f"kernels-{key}.cache").unlink()
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""

@@ -14,6 +14,7 @@ import numpy as np
 from edgevit.bundle import Bundle
 from edgevit.runner.engines.tensorrt.gate import Gate
 from edgevit.runner.engines.tensorrt.inspecting import EngineLayer, layers_from_inspector
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.runner.engines.tensorrt.layer_table import (
     EngineSummary,
     ProductRow,
@@ -55,12 +56,27 @@ class _Inspected:
     times_ms: Mapping[str, float]
 
 
-def layer_table(
-    bundle: Bundle, variant: str | None, session: TensorRTSession, image: npt.NDArray[np.float32]
-) -> list[ProductRow]:
-    """Return for each product of the bundle what the engine made of it."""
-    found = engine_layers(session, image)
-    return product_rows(bundle.layers(variant), found.layers, found.times_ms)
+def engine_tables(
+    bundle: Bundle, built: BuiltEngine, image: npt.NDArray[np.float32], *, max_batch: int
+) -> tuple[list[ProductRow], KernelTable]:
+    """Return for each product of the bundle what the engine made of it, and all its kernels.
+
+    Args:
+        bundle: The bundle it was built of.
+        built: The engine.
+        image: float32 [B, 3, H, W] that the times are taken with.
+        max_batch: Largest batch of the engine.
+    """
+    found = engine_layers(built.session, image)
+    rows = product_rows(bundle.layers(built.variant), found.layers, found.times_ms)
+    table = KernelTable(
+        variant=built.variant,
+        engine=built.session.engine,
+        capabilities=("SM" + built.where.compute_capability.replace(".", ""),),
+        max_batch=max_batch,
+        layers=found.layers,
+    )
+    return rows, table
 
 
 def choose_variant(
@@ -70,6 +86,7 @@ def choose_variant(
     options: EngineOptions = DEFAULTS,
     gate: Callable[[str, VariantSession], Gate] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    on_opened: Callable[[BuiltEngine], None] = lambda engine: None,
 ) -> tuple[Decision, tuple[Trial, ...]]:
     """Build all variants of a bundle on this device, measure them, and choose one.
 
@@ -79,6 +96,7 @@ def choose_variant(
         options: How engines are built and run.
         gate: Judges the accuracy of an engine.
         progress: Called with (stage, done, total).
+        on_opened: Called with each engine that was opened.
 
     Raises:
         EdgeViTError: An engine that passed its check fails while it is timed.
@@ -88,6 +106,7 @@ def choose_variant(
 
     def opener(variant: str) -> OpenedVariant:
         built.append(build_engine(bundle, variant, options=options))
+        on_opened(built[-1])
         return _open(bundle, built[-1], image)
 
     ordered = sorted(bundle.variants, key=lambda name: name != "fp16")  # the baseline first

@@ -32,7 +32,7 @@ def open_device(choice: str | None = None) -> CudaDevice:
     Raises:
         UsageError: There is no such adapter (EV756).
         EnvironmentError_: Its package is missing (EV757).
-        DeviceError: CUDA refuses to work (EV758).
+        DeviceError: CUDA refuses to work (EV758): for want of a driver (EV772) or a GPU (EV773).
     """
     named = choice or os.environ.get(CHOICE_VARIABLE) or ""
     if named and named not in ADAPTERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CHOICE_VARIABLE = "EDGEVIT_CUDA"
+WITHOUT_A_CARD = (
+    "Without a card `edgevit validate --engine onnxruntime` measures the accuracy on the CPU, and"
+    " `edgevit build` lists the kernels of an rtx-* bundle."
+)
+"""What can be done with a bundle where no GPU is."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,17 @@ def missing_cuda_error(name: str, error: Exception) -> EnvironmentError_:
     )
 
 
-def cuda_failed(call: str, why: str) -> DeviceError:
-    """Return the error for a CUDA call that failed."""
+def cuda_failed(call: str, why: str, number: int | None = None) -> DeviceError:
+    """Return the error for a CUDA call that failed.
+
+    Args:
+        call: Such as "cudaMalloc".
+        why: What CUDA says.
+        number: Of the error (cudaError_t), where it is known.
+    """
+    told = _CAUSES.get(number or 0)
+    if told is not None:
+        return told(call, why[:500])
     return DeviceError(
         "EV758",
         "CUDA failed.",
@@ -124,3 +139,56 @@ def cuda_failed(call: str, why: str) -> DeviceError:
         try_next="Check the driver with nvidia-smi (on a Jetson: sudo dmesg | tail), then try"
         f" another adapter: {CHOICE_VARIABLE}=ctypes.",
     )
+
+
+def cuda_failure_in(text: str, call: str) -> DeviceError | None:
+    """Return the error for the CUDA failure that a library reports among its messages, if any.
+
+    Args:
+        text: Such as "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is ...)".
+        call: What was asked of the library.
+    """
+    numbered = re.search(r"cudaError (\d+)", text)
+    if numbered:
+        return cuda_failed(call, text, int(numbered.group(1)))
+    return out_of_memory(call, text) if "out of memory" in text.lower() else None
+
+
+def driver_too_old(call: str, why: str) -> DeviceError:
+    """Return the error for a driver that is missing or older than the CUDA that calls it."""
+    return DeviceError(
+        "EV772",
+        "NVIDIA's driver is missing, or too old for this CUDA.",
+        where=call,
+        why=why,
+        try_next="nvidia-smi tells the driver and its CUDA. CUDA 13 needs driver 580 or newer; with"
+        " an older one take the packages for CUDA 12: pip install 'cuda-python>=12.6,<13', and for"
+        f" an rtx-* bundle tensorrt-rtx-cu12. {WITHOUT_A_CARD}",
+    )
+
+
+def no_card(call: str, why: str) -> DeviceError:
+    """Return the error for a machine without a GPU that CUDA could use."""
+    return DeviceError(
+        "EV773",
+        "There is no NVIDIA GPU here that could be used.",
+        where=call,
+        why=why,
+        try_next=f"nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide them. {WITHOUT_A_CARD}",
+    )
+
+
+def out_of_memory(call: str, why: str) -> DeviceError:
+    """Return the error for a GPU whose memory is used up."""
+    return DeviceError(
+        "EV774",
+        "The GPU's memory does not suffice.",
+        where=call,
+        why=why,
+        try_next="nvidia-smi lists what else uses it: end that, or take a smaller --batch or a"
+        " smaller model.",
+    )
+
+
+_CAUSES = {2: out_of_memory, 35: driver_too_old, 100: no_card}
+"""Number of a CUDA error (driver_types.h) -> the error that says what is to be done."""

@@ -42,6 +42,7 @@ _RETURNING: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cudaMalloc": (_POINTER, (_SIZE,)),
     "cudaHostAlloc": (_POINTER, (_SIZE, ctypes.c_uint)),
     "cudaStreamCreateWithFlags": (_POINTER, (ctypes.c_uint,)),
+    "cudaDriverGetVersion": (_INT, ()),
     "cudaEventCreate": (_POINTER, ()),
     "cudaEventElapsedTime": (ctypes.c_float, (_POINTER, _POINTER)),
     "cudaGraphInstantiate": (_POINTER, (_POINTER, ctypes.c_ulonglong)),

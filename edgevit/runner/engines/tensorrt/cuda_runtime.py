@@ -15,6 +15,7 @@ import numpy as np
 from edgevit.runner.engines.tensorrt.cuda_device import DeviceFacts, HostBuffer, cuda_failed
 
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
+_DRIVER_TOO_OLD = 35  # CUDA's number for it; also where there is none
 
 
 class RuntimeDevice:
@@ -25,7 +26,8 @@ class RuntimeDevice:
         adapter: The name under which it was chosen.
 
     Raises:
-        DeviceError: CUDA does not start, for want of a driver or a GPU (EV758).
+        DeviceError: There is no driver or too old a one (EV772), no GPU (EV773), or CUDA does
+            not start (EV758).
     """
 
     def __init__(self, runtime: Any, adapter: str) -> None:
@@ -137,5 +139,15 @@ class RuntimeDevice:
         if int(error):
             _, text = self._runtime.cudaGetErrorString(error)
             shown = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-            raise cuda_failed(name, f"{int(error)}: {shown}")
+            why = f"{int(error)}: {shown}"
+            if int(error) == _DRIVER_TOO_OLD:
+                why += f". {self._driver_text()}"
+            raise cuda_failed(name, why, int(error))
         return tuple(results)
+
+    def _driver_text(self) -> str:
+        """Return which CUDA the driver has; CUDA calls it too old where there is none."""
+        _, version = self._runtime.cudaDriverGetVersion()
+        if not version:
+            return "There is no driver."
+        return f"The driver has CUDA {version // 1000}.{version % 1000 // 10}."

@@ -10,6 +10,7 @@ from edgevit.runner.engines.tensorrt.cuda_device import (
     HostBuffer,
     cuda_failed,
     missing_cuda_error,
+    no_card,
 )
 
 
@@ -18,7 +19,7 @@ class TorchDevice:
 
     Raises:
         EnvironmentError_: PyTorch is not installed (EV769).
-        DeviceError: It sees no GPU (EV758).
+        DeviceError: It sees no GPU (EV773).
     """
 
     adapter = "torch"
@@ -29,7 +30,7 @@ class TorchDevice:
         except ImportError as error:
             raise missing_cuda_error("torch", error) from error
         if not torch.cuda.is_available():
-            raise cuda_failed("torch.cuda.is_available", "PyTorch sees no GPU.")
+            raise no_card("torch.cuda.is_available", "PyTorch sees none.")
         self._torch: Any = torch
         self._owned: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}

@@ -56,8 +56,13 @@ def _cuda(facts: Mapping[str, Any]) -> Finding:
         if python[module] is not None:
             found = f"{module} {python[module]}, which is used only where it is named"
             return warning_finding(name, found, f"export {CHOICE_VARIABLE}={module}")
-    driver = (facts["gpu"]["driver"] or "0").split(".")[0]
-    newer = driver.isascii() and driver.isdigit() and int(driver) >= _FIRST_DRIVER_OF_CUDA_13
+    newer = has_cuda_13(facts["gpu"]["driver"] or "")
     version = "'cuda-python>=13,<14'" if newer else "'cuda-python>=12.6,<13'"
     mend = f"{interpreter(facts)} -m pip install --user {version}"
     return missing_finding(name, "not installed", mend)
+
+
+def has_cuda_13(driver: str) -> bool:
+    """Return whether a driver such as "580.65.06" brings CUDA 13."""
+    release = driver.split(".")[0]
+    return release.isascii() and release.isdigit() and int(release) >= _FIRST_DRIVER_OF_CUDA_13

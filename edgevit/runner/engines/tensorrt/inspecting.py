@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from edgevit.errors import DeviceError
@@ -35,7 +36,9 @@ _TACTIC_PRECISIONS = (
     ("fp32", r"f32f32|sgemm|tf32"),
 )
 _PRODUCTS = {"Fc", "Conv", "Matm", "Gemm"}
-_CODES = {"int8", "fp8", "fp4"}
+CODES = frozenset({"int8", "fp8", "fp4"})
+"""Precisions of codes; a kernel computes in them or dequantizes them first."""
+_NOT_KERNELS = ("constant", "noop", "signal", "wait")
 _NARROWEST_FIRST = ("fp4", "int8", "fp8", "fp16", "bf16", "fp32")
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _HASH = re.compile(r"_0x[0-9a-f]+")  # its digits may spell "bf16"
@@ -58,6 +61,11 @@ class LayerOperand:
     name: str
     precision: str
     shape: tuple[int, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Return whether it is more than a scale or a bias."""
+        return sum(size != 1 for size in self.shape) > 1
 
 
 @dataclass(frozen=True)
@@ -88,34 +96,52 @@ class EngineLayer:
         told = _first_match(_TACTIC_PRECISIONS, _HASH.sub("", self.tactic))
         if told:
             return told
+        if self._dequantizes_first:
+            return _narrowest(one.precision for one in self.outputs if one.precision not in CODES)
         found = self._matrices if self.holds_product else []
         if len(found) > 1:
             return _multiplied_in(found)
         return _narrowest({operand.precision for operand in self.inputs})
 
     @property
+    def _dequantizes_first(self) -> bool:
+        """Return whether codes are turned into floats inside it before they are multiplied.
+
+        "CastMulCastMulCastFc" reads two matrices of codes and multiplies two of floats.
+        """
+        before = list(takewhile(lambda part: part not in _PRODUCTS, self._parts))
+        return len(before) < len(self._parts) and "Cast" in before and "Mul" in before
+
+    @property
     def _matrices(self) -> list[str]:
         """The precisions of its operands that are more than scales and biases."""
         operands = [*self.inputs, *self.constants]
-        return [one.precision for one in operands if sum(size != 1 for size in one.shape) > 1]
+        return [one.precision for one in operands if one.is_matrix]
 
     @property
     def holds_product(self) -> bool:
         """Return whether a matrix product or a convolution is computed in it."""
-        if self.kind.lower() in ("gemm", "runtime_fusion") or self.is_attention:
+        if self.kind.lower() in ("gemm", "runtime_fusion", "correlation") or self.is_attention:
             return True
-        found = _MYELIN.search(self.name)
-        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
-        return any(part in _PRODUCTS for part in parts)
+        return any(part in _PRODUCTS for part in self._parts)
 
     @property
     def only_moves(self) -> bool:
         """Return whether it computes nothing: reformats, casts, (de)quantizes or rearranges."""
         if self.kind.lower() in ("reformat", "shuffle", "noop") or "CopyNode" in self.name:
             return True
+        return bool(self._parts) and all(part[:4] in _MOVING for part in self._parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        """The operations in Myelin's name of it: Fc, Cast for "__myl_FcCast_myl0_17"."""
         found = _MYELIN.search(self.name)
-        parts = re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
-        return bool(parts) and all(part[:4] in _MOVING for part in parts)
+        return re.findall(r"[A-Z][a-z0-9]*", found.group(1)) if found else []
+
+    @property
+    def runs(self) -> bool:
+        """Return whether it is a kernel, not a constant or a signal between streams."""
+        return self.kind.lower() not in _NOT_KERNELS
 
     @property
     def is_attention(self) -> bool:
@@ -137,7 +163,9 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
         layers = content.get("Layers", content.get("layers"))
         return tuple(_layer(layer) for layer in layers)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise _unreadable("the engine inspector's JSON", error) from error
+        raise unreadable_error(
+            "the engine inspector's JSON", f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _narrowest(precisions: Iterable[str]) -> str:
@@ -148,7 +176,7 @@ def _narrowest(precisions: Iterable[str]) -> str:
 def _multiplied_in(matrices: Sequence[str]) -> str:
     """Return the narrowest precision that two operands share; codes beside floats become floats."""
     shared = _narrowest(name for name in matrices if matrices.count(name) > 1)
-    return shared or _narrowest(name for name in matrices if name not in _CODES)
+    return shared or _narrowest(name for name in matrices if name not in CODES)
 
 
 def precision_from_format(text: str) -> str:
@@ -198,10 +226,12 @@ def _first_match(table: tuple[tuple[str, str], ...], text: str) -> str:
     return next((name for name, pattern in table if re.search(pattern, lowered)), "")
 
 
-def _unreadable(what: str, error: Exception) -> DeviceError:
+def unreadable_error(what: str, why: str) -> DeviceError:
+    """Return the error for a text that is not what an engine tells of itself (EV765)."""
     return DeviceError(
         "EV765",
         f"This is not {what}.",
-        why=f"{type(error).__name__}: {error}"[:300],
-        try_next="Export it again; it may have been cut off.",
+        why=why[:300],
+        try_next="Export or build it again; it may have been cut off. Else report it with the"
+        " engine's version.",
     )

@@ -33,6 +33,11 @@ class KernelTable:
     layers: tuple[EngineLayer, ...] = field(repr=False)
     list_sha256: str = ""
 
+    @property
+    def num_kernels(self) -> int:
+        """Number of kernels that run."""
+        return sum(layer.runs for layer in self.layers)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         return asdict(self)

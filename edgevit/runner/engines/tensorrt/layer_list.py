@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgevit.errors import DeviceError
 from edgevit.runner.engines.tensorrt.inspecting import (
     ONNX_NODE,
     EngineLayer,
     LayerOperand,
     precision_from_format,
+    unreadable_error,
 )
 
 HEADING = "Layers:"
@@ -40,12 +40,8 @@ def layers_from_log(message: str) -> tuple[EngineLayer, ...]:
     """
     found = [_LINE.match(line) for line in _lines(message)]
     if not found or None in found:
-        raise DeviceError(
-            "EV765",
-            "This is not a compiler's list of kernels.",
-            why=f"{sum(one is None for one in found)} of {len(found)} lines can't be read.",
-            try_next="Compile again; report it with the version of TensorRT for RTX.",
-        )
+        why = f"{sum(one is None for one in found)} of {len(found)} lines can't be read."
+        raise unreadable_error("a compiler's list of kernels", why)
     return tuple(_layer(one) for one in found if one is not None)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevit.runner.engines.tensorrt.inspecting import EngineLayer
+from edgevit.runner.engines.tensorrt.fallback_reasons import Evidence, reason_for
+from edgevit.runner.engines.tensorrt.inspecting import CODES, EngineLayer
 
 _FLOAT_KERNELS = ("float32", "float16", "fp32", "fp16")
-_LOW = ("int8", "fp8", "fp4")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class EngineSummary:
     """An engine in numbers; times are null (None) when nothing was profiled.
 
     Args:
-        kernels: Layers that run, constants left out.
+        kernels: Layers that run; constants and signals between streams are left out.
         moves: Layers that only reformat, cast or rearrange.
         moves_ms: Their time.
         attention: Fused attention kernels.
@@ -106,11 +106,11 @@ def summary(
     times_ms: Mapping[str, float] | None = None,
 ) -> EngineSummary:
     """Return an engine in numbers; arguments as `product_rows`, whose result is `rows`."""
-    running = [layer for layer in layers if layer.kind.lower() not in ("constant", "noop")]
+    running = [layer for layer in layers if layer.runs]
     moves = [layer for layer in running if layer.only_moves]
     attention = [layer for layer in running if layer.is_attention]
-    low = [row for row in rows if row.asked in _LOW]
-    missed = [row for row in low if row.chosen not in _LOW]
+    low = [row for row in rows if row.asked in CODES]
+    missed = [row for row in low if row.chosen not in CODES]
 
     def spent(names: set[str]) -> float | None:
         return None if not times_ms else sum(times_ms.get(name, 0.0) for name in names)
@@ -193,18 +193,8 @@ def _asked_bits(product: Mapping[str, Any]) -> str:
 
 def _reason(asked: str, layer: EngineLayer | None, producers: Mapping[str, EngineLayer]) -> str:
     """Return why a product is not as asked, as far as the engine tells."""
-    if layer is None:
-        return "fused away: no kernel of the engine names it"
-    if asked not in _LOW:
+    if layer is not None and (asked not in CODES or layer.precision == asked):
         return ""
-    if layer.precision in _LOW:
-        return "" if layer.precision == asked else f"runs in {layer.precision}"
-    if not layer.precision:
-        return "the engine does not tell its precision (built without detailed verbosity)"
-    kinds = {item.precision for item in layer.inputs}
-    before = [producers[item.name] for item in layer.inputs if item.name in producers]
-    if any(source.only_moves for source in before):
-        return f"reformat: its input is converted to {layer.precision} first"
-    if kinds & set(_LOW):
-        return f"no kernel: {asked} input, but TensorRT chose one for {layer.precision}"
-    return f"its input stays {layer.precision}: the Q/DQ around it did not fuse"
+    inputs = () if layer is None else layer.inputs
+    before = tuple(producers[item.name] for item in inputs if item.name in producers)
+    return reason_for(Evidence(asked, layer, before))

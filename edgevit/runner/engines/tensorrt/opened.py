@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.tensorrt.building import BuildSettings
-from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
+from edgevit.runner.engines.tensorrt.choosing import choose_variant, engine_tables
+from edgevit.runner.engines.tensorrt.cuda import open_device
 from edgevit.runner.engines.tensorrt.gate import gate_against
-from edgevit.runner.engines.tensorrt.opening import EngineOptions, engine_for
+from edgevit.runner.engines.tensorrt.library import TENSORRT, Library
+from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine
 from edgevit.runner.engines.tensorrt.parity import simulated_logits
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
@@ -35,42 +37,73 @@ def open_kept(
     progress: Progress,
     *,
     stands_in: bool,
+    library: Library = TENSORRT,
 ) -> OpenedBundle:
     """Return the engines; arguments as in `edgevit.runner.engines.base.Open`.
+
+    Args:
+        library: TensorRT, or TensorRT for RTX.
 
     Raises:
         DeviceError: No variant may be used (EV827).
         EdgeViTError: What TensorRT and CUDA raise.
     """
     settings = BuildSettings(best_batch=conditions.batch, max_batch=max(16, conditions.batch))
-    options, golden = EngineOptions(settings=settings), bundle.golden()
-    gate, sessions = None, {}
+    options = EngineOptions(settings=settings, library=library, trust_code=conditions.trust_code)
+    golden, gate, sessions = bundle.golden(), None, {}
+    notes: list[str] = []
+    _check_device(library)
     if bundle.has_reference:
         progress("build fp32", 0, 1)
-        sessions["fp32"] = engine_for(bundle, "fp32", options=options)
+        fp32 = build_engine(bundle, "fp32", options=options)
+        sessions["fp32"] = fp32.session
+        notes += fp32.notes
         progress("build fp32", 1, 1)
         gate = gate_against(sessions["fp32"], conditions.max_drop, batches, normalize)
     plan = TrialPlan(
         golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
     )
-    decision, _ = choose_variant(bundle, plan, options=options, gate=gate, progress=progress)
-    kept = _keep_text(decision)
-    sessions["engine"] = engine_for(bundle, kept, options=options)
-    rows = layer_table(bundle, kept, sessions["engine"], normalize(golden["images"][:1]))
+    decision, _ = choose_variant(
+        bundle,
+        plan,
+        options=options,
+        gate=gate,
+        progress=progress,
+        on_opened=lambda engine: notes.extend(engine.notes),
+    )
+    kept = keep_text(decision)
+    built = build_engine(bundle, kept, options=options)
+    sessions["engine"] = built.session
+    rows, table = engine_tables(
+        bundle, built, normalize(golden["images"][:1]), max_batch=settings.max_batch
+    )
+    shown = {"layers": [row.to_dict() for row in rows], "kernels": table.to_dict()}
     return OpenedBundle(
         sessions=sessions,
-        golden=_golden_of(golden, kept),
+        golden=golden_of(golden, kept),
         variant=kept,
-        build={**decision.to_dict(), "layers": [row.to_dict() for row in rows]},
+        build={**decision.to_dict(), **shown},
+        warnings=tuple(dict.fromkeys(notes)),
     )
 
 
-def _golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
+def _check_device(library: Library) -> None:
+    """Refuse a machine without the device at once, not once for each variant."""
+    library.load()
+    library.capabilities(open_device().facts())
+
+
+def golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
     """Return the golden arrays as if the variant were the only one."""
     return {**golden, "logits_simulated": simulated_logits(golden, variant)}
 
 
-def _keep_text(decision: Decision) -> str:
+def keep_text(decision: Decision) -> str:
+    """Return the variant that is kept.
+
+    Raises:
+        DeviceError: None may be used (EV827).
+    """
     if decision.kept is None:
         raise DeviceError(
             "EV827",

@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.errors import DeviceError, UsageError
-from edgevit.runner.engines.tensorrt.bindings import (
-    MessageLog,
-    load_tensorrt,
-    logger_for,
-    version_from_text,
-    version_text,
-)
+from edgevit.runner.engines.tensorrt.bindings import MessageLog, logger_for
 from edgevit.runner.engines.tensorrt.cuda import open_device
-from edgevit.runner.engines.tensorrt.cuda_device import CudaDevice, HostBuffer
+from edgevit.runner.engines.tensorrt.cuda_device import CudaDevice, HostBuffer, cuda_failure_in
+from edgevit.runner.engines.tensorrt.library import TENSORRT, Library
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from edgevit.runner.engines.tensorrt.kept_kernels import KernelStore
 
     Images = npt.NDArray[np.float32]
     Logits = npt.NDArray[np.float32]
@@ -49,18 +46,21 @@ class TensorRTSession:
 
     Args:
         plan: A serialized engine, built on this device with this TensorRT.
-        trt: The module `tensorrt`; loaded if left out.
+        trt: The library's module; loaded if left out.
         device: What `open_device` returns; opened if left out.
         graph: False enqueues every kernel anew instead of launching a CUDA graph.
         log: Collects TensorRT's messages.
+        library: TensorRT, or TensorRT for RTX.
+        store: Where TensorRT for RTX keeps the kernels it makes for this card.
 
     Raises:
-        EnvironmentError_: TensorRT or CUDA is missing (EV750, EV751, EV757).
+        EnvironmentError_: The library or CUDA is missing (EV750, EV751, EV757, EV770).
         DeviceError: The plan does not load here (EV760), it is no image classifier with float32
-            ends (EV761), or CUDA fails (EV758).
+            ends (EV761), there is no driver (EV772), GPU (EV773) or memory (EV774) for it, or CUDA
+            fails (EV758); for TensorRT for RTX also as
+            `edgevit.runner.engines.tensorrt_rtx.validity.check_engine`.
     """
 
-    provider = "TensorRT"
     threads: int | None = None
 
     def __init__(
@@ -71,19 +71,25 @@ class TensorRTSession:
         device: CudaDevice | None = None,
         graph: bool = True,
         log: MessageLog | None = None,
+        library: Library = TENSORRT,
+        store: KernelStore | None = None,
     ) -> None:
-        self._trt = load_tensorrt() if trt is None else trt
+        self._trt = library.load() if trt is None else trt
         self.log = MessageLog() if log is None else log
-        self.engine = f"tensorrt {version_text(version_from_text(self._trt.__version__))}"
+        self.provider = library.title
+        self.engine = f"{library.name} {library.version(self._trt)}"
         self._logger = logger_for(self._trt, self.log)
         self._runtime = self._trt.Runtime(self._logger)  # must outlive the engine
+        library.check(self._trt, self._runtime, plan, self.log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise _does_not_load(self.log)
-        self._context = self._engine.create_execution_context()
+        self._running: Any = library.start(self._trt, self._engine, store, self.log)
+        self._context, self.notes = self._running.context, self._running.notes
         if self._context is None:
             raise _failure("create_execution_context", self.log)
         self._ends = _ends(self._trt, self._engine)
+        self._kept_batches: set[int] = set()
         self.device = open_device() if device is None else device
         self._use_graph, self._graph, self._batch, self._repeats = graph, None, 0, 0
         self._pointers: list[Any] = []
@@ -181,7 +187,7 @@ class TensorRTSession:
         if self._stream is not None:
             self.device.release_stream(self._stream)
             self._stream = None
-        self._context = self._engine = None  # in this order, before the runtime
+        self._running = self._context = self._engine = None  # in this order, before the runtime
 
     def __enter__(self) -> TensorRTSession:
         return self
@@ -210,6 +216,9 @@ class TensorRTSession:
         size = batch * self._ends.classes * _FLOAT_BYTES
         self.device.copy_out(self._host_out, self._pointers[1], size, self._stream)
         self.device.synchronize(self._stream)
+        if batch not in self._kept_batches:
+            self._kept_batches.add(batch)
+            self._running.keep()
         found = _view(self._host_out, (batch, self._ends.classes))
         logits: Logits = found[: len(images)].copy()  # the next run writes the buffer again
         return logits
@@ -309,10 +318,11 @@ def _profiler(trt: Any) -> Any:
 
 
 def _does_not_load(log: MessageLog) -> DeviceError:
-    return DeviceError(
+    call = "deserialize_cuda_engine"
+    return cuda_failure_in(log.reason(""), call) or DeviceError(
         "EV760",
         "The engine does not load here.",
-        where="deserialize_cuda_engine",
+        where=call,
         why=log.reason("An engine runs only on the device and TensorRT version it was built with."),
         try_next="Build it again on this device.",
     )
@@ -328,7 +338,7 @@ def _not_a_classifier(why: str) -> DeviceError:
 
 
 def _failure(where: str, log: MessageLog) -> DeviceError:
-    return DeviceError(
+    return cuda_failure_in(log.reason(""), where) or DeviceError(
         "EV763",
         "TensorRT failed while running.",
         where=where,

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgevit.errors import EnvironmentError_
 from edgevit.runner.engines.base import Engine, OpenedBundle
+from edgevit.runner.engines.tensorrt_rtx.findings import rtx_findings
 
 
 def _available() -> EnvironmentError_ | None:
@@ -19,7 +20,9 @@ def _available() -> EnvironmentError_ | None:
 
 
 def _open(*arguments: Any, **options: Any) -> OpenedBundle:
-    raise NotImplementedError
+    from edgevit.runner.engines.tensorrt_rtx.opened import open_rtx
+
+    return open_rtx(*arguments, **options)
 
 
 ENGINE = Engine(
@@ -40,6 +43,10 @@ ENGINE = Engine(
     lost="roundings to float16 that the graph asks for are dropped",
     example_target="rtx-ada",
     built_per_byte=4,
+    ahead=True,
     wheel="tensorrt-rtx-cu13",
-    mend="pip install 'edgevit[rtx]', or tensorrt-rtx-cu12 where the driver has CUDA 12 only.",
+    mend="python3 -m pip install tensorrt-rtx-cu13 there, or tensorrt-rtx-cu12 where the driver has"
+    " CUDA 12 only. To check accuracy alone, on its CPU: pip install onnxruntime there, and"
+    " --engine onnxruntime.",
+    findings=rtx_findings,
 )

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Sequence
 
+from edgevit.bundle.manifest import CAPABILITIES
 from edgevit.errors import UsageError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog
 from edgevit.runner.engines.tensorrt.building import BuildSettings, plan_from_onnx
@@ -17,9 +18,10 @@ from edgevit.runner.engines.tensorrt.inspecting import EngineLayer
 from edgevit.runner.engines.tensorrt.layer_list import HEADING, layers_from_log
 from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 
-AHEAD = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+AHEAD = CAPABILITIES
 """Compute capabilities that TensorRT for RTX 1.7.1 compiles for without a GPU."""
-_DEFAULTS = BuildSettings(best_batch=8, max_batch=16)
+SETTINGS = BuildSettings(best_batch=8, max_batch=16)
+"""Batch sizes of engines that are compiled ahead of time unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class CompiledEngine:
 
 
 def compiled_from_onnx(
-    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = _DEFAULTS
+    onnx: bytes, capabilities: Sequence[str], *, settings: BuildSettings = SETTINGS
 ) -> CompiledEngine:
     """Compile a graph.
 
@@ -59,8 +61,8 @@ def compiled_from_onnx(
         UsageError: A capability that it does not compile for (EV771), or settings that can't be
             (EV754).
         EnvironmentError_: TensorRT for RTX is missing (EV770).
-        DeviceError: It can't read the graph (EV752) or makes no engine of it (EV753), as from FP8
-            for a card without it.
+        DeviceError: It can't read the graph (EV752) or makes no engine of it (EV753).
+        UnsupportedError: A card has no unit for a type of the graph (EV437), as FP8 before SM89.
     """
     check_capabilities(capabilities)
     trt = load_rtx()
@@ -82,6 +84,11 @@ def compiled_from_onnx(
         seconds=plan.build_seconds,
         warnings=plan.warnings,
     )
+
+
+def capability_of(compute_capability: str) -> str:
+    """Return what the compiler calls a compute capability: "SM89" for "8.9"."""
+    return f"SM{compute_capability.replace('.', '')}"
 
 
 def check_capabilities(capabilities: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class OnnxAttention:
         between: Nodes between `scores` and the softmax, from the softmax backwards.
         query, key, weights, value: The operands of the two products.
         head_size: Channels of a head, None if unknown.
+        heads: How many, None if unknown.
         sequence: Number of queries or keys, whichever is larger; None if unknown.
     """
 
@@ -39,6 +40,7 @@ class OnnxAttention:
     weights: Operand
     value: Operand
     head_size: int | None
+    heads: int | None
     sequence: int | None
 
     @property
@@ -120,8 +122,17 @@ def _attention(
         weights=operand_of(view, read),
         value=operand_of(view, other),
         head_size=head_size,
+        heads=_heads(view.shape(first.output[0])),
         sequence=sequence,
     )
+
+
+def _heads(scores: Shape | None) -> int | None:
+    """Return H of [B, H, S_q, S_k], 1 of [B, S_q, S_k]."""
+    if scores is None or len(scores) < 3:
+        return None
+    heads = scores[-3] if len(scores) > 3 else 1
+    return heads if isinstance(heads, int) else None
 
 
 def _sizes(left: Shape | None, right: Shape | None) -> tuple[int | None, int | None]:

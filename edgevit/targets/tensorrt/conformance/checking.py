@@ -9,15 +9,6 @@ from typing import Any
 
 import onnx
 
-from edgevit.targets.tensorrt.conformance import (  # noqa: F401 - importing them enters their rules
-    rules_attention,
-    rules_codes,
-    rules_device,
-    rules_file,
-    rules_operators,
-    rules_placement,
-    rules_scales,
-)
 from edgevit.targets.tensorrt.conformance.rule import (
     RULES,
     BuildFacts,

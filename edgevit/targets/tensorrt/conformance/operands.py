@@ -160,6 +160,10 @@ def grid_values(view: GraphView, quantizer: Quantizer) -> tuple[Array | None, Ar
 def operand_of(view: GraphView, name: str) -> Operand:
     """Follow an input of a product back through layout and scaling to what it comes from."""
     passed, origin = view.back(name, OPERAND_OPS)
+    rolled = view.producer(origin, ("Concat",))
+    sources = {view.back(part, LAYOUT_OPS)[1] for part in rolled.input} if rolled else set()
+    if rolled and len(sources) == 1:  # parts of one tensor in another order, as Swin's shift
+        passed, origin = [*passed, rolled], sources.pop()
     found = quantizer_of(view, view.producer(origin))
     dequantizer = None if found is None or found.quantizes else found
     return Operand(passed=tuple(passed), origin=origin, dequantizer=dequantizer)

@@ -16,6 +16,8 @@ from edgevit.targets.tensorrt.conformance.operands import (
 from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import FP8, INT8, GraphView
 
+_FUSES_ONE_HEAD = 89
+
 
 @rule(
     20,
@@ -51,7 +53,8 @@ def _output_is_quantized(view: GraphView, found: OnnxAttention) -> bool:
     Level.WARNING,
     "quantized attention has a size that is fused",
     source="NVIDIA/TensorRT issues 2981, 3714: INT8 up to 512 tokens, heads of 16, 32 or 64; "
-    "ModelOpt: FP8 heads of 9 to 256",
+    "ModelOpt: FP8 heads of 9 to 256; TensorRT for RTX 1.7.1 compiles INT8 so, and FP8 from 32 "
+    "tokens",
     remedy="Leave the two products of this attention in FP16.",
 )
 def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
@@ -67,12 +70,16 @@ def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
             limits = profile.fp8_attention
         elif INT8 not in found.code_types:
             continue
+        if INT8 in found.code_types and found.heads == 1 and profile.sm < _FUSES_ONE_HEAD:
+            yield Fault(name, "a single head is not fused before compute capability 8.9")
         head, sequence = found.head_size, found.sequence
         if head is not None and head not in limits.head_sizes:
             yield Fault(name, f"heads of {head} channels are not fused")
         longest = limits.max_sequence
         if sequence is not None and longest is not None and sequence > longest:
             yield Fault(name, f"{sequence} tokens, at most {longest} are fused")
+        if sequence is not None and sequence < limits.min_sequence:
+            yield Fault(name, f"{sequence} tokens, fewer than {limits.min_sequence} are not fused")
 
 
 @rule(

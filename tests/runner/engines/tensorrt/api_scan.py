@@ -23,8 +23,11 @@ CLASS_OF_VARIABLE = {
     "engine": "ICudaEngine",
     "self._context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
-FILES_WITH_OBJECTS = ("building.py", "session.py")
+FILES_WITH_OBJECTS = ("building.py", "session.py", "library.py", "validity.py")
 
 
 def names_in(source: str, *, objects: bool) -> set[str]:

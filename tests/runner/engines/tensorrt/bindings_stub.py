@@ -22,7 +22,10 @@ WHEELS = {
     "10.13": "tensorrt-cu12-bindings==10.13.3.9",
     "11.4": "tensorrt-cu13-bindings==11.4.0.106",
 }
+RTX = "rtx-1.7"
+"""TensorRT for RTX: the bindings that are installed, if any."""
 _LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
+_RTX_LIBRARIES = ("tensorrt_rtx", "tensorrt_onnxparser_rtx")
 _MODULE = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 
 
@@ -37,10 +40,20 @@ def prepare(folder: Path) -> None:
         if not (home / "tensorrt_bindings").is_dir():
             _download(requirement, home)
         (home / "tensorrt.py").write_text(_MODULE)
-    slots = json.loads((HERE / "slots.json").read_text())
-    library = _compiled(folder, list(slots["10.3"]))
+    library, slots = _stub(folder)
     for version in WHEELS:
-        _name_libraries(version, folder / version, library, slots[version])
+        names = [f"lib{name}.so.{version.split('.')[0]}" for name in _LIBRARIES]
+        _name_libraries(folder / version, library, names, slots[version])
+
+
+def prepare_rtx(folder: Path) -> None:
+    """Fill a sub-folder of `folder` for TensorRT for RTX, whose own libraries are kept out."""
+    libraries = folder / RTX / "tensorrt_rtx_libs"  # the package that would load them
+    libraries.mkdir(parents=True, exist_ok=True)
+    (libraries / "__init__.py").write_text("")
+    library, slots = _stub(folder)
+    names = [f"lib{name}.so.1" for name in _RTX_LIBRARIES]
+    _name_libraries(folder / RTX, library, names, slots[RTX])
 
 
 def environment(folder: Path, version: str) -> dict[str, str]:
@@ -69,10 +82,17 @@ def _download(requirement: str, home: Path) -> None:
         wheel.extractall(home)
 
 
+def _stub(folder: Path) -> tuple[Path, dict[str, dict[str, int]]]:
+    """Return the stub library and the positions of each version."""
+    slots = json.loads((HERE / "slots.json").read_text())
+    return _compiled(folder, sorted({name for table in slots.values() for name in table})), slots
+
+
 def _compiled(folder: Path, names: list[str]) -> Path:
     """Return the stub library, compiled once for all versions."""
     source, library = HERE / "stub.cpp", folder / "libstub.so"
-    if library.exists() and library.stat().st_mtime > source.stat().st_mtime:
+    newest = max(file.stat().st_mtime for file in (source, HERE / "slots.json"))
+    if library.exists() and library.stat().st_mtime > newest:
         return library
     defines = [f'-D{name}=at("{name}")' for name in names]
     command = ["g++", "-std=c++17", "-O0", "-shared", "-fPIC", "-ftemplate-depth=200"]
@@ -86,12 +106,12 @@ def _compiled(folder: Path, names: list[str]) -> Path:
     return library
 
 
-def _name_libraries(version: str, home: Path, library: Path, slots: dict[str, int]) -> None:
+def _name_libraries(home: Path, library: Path, names: list[str], slots: dict[str, int]) -> None:
     """Give the stub the names of NVIDIA's libraries, and this version's positions."""
     stub = home / "stub"
     stub.mkdir(exist_ok=True)
-    for name in _LIBRARIES:
-        link = stub / f"lib{name}.so.{version.split('.')[0]}"
+    for name in names:
+        link = stub / name
         link.unlink(missing_ok=True)
         link.symlink_to(library)
     lines = [f"{name} {slot}\n" for name, slot in slots.items()]

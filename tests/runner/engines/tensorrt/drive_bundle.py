@@ -12,7 +12,7 @@ from edgevit.bundle import open_bundle
 from edgevit.runner.engines import choice
 from edgevit.runner.engines.tensorrt import ENGINE
 from edgevit.runner.engines.tensorrt.building import BuildSettings
-from edgevit.runner.engines.tensorrt.choosing import choose_variant, layer_table
+from edgevit.runner.engines.tensorrt.choosing import choose_variant, engine_tables
 from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine, engine_for
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
@@ -36,7 +36,7 @@ def main():
     session = engine_for(bundle, options=options)
     engine_for(bundle, "fp32", options=options)  # another engine: float32, without TF32
     plans = sorted(path.read_bytes().decode() for path in cache.glob("*.plan"))
-    rows = layer_table(bundle, None, session, image)
+    rows, table = engine_tables(bundle, third, image, max_batch=4)
     plan = TrialPlan(golden=golden, normalize=normalize, rounds=5, warmup=1)
     decision, trials = choose_variant(bundle, plan, options=options)
     chosen = choice.choose_engine({"target": "jetson-orin-nano"}, "auto")
@@ -52,6 +52,7 @@ def main():
                 "plans": plans,
                 "validate": [chosen.name, chosen.stands_in],
                 "rows": [row.to_dict() for row in rows],
+                "kernels": table.to_dict(),
                 "decision": decision.to_dict(),
                 "rounds": [len(trial.samples_ms) for trial in trials],
             }

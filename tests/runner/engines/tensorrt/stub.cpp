@@ -24,7 +24,8 @@ static int at(const char* name) {
         std::string key;
         for (int slot; file >> key >> slot;) slots[key] = slot;
     }
-    return slots.at(name);
+    auto found = slots.find(name);
+    return found == slots.end() ? -1 : found->second;  // this version has no such function
 }
 
 struct Dims {
@@ -37,7 +38,8 @@ using Function = void (*)();
 template <int Class, int Slot> void missing() {
     static const char* const names[] = {"builder", "network",  "tensor",  "config",  "profile",
                                         "timings", "memory",   "runtime", "engine",  "context",
-                                        "inspector", "parser", "error",   "outer"};
+                                        "inspector", "parser", "error",   "outer",
+                                        "settings", "kernels"};
     fprintf(stderr, "stub: slot %d of %s was called\n", Slot, names[Class]);
     abort();
 }
@@ -79,7 +81,7 @@ template <int Class, class State> Outer* object(State* state) {
     return new Outer{table<13>(), state};
 }
 template <int Class, class F> void set(int slot, F function) {
-    table<Class>()[slot] = reinterpret_cast<Function>(function);
+    if (slot >= 0) table<Class>()[slot] = reinterpret_cast<Function>(function);
 }
 
 // ---- the application's objects that are called back ---------------------------------------
@@ -114,8 +116,10 @@ static void copy(void* state) {
     memcpy(what->to, what->from, what->size);
 }
 extern "C" {
-int cudaSetDevice(int) { return getenv("STUB_NO_GPU") ? 100 : 0; }
-int cudaMalloc(void** p, size_t n) { return (*p = malloc(n)) ? 0 : 2; }
+int cudaSetDevice(int) { return getenv("STUB_NO_GPU") ? 100 : getenv("STUB_DRIVER") ? 35 : 0; }
+int cudaMalloc(void** p, size_t n) {
+    return !getenv("STUB_NO_MEMORY") && (*p = malloc(n)) ? 0 : 2;
+}
 int cudaFree(void* p) { return free(p), 0; }
 int cudaHostAlloc(void** p, size_t n, unsigned) { return (*p = malloc(n)) ? 0 : 2; }
 int cudaFreeHost(void* p) { return free(p), 0; }
@@ -174,10 +178,15 @@ int cudaMemGetInfo(size_t* free_bytes, size_t* all) {
     return 0;
 }
 int cudaDeviceGetAttribute(int* value, int attribute, int) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18;
+    int capability = getenv("STUB_CAPABILITY") ? atoi(getenv("STUB_CAPABILITY")) : 87;
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 18;
     return 0;
 }
 int cudaGetDeviceProperties(char* properties, int) { return strcpy(properties, "Orin"), 0; }
+int cudaDriverGetVersion(int* version) {
+    *version = getenv("STUB_DRIVER") ? atoi(getenv("STUB_DRIVER")) : 13000;
+    return 0;
+}
 int stub_graph_launches() { return graph_launches; }
 }
 
@@ -210,6 +219,7 @@ struct Config : Implementation {
     size_t workspace = 0;
     int verbosity = 0, level = 3;
     bool tf32 = true;
+    int capability = 0;  // of TensorRT for RTX; 0 for the device here
 };
 struct Engine : Implementation {
     Model model;
@@ -220,6 +230,7 @@ struct Context : Implementation {
     long batch = 0;
     float *image = nullptr, *logits = nullptr;
     Callback* profiler = nullptr;
+    std::string* kernels = nullptr;  // grows by a batch size when it runs first
 };
 struct ParserError : Implementation {};
 struct Parser {
@@ -293,6 +304,11 @@ static Outer* config() {
     set<3>(VBuilderConfig_addOptimizationProfile, +[](Config* c, void* profile) {
         c->profile = state_of<Profile>(profile);
         return int32_t(0);
+    });
+    set<3>(VBuilderConfig_setNbComputeCapabilities, +[](Config*, int32_t n) { return n == 1; });
+    set<3>(VBuilderConfig_setComputeCapability, +[](Config* c, int32_t capability, int32_t at) {
+        c->capability = capability;
+        return at == 0;
     });
     set<3>(VBuilderConfig_clearFlag, +[](Config* c, int32_t) { c->tf32 = false; });
     set<3>(VBuilderConfig_setProgressMonitor,
@@ -413,6 +429,8 @@ static bool execute(Context* c, void* stream) {
         say(1, "stub: no stream, shape or addresses");
         return false;
     }
+    std::string batch = " " + std::to_string(c->batch);
+    if (c->kernels && c->kernels->find(batch) == std::string::npos) *c->kernels += batch;
     enqueue(run, new Run{c, c->batch, c->image, c->logits});
     if (c->profiler) {
         using Report = void (*)(Callback*, const char*, float);
@@ -445,6 +463,65 @@ static void* context(Engine* engine, int32_t) {
     return object<9>(made);
 }
 
+// ---- TensorRT for RTX: validity of engines, and the kernels that are kept -------------------
+struct Kernels : Implementation {
+    std::string bytes = "KERNELS for";
+};
+struct Settings : Implementation {
+    int graphs = -1, specialization = -1;  // CudaGraphStrategy, DynamicShapesKernelSpecialization
+    Kernels* kernels = nullptr;
+};
+
+static Outer* kernels() {
+    Kernels* made = new Kernels();
+    set<15>(VRuntimeCache_serialize, +[](Kernels* k) { return (void*)memory(k->bytes); });
+    set<15>(VRuntimeCache_deserialize, +[](Kernels* k, const void* data, size_t size) {
+        std::string given(static_cast<const char*>(data), size);
+        if (given.find("KERNELS for") != 0) return false;
+        k->bytes = given;
+        return true;
+    });
+    return object<15>(made);
+}
+
+static void* settings(Engine*) {
+    Settings* made = new Settings();
+    set<14>(VRuntimeConfig_setCudaGraphStrategy, +[](Settings* s, int32_t v) {
+        s->graphs = v;
+        return true;
+    });
+    set<14>(VRuntimeConfig_setDynamicShapesKernelSpecializationStrategy,
+            +[](Settings* s, int32_t v) {
+                s->specialization = v;
+                return true;
+            });
+    set<14>(VRuntimeConfig_createRuntimeCache, +[](Settings*) { return (void*)kernels(); });
+    set<14>(VRuntimeConfig_setRuntimeCache, +[](Settings* s, Outer* given) {
+        s->kernels = state_of<Kernels>(given);
+        return true;
+    });
+    return object<14>(made);
+}
+
+static void* configured(Engine* engine, Outer* given) {
+    Settings* s = state_of<Settings>(given);
+    if (s->graphs != 0 || s->specialization != 1 || !s->kernels) {
+        say(1, "stub: graphs are on, kernels are specialised lazily, or none are kept");
+        return nullptr;
+    }
+    Outer* made = static_cast<Outer*>(context(engine, 0));
+    state_of<Context>(made)->kernels = &s->kernels->bytes;
+    return made;
+}
+
+static int32_t validity(Any*, const void* data, int64_t size, uint64_t* told) {
+    std::string text(static_cast<const char*>(data), size);
+    *told = getenv("STUB_DIAGNOSIS") ? atoi(getenv("STUB_DIAGNOSIS")) : 0;
+    if (text.find("PLAN") != 0) *told |= 32;
+    if (*told) say(0, "stub: the engine is invalid");
+    return *told ? 2 : 0;
+}
+
 static void* deserialize(Any*, const void* data, size_t size) {
     Engine* made = new Engine();
     std::string text(static_cast<const char*>(data), size);
@@ -469,6 +546,8 @@ static void* deserialize(Any*, const void* data, size_t size) {
         return image_dims(e->model, which == 2 ? e->largest : e->smallest);
     });
     set<8>(VCudaEngine_createExecutionContext, &context);
+    set<8>(VCudaEngine_createRuntimeConfig, &settings);
+    set<8>(VCudaEngine_createExecutionContextWithRuntimeConfig, &configured);
     set<8>(VCudaEngine_createEngineInspector, +[](Engine*) {
         set<10>(VEngineInspector_setExecutionContext, +[](Any*, void*) { return true; });
         set<10>(VEngineInspector_getEngineInformation, +[](Any*, int32_t) { return inspected; });
@@ -481,6 +560,7 @@ extern "C" {
 void* createInferRuntime_INTERNAL(void* log, int) {
     logger = static_cast<Callback*>(log);
     set<7>(VRuntime_deserializeCudaEngine, &deserialize);
+    set<7>(VRuntime_getEngineValidity, &validity);
     return object<7>(new Any());
 }
 void* createInferRefitter_INTERNAL(void*, void*, int) { return nullptr; }

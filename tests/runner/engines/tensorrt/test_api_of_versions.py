@@ -14,6 +14,12 @@ import bindings_stub
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[4] / "edgevit" / "runner" / "engines" / "tensorrt"
+RTX_ONLY = {
+    "ComputeCapability",
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+}
+"""Reached only where capabilities are named: for TensorRT for RTX, whose own test asks for them."""
 ASK = """
 import json, sys, tensorrt
 def exists(name):
@@ -47,7 +53,7 @@ def missing(stubs, version, names):
 
 
 def test_every_name_exists(stubs, version):
-    names = used()
+    names = used() - RTX_ONLY
     assert len(names) > 40, "the scan finds too little to prove anything"
     assert {"OnnxParser.get_error", "IExecutionContext.execute_async_v3"} <= names
     assert missing(stubs, version, names) == []

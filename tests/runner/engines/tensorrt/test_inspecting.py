@@ -7,6 +7,7 @@ import pytest
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.tensorrt.inspecting import (
     EngineLayer,
+    LayerOperand,
     attention_kernels,
     layers_from_inspector,
     precision_from_format,
@@ -55,6 +56,17 @@ def test_myelin_layers_name_their_onnx_nodes(bert):
     assert [layer.is_attention for layer in bert] == [False, False, False, True]
     assert attention.onnx_nodes == ("/encoder/layers.2/mha/attn/MatMul",)
     assert attention_kernels(bert) == 1
+
+
+def test_codes_that_are_dequantized_inside_a_kernel_are_multiplied_as_floats():
+    codes = (LayerOperand("x", "int8", (-1, 64)), LayerOperand("w", "int8", (64, 64)))
+    sums = (LayerOperand("y", "fp16", (-1, 64)),)
+    kinds = {"__myl_CastMulCastMulCastFc_myl0_10": "fp16", "proj.product_myl0_10": "int8"}
+    for name, precision in kinds.items():
+        layer = EngineLayer(name, "runtime_fusion", codes[:1], codes[1:], sums)
+        assert layer.holds_product
+        assert layer.precision == precision
+    assert EngineLayer("patch_myl0_2", "correlation").holds_product
 
 
 def test_an_engine_without_details_lists_names(recorded):

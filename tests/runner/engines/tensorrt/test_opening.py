@@ -13,6 +13,7 @@ import pytest
 from edgevit.bundle import open_bundle
 from edgevit.errors import EnvironmentError_, UsageError
 from edgevit.runner.engines.tensorrt import ENGINE
+from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
 from edgevit.runner.engines.tensorrt.opening import engine_for
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -74,6 +75,14 @@ def test_the_layer_table_joins_bundle_and_engine(driven):
     assert (row["name"], row["chosen"], row["reason"]) == ("head/MatMul", "int8", "")
     assert row["asked_bits"] == "8 x 8"
     assert row["time_ms"] == 0.5
+
+
+def test_the_kernels_come_back_as_a_table_of_this_device(driven, version):
+    table = kernel_table(driven["kernels"])
+    assert (table.variant, table.capabilities, table.max_batch) == ("int8", ("SM87",), 4)
+    assert table.engine.startswith(f"tensorrt {version}")
+    assert [layer.name for layer in table.layers] == ["head/MatMul_myl0_1"]
+    assert table.num_kernels == 1
 
 
 def test_the_only_variant_is_measured_and_kept(driven):

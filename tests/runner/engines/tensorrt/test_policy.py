@@ -207,4 +207,7 @@ def test_reasons_name_small_products_and_kernels():
     assert any("too small to gain" in reason for reason in reasons)
     assert any("30 more kernels" in reason for reason in reasons)
     assert fp16_reasons(None, engine())[0].startswith("The engines were not inspected")
-    assert fp16_reasons(engine(), engine(products_ms=0.1))[0].startswith("No single reason")
+    saved = engine(products_ms=0.1, total_ms=0.6)
+    assert fp16_reasons(engine(), saved)[0].startswith("No single reason")
+    more = engine(products_ms=0.1, total_ms=0.9)
+    assert fp16_reasons(engine(), more)[0].startswith("Scales, biases, GELUs and roundings")

@@ -123,7 +123,7 @@ def test_without_a_gpu_cuda_says_so(stubs):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
-    assert done.stdout == "EV758 100: no CUDA-capable device is detected\n", done.stderr
+    assert done.stdout == "EV773 100: no CUDA-capable device is detected\n", done.stderr
 
 
 def test_a_capture_that_fails_falls_back_to_plain_launches(stubs):

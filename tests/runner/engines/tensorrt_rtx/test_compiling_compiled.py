@@ -3,7 +3,7 @@
 import pytest
 
 from edgevit import quantize
-from edgevit.errors import DeviceError, UsageError
+from edgevit.errors import DeviceError, UnsupportedError, UsageError
 from edgevit.runner.engines.tensorrt_rtx.compiling import compiled_from_onnx
 
 pytest.importorskip("tensorrt_rtx")
@@ -25,8 +25,9 @@ def test_one_engine_for_several_cards(bundle):
 
 
 def test_fp8_for_a_card_without_it(bundle):
-    with pytest.raises(DeviceError):
+    with pytest.raises(UnsupportedError) as caught:
         compiled_from_onnx(bundle.engine_onnx("fp8"), ("SM86",))
+    assert caught.value.code == "EV437"
 
 
 @pytest.mark.parametrize("names", [(), ("SM87",), ("SM89", "SM89"), ("sm89",), ("SM90",)])

@@ -1,6 +1,6 @@
 """A small conforming vision transformer as ONNX: FP16 body, INT8 linears; tests then break it.
 
-One block of width 64 with 4 heads of 16 over 16 patches of a 3 x 32 x 32 image.
+One block of width 64 with 4 heads of 16 over 32 patches of a 3 x 32 x 64 image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-WIDTH, HEADS, HEAD, TOKENS, CLASSES = 64, 4, 16, 16, 10
+WIDTH, HEADS, HEAD, TOKENS, CLASSES = 64, 4, 16, 32, 10
 FLOATS = {np.float16: TensorProto.FLOAT16, np.float32: TensorProto.FLOAT}
 
 
@@ -136,7 +136,7 @@ class Transformer:
 
 def made(writer):
     """Return the model of what was written so far."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 64])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])
     tensors = [_tensor(name, value, writer.types) for name, value in writer.constants.items()]
     read = {name for node in writer.nodes for name in node.input}

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from fused_transformer import FusedTransformer
 from onnx import TensorProto, helper
 from small_transformer import (
     HEADS,
@@ -415,6 +416,12 @@ def scaled_behind_its_grid():
     return insert(model, "Mul", "scaled", "fc2.in.dq", ["fc2.product"], "two")
 
 
+@breaks(15, "W", "fc2.product")
+def factors_behind_the_grid():
+    model = put(small(), "many", np.linspace(0.5, 2, 2 * WIDTH, dtype=np.float16))
+    return insert(model, "Mul", "scaled", "fc2.in.dq", ["fc2.product"], "many")
+
+
 @breaks(17, "W", "early.q")
 def output_rounded_before_gelu():
     return rounded(small(), "fc1", ["gelu"], "early")
@@ -491,6 +498,14 @@ def odd_heads():
     return model
 
 
+@breaks(21, "W", "softmax", keep={"attention": True})
+def one_head():
+    model = small(attention=True)
+    for name in "qkv":
+        put(model, f"{name}.sizes", np.int64([0, TOKENS, 1, WIDTH]))
+    return model
+
+
 @breaks(21, "E", "softmax", keep={"attention": True})
 def fp8_attention_without_fp8():
     return small(attention=True, codes="fp8")
@@ -504,6 +519,16 @@ def many_tokens():
     for name in ("q.sizes", "k.sizes", "v.sizes"):
         put(model, name, np.int64([0, 600 * 4, HEADS, 16]))
     return put(model, "flat.sizes", np.int64([0, 600 * 4, WIDTH]))
+
+
+@breaks(21, "W", "softmax", target="rtx-ada", keep={"attention": True, "codes": "fp8"})
+def few_tokens_in_fp8():
+    model = small(attention=True, codes="fp8")
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 32
+    put(model, "patch.sizes", np.int64([0, WIDTH, TOKENS // 2]))
+    for name in ("q.sizes", "k.sizes", "v.sizes"):
+        put(model, name, np.int64([0, TOKENS // 2, HEADS, 16]))
+    return put(model, "flat.sizes", np.int64([0, TOKENS // 2, WIDTH]))
 
 
 @breaks(22, "W", "scaled")
@@ -544,6 +569,20 @@ def rounded_head():
     return rounded(rounded(small(), "first", ["head"], "first.in"), "head.weight", ["head"], "w")
 
 
+# What the compiler taught; test_rules_compiled.py has it say so
+
+
+@breaks(42, "W", "qkv.product")
+def cut_behind_the_bias():
+    return copied(FusedTransformer().model())
+
+
+@breaks(43, "E", "proj.product")
+def scale_in_fp32_and_a_cast():
+    model = put(small(), "proj.scale", np.full(WIDTH, 0.002, np.float32))
+    return insert(model, "Cast", "half", "proj.dq", ["proj.product"], to=TensorProto.FLOAT16)
+
+
 @pytest.mark.parametrize(
     ("number", "level", "node", "make", "target", "keep", "facts", "tensorrt"), CASES
 )
@@ -554,7 +593,7 @@ def test_rule(number, level, node, make, target, keep, facts, tensorrt):
 
 
 def test_every_rule_has_a_graph_that_breaks_it():
-    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 42)}
+    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 44)}
 
 
 @pytest.mark.parametrize("target", PROFILES)
@@ -565,6 +604,6 @@ def test_conforming_model_has_no_findings(target, attention):
     assert set(report.not_run) == {35, 40}
 
 
-@pytest.mark.parametrize("target", ["tensorrt-ada", "jetson-thor"])
+@pytest.mark.parametrize("target", ["tensorrt-ada", "rtx-ada", "jetson-thor"])
 def test_conforming_fp8_model_has_no_findings(target):
     assert check_onnx(small(codes="fp8", attention=True), PROFILES[target]).findings == ()

@@ -1,9 +1,7 @@
 """Splits a fused q, k, v projection into three linears.
 
 On ONNX Runtime's CPU provider three products are faster than one whose output is then copied
-apart, and NVIDIA's compiler gives the fused one no integer kernel: it moves the cut in front of the
-product, between it and its weight's codes. The three read the same codes, and the compiler joins
-them again into one integer product. The function computed stays the same.
+apart; they read the same codes. The function computed stays the same.
 """
 
 from __future__ import annotations
