@@ -64,14 +64,7 @@ class _Job:
 
     def table(self, variant: str, engine: CompiledEngine) -> KernelTable:
         """Return the kernels of an engine."""
-        return KernelTable(
-            variant=variant,
-            engine=f"{ENGINE.name} {engine.version}",
-            capabilities=engine.capabilities,
-            max_batch=self.settings.max_batch,
-            layers=engine.layers,
-            list_sha256=engine.list_sha256,
-        )
+        return engine.table(variant, self.settings.max_batch)
 
     def kept(self, variant: str, engine: CompiledEngine) -> CompiledFile:
         """Return an engine as it is kept in the bundle."""
