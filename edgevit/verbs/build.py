@@ -236,7 +236,7 @@ def _write(job: _Job, made: Mapping[str, Compilation], target: Path, overwrite: 
     write_compiled(
         job.bundle,
         target,
-        variants=job.variants,
+        variants=[name for name in job.variants if made[name].engines],  # others keep theirs
         engines=[job.kept(name, engine) for name, engine in pairs if job.keeps_engines],
         kernel_tables=[job.table(name, engine).to_dict() for name, engine in pairs],
         overwrite=overwrite,

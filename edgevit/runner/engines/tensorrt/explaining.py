@@ -67,10 +67,13 @@ def predicted_forms(
     for name in works:
         if name != BASELINE:
             parts = _parts(bundle, name, works[name], device, batch)
-            reasons = ranked_reasons(
-                numbers[BASELINE], numbers[name], launch_ms=device.launch_us / 1e3
-            )
             crossing = crossover_batch(works[BASELINE], works[name], device)
+            reasons = ranked_reasons(
+                numbers[BASELINE],
+                numbers[name],
+                launch_ms=device.launch_us / 1e3,
+                batches_help=crossing is not None,
+            )
             forms.append(form_of(name, parts, reasons, crossing))
     return forms
 
@@ -89,7 +92,7 @@ def _parts(
             work.is_bound_by(device, batch),
         )
         for work, block, time in zip(works, kernel_blocks(nodes, bundle.layers(name)), times)
-        if work.launches
+        if work.layer.runs
     ]
 
 
