@@ -61,7 +61,7 @@ def bad_kernels(why: str) -> BundleError:
         "The bundle's tables of kernels are damaged.",
         where="kernels.json",
         why=why,
-        try_next="edgevit build writes them again.",
+        try_next="Copy the bundle again, or quantize again.",
     )
 
 

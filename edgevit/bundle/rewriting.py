@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from edgevit.bundle.compiled import CompiledFile
 from edgevit.bundle.kernels import bytes_from_tables
-from edgevit.bundle.manifest import ENGINE_FILES, KERNELS, MANIFEST
+from edgevit.bundle.manifest import ENGINE_FILES, KERNELS
 from edgevit.bundle.members import damaged_file_error, member
 from edgevit.bundle.new_folder import NewBundle, new_bundle
 from edgevit.bundle.opening import read_manifest
+from edgevit.errors import EnvironmentError_
 
 if TYPE_CHECKING:
     from edgevit.bundle.opening import Bundle
@@ -43,16 +44,25 @@ def write_compiled(
 
     Raises:
         UsageError: Something is there that may not be replaced (EV411).
-        EnvironmentError_: The disk is full or not writable (EV412).
+        EnvironmentError_: The disk is full or not writable (EV412), or another command changed
+            the bundle meanwhile (EV440).
         BundleError: A file changed meanwhile (EV404, EV405).
     """
-    kept = [row for row in bundle.engines() if row["variant"] not in variants]
-    tables = [table for table in bundle.kernel_tables() if table["variant"] not in variants]
-    rows = [*kept, *(engine.to_dict() for engine in engines)]
 
     def check_unchanged() -> None:
         if read_manifest(bundle.path)["manifest_sha256"] != bundle.manifest["manifest_sha256"]:
-            raise damaged_file_error(MANIFEST, "it changed after the bundle was opened")
+            raise EnvironmentError_(
+                "EV440",
+                "Another command changed the bundle meanwhile.",
+                where=str(bundle.path),
+                why="It is not the one that was opened, so that it is left as it is.",
+                try_next="Run the command again, one at a time.",
+            )
+
+    check_unchanged()
+    kept = [row for row in bundle.engines() if row["variant"] not in variants]
+    tables = [table for table in bundle.kernel_tables() if table["variant"] not in variants]
+    rows = [*kept, *(engine.to_dict() for engine in engines)]
 
     with new_bundle(target, overwrite, check_unchanged) as new:
         for name in _copied(bundle, kept):

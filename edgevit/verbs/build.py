@@ -64,14 +64,7 @@ class _Job:
 
     def table(self, variant: str, engine: CompiledEngine) -> KernelTable:
         """Return the kernels of an engine."""
-        return KernelTable(
-            variant=variant,
-            engine=f"{ENGINE.name} {engine.version}",
-            capabilities=engine.capabilities,
-            max_batch=self.settings.max_batch,
-            layers=engine.layers,
-            list_sha256=engine.list_sha256,
-        )
+        return engine.table(variant, self.settings.max_batch)
 
     def kept(self, variant: str, engine: CompiledEngine) -> CompiledFile:
         """Return an engine as it is kept in the bundle."""
@@ -243,7 +236,7 @@ def _write(job: _Job, made: Mapping[str, Compilation], target: Path, overwrite: 
     write_compiled(
         job.bundle,
         target,
-        variants=job.variants,
+        variants=[name for name in job.variants if made[name].engines],  # others keep theirs
         engines=[job.kept(name, engine) for name, engine in pairs if job.keeps_engines],
         kernel_tables=[job.table(name, engine).to_dict() for name, engine in pairs],
         overwrite=overwrite,

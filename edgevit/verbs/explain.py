@@ -121,14 +121,15 @@ def _predicted(
     profile = profile_named(target_name(bundle.manifest))
     device = DEVICES[profile.name]
     tables = kernels_of(bundle, profile, progress)
-    forms = predicted_forms(bundle, tables, device, batch)
-    table = next(iter(tables.values()))
+    shown = variant or bundle.variants[0]
+    forms = predicted_forms(bundle, tables, device, batch, shown)
+    table = tables[shown]
     facts = {
         **asdict(device),
         "name": device.device,
         "kernels_from": f"{table.engine} for {', '.join(table.capabilities)}",
     }
-    return _report(PREDICTION, forms, variant or bundle.variants[0], facts, None)
+    return _report(PREDICTION, forms, shown, facts, None)
 
 
 def kernels_of(
@@ -141,11 +142,11 @@ def kernels_of(
         EnvironmentError_: The compiler is not installed (EV857).
         DeviceError: The compiler makes no engine of a graph (EV752, EV753).
     """
-    from edgevit.runner.engines.tensorrt.kernel_table import kernel_table
+    from edgevit.runner.engines.tensorrt.kernel_table import tables_for
 
-    found = [kernel_table(content) for content in bundle.kernel_tables()]
-    if found:  # of several cards the first
-        return {table.variant: table for table in reversed(found)}
+    found = tables_for(bundle.kernel_tables(), profile.compiles_as)
+    if found:
+        return found
     if not profile.compiles_as:
         raise UnsupportedError(
             "EV856",
@@ -158,7 +159,6 @@ def kernels_of(
 
 
 def _compiled(bundle: Bundle, profile: DeviceProfile, progress: Progress) -> dict[str, KernelTable]:
-    from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
     from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
     from edgevit.runner.engines.tensorrt_rtx.compiling import SETTINGS, compiled_from_onnx
 
@@ -177,14 +177,7 @@ def _compiled(bundle: Bundle, profile: DeviceProfile, progress: Progress) -> dic
     for done, name in enumerate(bundle.variants):
         progress("compile", done, len(bundle.variants))
         engine = compiled_from_onnx(bundle.engine_onnx(name), (profile.compiles_as,))
-        found[name] = KernelTable(
-            variant=name,
-            engine=f"tensorrt_rtx {engine.version}",
-            capabilities=engine.capabilities,
-            max_batch=SETTINGS.max_batch,
-            layers=engine.layers,
-            list_sha256=engine.list_sha256,
-        )
+        found[name] = engine.table(name, SETTINGS.max_batch)
     progress("compile", len(found), len(found))
     return found
 

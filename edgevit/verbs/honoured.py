@@ -50,7 +50,7 @@ def with_judged_kernels(artefact: Artefact, *, allow_fallback: bool = False) -> 
             continue
         binds = _is_own(form.kernels, artefact.engine) and not allow_fallback
         if binds and name == MAIN_VARIANT:
-            raise _not_honoured(_asked(form), missed, form.kernels)
+            raise _not_honoured(len(_quantized(form)), missed, form.kernels)
         if binds:
             left_out.add(name)
         notes.append(_note(f"{name} is left out" if binds else name, form, missed, artefact.engine))
@@ -58,10 +58,15 @@ def with_judged_kernels(artefact: Artefact, *, allow_fallback: bool = False) -> 
     return _without(artefact, left_out)
 
 
-def _missed(form: Lowered) -> Rows:
-    """Return the quantized products that are not computed as asked; none if it is not known."""
+def _quantized(form: Lowered) -> Rows:
+    """Return the quantized products and their kernels; none if these are not known."""
     rows = [] if form.kernels is None else product_rows(form.layers, form.kernels.layers)
-    return [row for row in rows if row.asked != "float" and row.reason]
+    return [row for row in rows if row.asked != "float"]
+
+
+def _missed(form: Lowered) -> Rows:
+    """Return the quantized products that are not computed as asked."""
+    return [row for row in _quantized(form) if row.reason]
 
 
 def _without(artefact: Artefact, names: set[str]) -> Artefact:
@@ -84,8 +89,8 @@ def _note(name: str, form: Lowered, missed: Rows, engine: str) -> str:
     own = _is_own(form.kernels, engine)
     builder = "" if own else " The device builds an engine of its own, which may differ."
     return (
-        f"{name}: {len(missed)} of {_asked(form)} quantized products got no kernel of their"
-        f" precision ({compiler_text(form.kernels.engine, form.kernels.capabilities)}),"
+        f"{name}: {len(missed)} of {len(_quantized(form))} quantized products got no kernel of"
+        f" their precision ({compiler_text(form.kernels.engine, form.kernels.capabilities)}),"
         f" first {_modules_text(missed)}. {_reasons_text(missed)}{builder}"
     )
 
@@ -99,11 +104,6 @@ def _not_honoured(asked: int, missed: Rows, table: KernelTable) -> UnsupportedEr
         try_next="Mend the model as said there, or leave these layers in float (--float-layer);"
         " --allow-fallback takes them as they are, with a warning in the report.",
     )
-
-
-def _asked(form: Lowered) -> int:
-    """Return how many products are quantized."""
-    return sum("carrier" in row for row in form.layers)
 
 
 def _modules_text(missed: Rows) -> str:

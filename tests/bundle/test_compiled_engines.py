@@ -321,7 +321,7 @@ def test_a_bundle_that_changed_meanwhile_is_not_replaced(parts, path):
     parts.golden["images"] = parts.golden["images"] ^ 1
     parts.write(path, overwrite=True)
     newer = contents(path)
-    with pytest.raises(BundleError, match="EV405"):
+    with pytest.raises(EnvironmentError_, match="EV440"):
         write_compiled(
             bundle,
             path,

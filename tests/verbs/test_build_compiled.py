@@ -55,6 +55,16 @@ def built(quantized, tmp_path_factory):
     return path, json.loads(report.read_text()), text
 
 
+def test_a_form_that_no_card_of_the_new_build_can_have_is_kept(built, tmp_path):
+    """FP8 for SM86: what was compiled of it for SM120 stays in the bundle."""
+    again = tmp_path / "again"
+    report = edgevit.build(built[0], capabilities=["sm86"], output=again)
+    assert [one["name"] for one in report["variants"] if not one["engines"]] == ["fp8"]
+    files = {row["file"]: row["capabilities"] for row in open_bundle(again).engines()}
+    assert files["engine_fp8_sm120.rtx"] == ["SM120"]
+    assert files["engine_int8_sm86.rtx"] == ["SM86"]
+
+
 def test_the_card_of_the_target_is_compiled_for(tiny):
     stages = []
     report = edgevit.build(tiny, progress=lambda *stage: stages.append(stage))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgevit.errors import EdgeViTError, EnvironmentError_
-from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.runner.engines.tensorrt_rtx import ENGINE as RTX
 from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 from edgevit.runner.engines.tensorrt_rtx.compiling import SETTINGS, compiled_from_onnx
@@ -51,12 +50,4 @@ def with_kernels(lowered: Lowered, profile: DeviceProfile, variant: str) -> Lowe
             raise
         why = f"TensorRT for RTX makes no engine of it for {profile.compiles_as}: {error.why}"
         return replace(lowered, unchecked=why[:_LONGEST_TEXT])
-    table = KernelTable(
-        variant=variant,
-        engine=f"{RTX.name} {compiled.version}",
-        capabilities=compiled.capabilities,
-        max_batch=SETTINGS.max_batch,
-        layers=compiled.layers,
-        list_sha256=compiled.list_sha256,
-    )
-    return replace(lowered, kernels=table)
+    return replace(lowered, kernels=compiled.table(variant, SETTINGS.max_batch))

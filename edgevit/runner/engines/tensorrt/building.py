@@ -65,6 +65,7 @@ class BuildSettings:
                 "An engine can't be built with these settings.",
                 where=str(self.to_dict()),
                 why="1 <= min_batch <= best_batch <= max_batch, level 0 to 5, workspace >= 1 MiB.",
+                try_next="A largest batch of 1 or more, and a best one that is not above it.",
             )
 
 
@@ -273,6 +274,6 @@ def _not_built(log: MessageLog, settings: BuildSettings, cards: str) -> EdgeViTE
         "TensorRT built no engine.",
         where="build_serialized_network",
         why=why,
-        try_next="If memory ran out: stop the desktop, add swap, and use a smaller workspace than"
-        f" {settings.workspace_bytes >> 20} MiB or a smaller max_batch than {settings.max_batch}.",
+        try_next=f"If memory ran out: a smaller largest batch than {settings.max_batch}; on a board"
+        " stop the desktop and add swap as well.",
     )

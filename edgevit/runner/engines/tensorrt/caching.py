@@ -186,8 +186,8 @@ class EngineCache:
         self._write(f"kernels-{key}.cache", hashlib.sha256(data).digest() + data)
 
     def forget_kernels(self, key: str) -> None:
-        """Remove kernels that do not fit."""
-        with suppress(FileNotFoundError):
+        """Remove kernels that do not fit; where nothing can be written they stay."""
+        with suppress(OSError):
             (self.folder / f"kernels-{key}.cache").unlink()
 
     def _write(self, name: str, data: bytes) -> None:
@@ -196,6 +196,16 @@ class EngineCache:
             (folder / name).write_bytes(data)
             os.replace(str(folder / name), str(self.folder / name))
 
+    def part(self, name: str) -> Path:
+        """Return a folder in it for what a library keeps itself, readable by its owner only.
+
+        Raises:
+            EnvironmentError_: It can't be made (EV755).
+        """
+        with self._stored():
+            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        return self.folder / name
+
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """Yield a new folder beside the engines that is gone afterwards, whatever happens.
@@ -203,10 +213,15 @@ class EngineCache:
         Raises:
             EnvironmentError_: Something can't be written there (EV755).
         """
+        with self._stored(), scratch_folder(".part-", self.folder) as folder:
+            yield folder
+
+    @contextmanager
+    def _stored(self) -> Iterator[None]:
+        """Make the folder and let writing in it fail in plain words (EV755)."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with scratch_folder(".part-", self.folder) as folder:
-                yield folder
+            yield
         except OSError as error:
             raise EnvironmentError_(
                 "EV755",

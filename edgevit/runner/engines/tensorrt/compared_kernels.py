@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from edgevit.bundle import Bundle
-from edgevit.runner.engines.tensorrt.kernel_table import KernelTable, kernel_table
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable, kernel_table, tables_for
 from edgevit.runner.engines.tensorrt.layer_table import product_rows
 
 
@@ -66,6 +66,5 @@ def _compared(build: Mapping[str, Any], bundle: Bundle) -> dict[str, Any] | None
 
 
 def _compiled(bundle: Bundle, variant: str) -> KernelTable | None:
-    """Return the kernels that were compiled of a variant, those of the first card."""
-    tables = map(kernel_table, bundle.kernel_tables())
-    return next((table for table in tables if table.variant == variant), None)
+    """Return the kernels that were compiled of a variant when it was quantized, or later."""
+    return tables_for(bundle.kernel_tables(), "").get(variant)

@@ -28,7 +28,11 @@ BASELINE = "fp16"
 
 
 def predicted_forms(
-    bundle: Bundle, tables: Mapping[str, KernelTable], device: DevicePeaks, batch: int
+    bundle: Bundle,
+    tables: Mapping[str, KernelTable],
+    device: DevicePeaks,
+    batch: int,
+    shown: str = BASELINE,
 ) -> list[Form]:
     """Return FP16 and then every other variant, as the cost model predicts them.
 
@@ -37,20 +41,22 @@ def predicted_forms(
         tables: Variant -> its kernels.
         device: Where it would run.
         batch: Batch size.
+        shown: The variant that is compared with FP16.
 
     Raises:
-        UnsupportedError: There are no kernels of FP16 (EV853), or of a precision that the device
-            lacks (EV850).
+        UnsupportedError: There are no kernels of FP16 or of that variant (EV853), or of a
+            precision that the device lacks (EV850).
         DeviceError: The kernels are not of this bundle (EV851), or hold a product that can't be
             counted (EV852).
     """
-    if BASELINE not in tables:
+    missing = [name for name in dict.fromkeys((BASELINE, shown)) if name not in tables]
+    if missing:
         raise UnsupportedError(
             "EV853",
             "There is nothing to compare with.",
             where=str(bundle.path),
-            why=f"It has kernels of {', '.join(tables) or 'no variant'}, and none of {BASELINE}.",
-            try_next="Quantize again for the target: it writes fp16 beside int8.",
+            why=f"It has kernels of {', '.join(tables)}, and none of {', '.join(missing)}.",
+            try_next="edgevit build BUNDLE compiles every variant.",
         )
     works = {
         name: kernel_works(sized_kernels(table.layers, graph_values(bundle, name)))
@@ -61,10 +67,13 @@ def predicted_forms(
     for name in works:
         if name != BASELINE:
             parts = _parts(bundle, name, works[name], device, batch)
-            reasons = ranked_reasons(
-                numbers[BASELINE], numbers[name], launch_ms=device.launch_us / 1e3
-            )
             crossing = crossover_batch(works[BASELINE], works[name], device)
+            reasons = ranked_reasons(
+                numbers[BASELINE],
+                numbers[name],
+                launch_ms=device.launch_us / 1e3,
+                batches_help=crossing is not None,
+            )
             forms.append(form_of(name, parts, reasons, crossing))
     return forms
 
@@ -83,7 +92,7 @@ def _parts(
             work.is_bound_by(device, batch),
         )
         for work, block, time in zip(works, kernel_blocks(nodes, bundle.layers(name)), times)
-        if work.launches
+        if work.layer.runs
     ]
 
 

@@ -180,8 +180,9 @@ def _at(one: LayerOperand, factor: int, batch: int) -> tuple[int, ...]:
 def _no_fit(layer: EngineLayer, why: str) -> DeviceError:
     return DeviceError(
         "EV851",
-        "The kernels are not those of the bundle's graph.",
+        "The sizes in a kernel can't be told from the bundle's graph.",
         where=layer.name[:120],
         why=why,
-        try_next="Compile the bundle again: `edgevit build BUNDLE`.",
+        try_next="Quantize again with this version, whose graphs are compiled to other kernels; if"
+        " the kernels may be of another graph, `edgevit build BUNDLE` makes them anew.",
     )

@@ -6,7 +6,7 @@ same table of the engine that it built itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,6 +58,19 @@ def kernel_table(content: Mapping[str, Any]) -> KernelTable:
         layers,
         str(content["list_sha256"]),
     )
+
+
+def tables_for(contents: Iterable[Mapping[str, Any]], capability: str) -> dict[str, KernelTable]:
+    """Return variant -> its kernels on a card; on the first card where there are none for it.
+
+    Args:
+        contents: What `KernelTable.to_dict` wrote, as a bundle keeps it.
+        capability: The card, such as "SM89"; empty for any.
+    """
+    tables = [kernel_table(content) for content in contents]
+    others_first = sorted(reversed(tables), key=lambda table: capability in table.capabilities)
+    by_variant = {table.variant: table for table in others_first}
+    return {table.variant: by_variant[table.variant] for table in tables}
 
 
 def _layer(content: Mapping[str, Any]) -> EngineLayer:

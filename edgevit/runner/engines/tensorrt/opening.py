@@ -75,7 +75,7 @@ def build_engine(
     log = MessageLog() if log is None else log
     sources = EngineSources(options, log)
     found = sources.cached(onnx, name)
-    if found is None and variant != REFERENCE:
+    if found is None and variant != REFERENCE and not options.rebuild:
         found = sources.bundled(onnx, name, bundle)
     return found or sources.built(onnx, name, progress)
 

@@ -27,7 +27,11 @@ def fp16_reasons(fp16: EngineSummary | None, other: EngineSummary | None) -> tup
 
 
 def ranked_reasons(
-    fp16: EngineSummary, other: EngineSummary, *, launch_ms: float = _LAUNCH_MS
+    fp16: EngineSummary,
+    other: EngineSummary,
+    *,
+    launch_ms: float = _LAUNCH_MS,
+    batches_help: bool = True,
 ) -> list[Reason]:
     """Return up to three reasons with what each costs and what to do, costliest first.
 
@@ -35,10 +39,14 @@ def ranked_reasons(
         fp16: The FP16 engine.
         other: An engine with 8-bit products.
         launch_ms: What one kernel more costs beside what it computes.
+        batches_help: Whether the 8-bit engine is faster at some larger batch, as far as is known.
     """
+    larger = (
+        "Run larger batches" if batches_help else "Try another variant: no batch makes up for it"
+    )
     found = [*_moves(fp16, other), *_attention(fp16, other), *_missed(other)]
-    found += [*_products(fp16, other), *_pointwise(fp16, other)]
-    return costliest([*found, *_launches(fp16, other, launch_ms)])
+    found += [*_products(fp16, other, larger), *_pointwise(fp16, other)]
+    return costliest([*found, *_launches(fp16, other, launch_ms, larger)])
 
 
 def _moves(fp16: EngineSummary, other: EngineSummary) -> list[Reason]:
@@ -74,7 +82,7 @@ def _missed(other: EngineSummary) -> list[Reason]:
     return [Reason(other.missed_ms or 0.0, text, remedy)]
 
 
-def _products(fp16: EngineSummary, other: EngineSummary) -> list[Reason]:
+def _products(fp16: EngineSummary, other: EngineSummary, larger: str) -> list[Reason]:
     if fp16.products_ms is None or other.products_ms is None or not fp16.total_ms:
         return []
     saved = fp16.products_ms - other.products_ms
@@ -85,7 +93,7 @@ def _products(fp16: EngineSummary, other: EngineSummary) -> list[Reason]:
         f"Products are {share:.0f} % of the time and take {other.products_ms:.3f} ms in 8 bits,"
         f" {fp16.products_ms:.3f} ms in FP16: too small to gain."
     )
-    remedy = "Run larger batches, or leave the narrowest blocks in float with --float-layer."
+    remedy = f"{larger}, or leave the narrowest blocks in float with --float-layer."
     return [Reason(fp16.products_ms / 3 - saved, text, remedy)]
 
 
@@ -108,9 +116,11 @@ def _beside_ms(engine: EngineSummary) -> float | None:
     return engine.total_ms - engine.products_ms - engine.moves_ms
 
 
-def _launches(fp16: EngineSummary, other: EngineSummary, launch_ms: float) -> list[Reason]:
+def _launches(
+    fp16: EngineSummary, other: EngineSummary, launch_ms: float, larger: str
+) -> list[Reason]:
     more = other.kernels - fp16.kernels
     if more <= 0:
         return []
     text = f"It has {more} more kernels ({other.kernels} instead of {fp16.kernels})."
-    return [Reason(launch_ms * more, text, "Run larger batches: a launch costs the same for each.")]
+    return [Reason(launch_ms * more, text, f"{larger}; a launch costs the same at every batch.")]

@@ -50,9 +50,9 @@ class EngineOptions:
     trust_code: bool = False
 
 
-UNFIT = ("EV760", "EV775", "EV776", "EV777")
+UNFIT = ("EV760", "EV775", "EV776", "EV777", "EV778")
 """Codes of engines that can't run here and that can be compiled anew: they do not load, or are for
-another card or version, or damaged."""
+another card, version or CUDA, or damaged."""
 DEFAULTS = EngineOptions()
 """How engines are built and run if nothing else is asked for."""
 
@@ -162,7 +162,7 @@ class EngineSources:
         except DeviceError as error:
             if error.code not in UNFIT:
                 raise
-            self._notes.append(f"the {variant} engine is built anew: {error.what}")
+            self._notes.append(f"an engine of {variant} that was there is not used: {error.what}")
             return None
         return self._opened(session, variant)
 

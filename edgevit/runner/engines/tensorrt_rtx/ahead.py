@@ -1,8 +1,9 @@
 """Compiles a graph for several cards, in as few engines as lose nothing.
 
-One engine for several cards has the kernels that all of them can run: FP8 for SM89 and SM120
-together has 126 in vit_cifar10, where SM89 alone has 78. So each card is compiled for by itself
-first, and those with equally many kernels share an engine where that has no more.
+One engine for several cards has the kernels that all of them can run, which may be more than one
+of them needs: of q, k and v in FP8 that are three products SM120 makes more than SM89. So each card
+is compiled for by itself first, and those with equally many kernels share an engine where that has
+no more.
 """
 
 from __future__ import annotations
@@ -94,4 +95,4 @@ def _shared(
         return alone
     names = [engine.capabilities[0] for engine in alone]
     together = compiled_from_onnx(onnx, names, settings=settings)
-    return [together] if len(together.layers) == len(alone[0].layers) else alone
+    return [together] if len(together.layers) <= len(alone[0].layers) else alone

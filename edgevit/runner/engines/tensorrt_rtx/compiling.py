@@ -15,6 +15,7 @@ from edgevit.errors import UsageError
 from edgevit.runner.engines.tensorrt.bindings import MessageLog
 from edgevit.runner.engines.tensorrt.building import BuildSettings, plan_from_onnx
 from edgevit.runner.engines.tensorrt.inspecting import EngineLayer
+from edgevit.runner.engines.tensorrt.kernel_table import KernelTable
 from edgevit.runner.engines.tensorrt.layer_list import HEADING, layers_from_log
 from edgevit.runner.engines.tensorrt_rtx.bindings import load_rtx
 
@@ -45,6 +46,22 @@ class CompiledEngine:
     list_sha256: str
     seconds: float
     warnings: tuple[str, ...]
+
+    def table(self, variant: str, max_batch: int) -> KernelTable:
+        """Return its kernels as a table of a variant.
+
+        Args:
+            variant: Such as "int8".
+            max_batch: Largest batch of the engine.
+        """
+        return KernelTable(
+            variant=variant,
+            engine=f"tensorrt_rtx {self.version}",
+            capabilities=self.capabilities,
+            max_batch=max_batch,
+            layers=self.layers,
+            list_sha256=self.list_sha256,
+        )
 
 
 def compiled_from_onnx(

@@ -65,9 +65,10 @@ def _restored(runtime_cache: Any, store: KernelStore | None) -> tuple[str, ...]:
 
 def _keep(runtime_cache: Any, store: KernelStore | None) -> None:
     """Store the kernels; where there is no room they are made anew next time."""
-    if store is not None:
+    data = None if store is None else runtime_cache.serialize()
+    if store is not None and data is not None:
         with suppress(EnvironmentError_):
-            store.write(bytes(runtime_cache.serialize()))
+            store.write(bytes(data))
 
 
 RTX = Library(

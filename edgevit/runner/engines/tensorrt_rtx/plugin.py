@@ -79,7 +79,8 @@ def registered_plugin(cache: EngineCache) -> ProviderPlugin:
         cache: Where it keeps the kernels made for them.
 
     Raises:
-        EnvironmentError_: It is not installed or does not load (EV779).
+        EnvironmentError_: It is not installed or does not load (EV779), or the cache can't be
+            written (EV755).
         DeviceError: There is no driver (EV772) or no card (EV773).
     """
     runtime = onnxruntime_module()
@@ -87,7 +88,7 @@ def registered_plugin(cache: EngineCache) -> ProviderPlugin:
     devices = tuple(one for one in runtime.get_ep_devices() if one.ep_name == PROVIDER)
     if not devices:
         raise no_card("get_ep_devices", f"{PROVIDER} finds no card that it runs on.")
-    return ProviderPlugin(PROVIDER, devices, {_CACHE_OPTION: str(cache.folder / "plugin")})
+    return ProviderPlugin(PROVIDER, devices, {_CACHE_OPTION: str(cache.part("plugin"))})
 
 
 @lru_cache(maxsize=1)
