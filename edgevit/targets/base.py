@@ -91,7 +91,7 @@ class Target(Protocol):
         """Return the quantized graph in this target's form, its kernels checked."""
 
     def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
-        """Return what `lower` gave, with its kernels where a compiler tells them without a device."""
+        """Return what `lower` gave, with its kernels where a compiler can tell them here."""
 
     def reference(self, graph: Graph) -> Lowered:
         """Return the float32 graph in this target's form."""
