@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgevit.graph.attention import find_attention
 from edgevit.graph.channels import head_channels
 from edgevit.graph.model import Gemm, Graph, Site
 from edgevit.graph.rewrite import call, permute, replace, reshape
@@ -65,8 +66,9 @@ def with_cut_heads(graph: Graph, *, apart: Collection[str] = ()) -> Graph:
 
 def _attentions(graph: Graph) -> list[tuple[Gemm, Gemm]]:
     """Return the products q k^T and P V of every attention."""
-    scores = [gemm for gemm in graph.gemms if gemm.kind == "qk"]
-    return list(zip(scores, [gemm for gemm in graph.gemms if gemm.kind == "pv"], strict=True))
+    gemms = {gemm.name: gemm for gemm in graph.gemms}
+    found = find_attention(graph.module)
+    return [(gemms[one.scores.name], gemms[one.output.name]) for one in found]
 
 
 def _part(graph: Graph, site: Site) -> _Part | None:
@@ -105,6 +107,8 @@ def _cut(graph: Graph, parts: Sequence[_Part]) -> None:
     linears = list(dict.fromkeys(part.linear for part in parts))
     order = {node: at for at, node in enumerate(graph.module.graph.nodes)}
     last, width = max(linears, key=order.__getitem__), parts[0].width
+    if any(order[user] <= order[last] for part in parts for user in part.node.users):
+        return  # an operand is read before the last of the projections is computed
     with graph.module.graph.inserting_before(last.next):
         heads = [_in_heads(linear, width) for linear in linears]  # [B, N, H, D] each
         whole: Any = heads[0] if len(heads) == 1 else call(last, aten.cat.default, heads, 2)
@@ -137,7 +141,8 @@ def _is_same(graph: Graph, part: _Part, new: fx.Node) -> bool:
         return False
     shape = torch.Size(at_batch(shape_of(part.linear), 2))
     numbers = torch.arange(shape.numel()).reshape(shape)
-    others = {x: torch.full(x_shape, -1) for x, x_shape in _other_linears(graph, part)}
+    nothing = torch.tensor(-1)
+    others = {x: nothing.expand(x_shape) for x, x_shape in _other_linears(graph, part)}
     values = [
         run_layout(graph.module, x, {**others, part.linear: numbers}) for x in (part.node, new)
     ]

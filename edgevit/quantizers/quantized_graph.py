@@ -21,7 +21,7 @@ from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
-from edgevit.quantizers.fp16 import exact_grid, half_grid, to_half
+from edgevit.quantizers.fp16 import exact_grid, half_grid, round_to_half, to_half
 from edgevit.quantizers.fp16_products import half_or_not, product
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.layer import Layer as Layer
@@ -234,8 +234,8 @@ class QuantizedGraph:
             bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
             right = self.graph.constant(str(gemm.weight)).T if right is None else right
             return product(left, right, bias, keep)
-        right = None if right is None else to_half(right)  # a Q reads float16, and rounds
-        left, right = (keep(x) for x in layer.rounded(to_half(left), right))  # infinities last
+        right = None if right is None else round_to_half(right)  # a Q reads float16, and rounds
+        left, right = (keep(x) for x in layer.rounded(round_to_half(left), right))  # inf last
         return product(left, right.T if layer.is_linear else right, layer.bias, keep)
 
     @property

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.report.cells import new_table, plain_text
+from edgevit.runner.engines.tensorrt.cost_model import LARGEST_BATCH
+from edgevit.runner.engines.tensorrt.inspecting import CODES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,6 +98,7 @@ def _slower_lines(base: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str
         share["name"]: share["time_ms"] - before[share["name"]]
         for share in shown["blocks"]
         if share["time_ms"] > before.get(share["name"], float("inf"))
+        and CODES.intersection(share["products"])  # others are in float already
     }
     if not losses:
         return []
@@ -124,7 +127,7 @@ def _source_lines(report: Mapping[str, Any]) -> list[str]:
 
 def _crossing(batch: int | None) -> str:
     if batch is None:
-        return "not up to batch 256"
+        return f"not up to batch {LARGEST_BATCH}"
     return "at every batch" if batch == 1 else f"from batch {batch} on"
 
 

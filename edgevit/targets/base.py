@@ -91,10 +91,7 @@ class Target(Protocol):
         """Return the quantized graph in this target's form, its kernels checked."""
 
     def with_kernels(self, lowered: Lowered, variant: str) -> Lowered:
-        """Return what `lower` gave with the kernels that a compiler makes of it without the device.
-
-        Rows of quantized products that it does not compute as asked say why as ``fallback``.
-        """
+        """Return what `lower` gave, with its kernels where a compiler can tell them here."""
 
     def reference(self, graph: Graph) -> Lowered:
         """Return the float32 graph in this target's form."""

@@ -118,3 +118,34 @@ def test_rows_are_moved_before_norms(make):
 def test_a_model_without_windows_keeps_its_norms():
     moved = with_rows_before_norms(captured(timm_vit))
     assert count(moved, aten.index_select.default) == 0
+
+
+class Late(torch.nn.Module):
+    """An attention whose v is projected behind the first product, and read by two softmaxes."""
+
+    def __init__(self, twice):
+        super().__init__()
+        torch.manual_seed(0)
+        self.twice = twice
+        self.stem = torch.nn.Conv2d(3, 32, 8, 8)
+        self.q, self.k, self.v = (torch.nn.Linear(32, 32) for _ in range(3))
+        self.head = torch.nn.Linear(32, 5)
+
+    def heads(self, x):
+        return x.reshape(-1, 16, 2, 16).transpose(1, 2)
+
+    def forward(self, image):
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        scores = self.heads(self.q(x)) @ self.heads(self.k(x)).transpose(-1, -2)
+        v = self.heads(self.v(x))
+        out = scores.softmax(-1) @ v
+        if self.twice:
+            out = out + (scores * 2).softmax(-1) @ v
+        return self.head(out.transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_projections_behind_the_first_product_are_left_where_they_are(twice):
+    graph = graph_from_module(Late(twice).eval(), (3, 32, 32))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(with_cut_heads(graph).forward(images), graph.forward(images))

@@ -37,7 +37,7 @@ def kernel_blocks(
     by_node = _by_node(products)
     found: list[str | None] = []
     for names in nodes:
-        named = [by_node[name] for name in map(_plain, names) if name in by_node]
+        named = [by_node[name] for name in map(plain_name, names) if name in by_node]
         found.append(min(named)[1] if named else None)
     return _filled(found)
 
@@ -49,7 +49,7 @@ def _by_node(products: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]
         name = str(row["name"])
         forms = (name, f"{name}_product", f"{name}_2d", str(row.get("tensor") or name))
         for form in forms:
-            found[_plain(form)] = (place, blocks[name])
+            found[plain_name(form)] = (place, blocks[name])
     return found
 
 
@@ -78,6 +78,6 @@ def _block(module: str, blocks: Iterable[str]) -> str:
     return module.rpartition(".")[0] or module or OTHER
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a node's name as an engine may have changed it."""
     return re.sub(r"[^0-9a-zA-Z]+", "_", name).strip("_")

@@ -7,6 +7,7 @@ generation they are the best evidence there is before one of them builds its own
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 from edgevit.errors import EdgeViTError, EnvironmentError_
 from edgevit.runner.engines.tensorrt_rtx import ENGINE as RTX
@@ -40,8 +41,11 @@ def with_kernels(lowered: Lowered, profile: DeviceProfile, variant: str) -> Lowe
         return lowered
     try:
         load_rtx()
-    except EnvironmentError_:
-        return replace(lowered, unchecked=NOT_CHECKED if is_own else "")
+    except EnvironmentError_ as error:
+        if find_spec(RTX.module) is None:
+            return replace(lowered, unchecked=NOT_CHECKED if is_own else "")
+        why = f"kernels were not checked: {error.why}"  # it is here, and does not load
+        return replace(lowered, unchecked=why[:_LONGEST_TEXT])
     model = whole_model(lowered.onnx, lowered.tensors)
     try:
         compiled = compiled_from_onnx(model, (profile.compiles_as,))

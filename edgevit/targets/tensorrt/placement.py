@@ -160,5 +160,6 @@ def _is_fused(attention: Attention) -> bool:
 
 def _fits(attention: Attention, limits: AttentionLimits) -> bool:
     left: Any = args_of(attention.scores)[0]
-    head_size, sequence = shape_of(left)[-1], max(shape_of(attention.scores)[-2:])
-    return limits.allows(head_size=head_size, sequence=sequence)
+    sizes = shape_of(attention.scores)  # [B, H, N, N], without H of a single head
+    heads = sizes[-3] if len(sizes) > 3 else 1
+    return limits.allows(heads=heads, head_size=shape_of(left)[-1], sequence=max(sizes[-2:]))

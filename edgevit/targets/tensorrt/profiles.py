@@ -28,22 +28,26 @@ class AttentionLimits:
     Args:
         head_sizes: Channels a head may have.
         max_sequence: Largest number of queries and of keys; None where there is no limit.
-        min_sequence: Smallest number of them.
+        min_sequence: Smallest that the larger of both numbers may be.
+        min_heads: Smallest number of heads.
     """
 
     head_sizes: tuple[int, ...]
     max_sequence: int | None = None
     min_sequence: int = 1
+    min_heads: int = 1
 
-    def allows(self, *, head_size: int, sequence: int) -> bool:
+    def allows(self, *, heads: int, head_size: int, sequence: int) -> bool:
         """Return whether an attention of this size can be fused."""
         short_enough = self.max_sequence is None or sequence <= self.max_sequence
         long_enough = sequence >= self.min_sequence
-        return head_size in self.head_sizes and short_enough and long_enough
+        fits = head_size in self.head_sizes and heads >= self.min_heads
+        return fits and short_enough and long_enough
 
 
 FP16_ATTENTION = AttentionLimits(head_sizes=tuple(range(16, 257, 8)))
 INT8_ATTENTION = AttentionLimits(head_sizes=(16, 32, 64), max_sequence=512)
+INT8_BEFORE_ADA = replace(INT8_ATTENTION, min_heads=2)
 FP8_ATTENTION = AttentionLimits(head_sizes=tuple(range(9, 257)), min_sequence=32)
 
 
@@ -74,7 +78,7 @@ class DeviceProfile:
     precisions: tuple[str, ...]
     tensorrt: tuple[str, str] = (OLDEST_TENSORRT, NEWEST_TENSORRT)
     fp16_attention: AttentionLimits = FP16_ATTENTION
-    int8_attention: AttentionLimits = INT8_ATTENTION
+    int8_attention: AttentionLimits = INT8_BEFORE_ADA
     fp8_attention: AttentionLimits | None = None
     memory_gb: tuple[int, ...] = ()
     jetpack: tuple[str, ...] = ()
@@ -138,6 +142,7 @@ _GENERATIONS = (
         compute_capability="8.9",
         compiles_as="SM89",
         precisions=_ADA,
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
     ),
     DeviceProfile(
@@ -145,6 +150,7 @@ _GENERATIONS = (
         description="TensorRT on H100, H200: INT8, FP8 and FP16",
         compute_capability="9.0",
         precisions=_ADA,
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
     ),
     DeviceProfile(
@@ -153,6 +159,7 @@ _GENERATIONS = (
         compute_capability="10.0",
         precisions=_BLACKWELL,
         tensorrt=("10.8", NEWEST_TENSORRT),
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
     ),
 )
@@ -179,6 +186,7 @@ _RTX = (
         compute_capability="8.9",
         compiles_as="SM89",
         precisions=_ADA,
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
         engine="tensorrt_rtx",
     ),
@@ -188,6 +196,7 @@ _RTX = (
         compute_capability="12.0",
         compiles_as="SM120",
         precisions=_BLACKWELL,
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
         engine="tensorrt_rtx",
     ),
@@ -229,6 +238,7 @@ _JETSONS = (
         compute_capability="11.0",
         precisions=_BLACKWELL,
         tensorrt=("10.13", NEWEST_TENSORRT),
+        int8_attention=INT8_ATTENTION,
         fp8_attention=FP8_ATTENTION,
         memory_gb=(128,),
         jetpack=("7.0", "7.1", "7.2"),

@@ -15,7 +15,7 @@ from typing import Iterable, Sequence
 from edgevit.bundle.graph_values import GraphValues
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.tensorrt.inspecting import EngineLayer, LayerOperand
-from edgevit.runner.engines.tensorrt.layer_table import _plain as plain_name
+from edgevit.runner.measure.blocks import plain_name
 
 
 @dataclass(frozen=True)

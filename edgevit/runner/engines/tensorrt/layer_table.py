@@ -6,13 +6,13 @@ which nodes became part of which kernel. What can't be told is left empty, never
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgevit.runner.engines.tensorrt.fallback_reasons import Evidence, reason_for
 from edgevit.runner.engines.tensorrt.inspecting import CODES, EngineLayer
+from edgevit.runner.measure.blocks import plain_name
 
 _FLOAT_KERNELS = ("float32", "float16", "fp32", "fp16")
 
@@ -160,7 +160,7 @@ def _by_node(layers: Sequence[EngineLayer]) -> dict[str, EngineLayer]:
     found: dict[str, EngineLayer] = {}
     for layer in sorted(layers, key=lambda layer: (not layer.only_moves, layer.holds_product)):
         for node in layer.onnx_nodes:
-            found[_plain(node)] = layer
+            found[plain_name(node)] = layer
     return found
 
 
@@ -169,13 +169,8 @@ def _layer_of(product: Mapping[str, Any], by_node: Mapping[str, EngineLayer]) ->
     # A linear layer is a MatMul called "..._product" and an Add of its bias, which carries the
     # layer's name and may have been fused into what follows.
     nodes = [f"{product['name']}_product", product.get("tensor"), product["name"]]
-    names = [_plain(str(node)) for node in nodes if node]
+    names = [plain_name(str(node)) for node in nodes if node]
     return next((by_node[name] for name in names if name in by_node), None)
-
-
-def _plain(name: str) -> str:
-    """Return a node's name as Myelin may have changed it."""
-    return re.sub(r"[^0-9a-zA-Z]+", "_", name).strip("_")
 
 
 def _asked(product: Mapping[str, Any]) -> str:

@@ -16,8 +16,6 @@ from edgevit.targets.tensorrt.conformance.operands import (
 from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import FP8, INT8, GraphView
 
-_FUSES_ONE_HEAD = 89
-
 
 @rule(
     20,
@@ -70,8 +68,8 @@ def attention_has_a_fused_size(subject: CheckedGraph) -> Iterator[Fault]:
             limits = profile.fp8_attention
         elif INT8 not in found.code_types:
             continue
-        if INT8 in found.code_types and found.heads == 1 and profile.sm < _FUSES_ONE_HEAD:
-            yield Fault(name, "a single head is not fused before compute capability 8.9")
+        if found.heads is not None and found.heads < limits.min_heads:
+            yield Fault(name, f"fewer than {limits.min_heads} heads are not fused on this device")
         head, sequence = found.head_size, found.sequence
         if head is not None and head not in limits.head_sizes:
             yield Fault(name, f"heads of {head} channels are not fused")

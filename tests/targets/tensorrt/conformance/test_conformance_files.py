@@ -169,9 +169,11 @@ def test_blackwell_and_thor_only_serve_releases_that_know_them(conforming):
         assert profile.runs("fp8") == (profile.sm >= 89) == (profile.fp8_attention is not None)
         assert profile.is_jetson == name.startswith("jetson-")
     assert version_key("10.13") > version_key("10.3")
-    assert not AMPERE.int8_attention.allows(head_size=64, sequence=577)
-    assert AMPERE.int8_attention.allows(head_size=64, sequence=197)
-    assert not AMPERE.int8_attention.allows(head_size=24, sequence=197)
+    assert not AMPERE.int8_attention.allows(heads=2, head_size=64, sequence=577)
+    assert AMPERE.int8_attention.allows(heads=2, head_size=64, sequence=197)
+    assert not AMPERE.int8_attention.allows(heads=2, head_size=24, sequence=197)
+    assert not AMPERE.int8_attention.allows(heads=1, head_size=64, sequence=197)
+    assert PROFILES["rtx-ada"].int8_attention.allows(heads=1, head_size=64, sequence=197)
 
 
 @pytest.mark.parametrize(
