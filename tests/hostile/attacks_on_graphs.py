@@ -166,7 +166,7 @@ PROGRAMS: dict[str, tuple[Attack, str]] = {
     "loop of 2^62 rounds": (_on_model(_loop), "EV418"),
     "branch": (_on_model(_branch), "EV418"),
     "ConstantOfShape of 2^31": (_on_model(_filled("ConstantOfShape")), "EV418"),
-    "Expand to 2^31": (_on_model(_filled("Expand")), "EV418"),
+    "Expand to 2^31": (_on_model(_filled("Expand")), "EV421"),
     "function in the place of an operator": (_on_model(_function), "EV418"),
     "subgraph of a plain operator": (
         _attribute(body=helper.make_graph([], "g", [], [])),

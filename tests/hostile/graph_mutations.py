@@ -51,7 +51,7 @@ TEXTS = (
     "nan",
     "-1",
 )
-_FOREIGN = ("Loop", "If", "Scan", "ConstantOfShape", "Expand", "Tile", "Range", "Shape", "Einsum")
+_FOREIGN = ("Loop", "If", "Scan", "ConstantOfShape", "Tile", "Range", "Shape", "Einsum")
 _FOREIGN = (*_FOREIGN, "RandomNormal", "Resize", "NonZero", "ScatterND", "Constant", "EPContext")
 
 
