@@ -15,15 +15,18 @@ from edgevit.graph.operators import aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.shapes import args_of
 from edgevit.graph.tracing import MOVING, sources_of
+from edgevit.graph.window import window_of
 
 __all__ = ["Gemm", "Role", "Site", "find_gemms"]
 
 _OPERANDS: dict[Kind, tuple[str, str]] = {
     "linear": ("input", "weight"),
+    "conv": ("input", "weight"),
     "qk": ("query", "key"),
     "pv": ("softmax", "value"),
     "matmul": ("left", "right"),
 }
+_WITH_WEIGHT = ("linear", "conv")
 _ATTENTION_ROLES = {"qk": (Role.QUERY, Role.KEY), "pv": (Role.SOFTMAX_OUT, Role.VALUE)}
 _PRODUCER_ROLES: dict[Any, Role] = {
     aten.layer_norm.default: Role.LN_OUT,
@@ -47,6 +50,8 @@ def find_gemms(module: GraphModule) -> tuple[Gemm, ...]:
     for node in module.graph.nodes:
         if node.target is aten.linear.default and args_of(node)[1].op == "get_attr":
             kinds[node], paths[node] = "linear", _linear_path(node)
+        elif node.target is aten.conv2d.default and window_of(node) is not None:
+            kinds[node], paths[node] = "conv", _linear_path(node)
         elif node.target is aten.matmul.default and node not in kinds:
             kinds[node], paths[node] = "matmul", f"{node.meta['module']}.matmul".removeprefix(".")
         if node in kinds:
@@ -88,7 +93,8 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
         )
         for at in (0, 1)
     ]
-    constants: list[Any] = list(args_of(node)[1:3]) if kind == "linear" else [None, None]
+    has_weight = kind in _WITH_WEIGHT
+    constants: list[Any] = list(args_of(node)[1:3]) if has_weight else [None, None]
     names = [str(c.target) if isinstance(c, Node) else None for c in (*constants, None)[:2]]
     return Gemm(
         name=node.name,
@@ -98,6 +104,7 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
         right=sites[1],
         weight=names[0],
         bias=names[1],
+        window=window_of(node) if kind == "conv" else None,
     )
 
 
@@ -105,7 +112,7 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
     kind = kinds[node]
     if kind in _ATTENTION_ROLES:
         return _ATTENTION_ROLES[kind][operand]
-    if kind == "linear" and operand == 1:
+    if kind in _WITH_WEIGHT and operand == 1:
         return Role.WEIGHT
     if kind == "linear" and _makes_logits(node):
         return Role.HEAD_IN

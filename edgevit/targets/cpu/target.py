@@ -37,6 +37,8 @@ from edgevit.targets.widths import (
 )
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
+CONV_CHANNELS = 24
+"""In and out, from which on a convolution is faster in integers; see docs/log.md."""
 EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
 
 
@@ -69,7 +71,7 @@ class CpuTarget:
         refuse_unmatched(graph, float_layers)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
         for gemm in graph.gemms:
-            reason = _left_in_float(gemm, float_layers)
+            reason = _left_in_float(graph, gemm, float_layers)
             for site in (gemm.left, gemm.right):
                 if reason:
                     placement.skipped[site.name] = reason
@@ -124,11 +126,13 @@ class CpuTarget:
 TARGETS = (CpuTarget(),)
 
 
-def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+def _left_in_float(graph: Graph, gemm: Gemm, float_layers: tuple[str, ...]) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
     if gemm.kind == "matmul":
         return "a product of two activations outside attention"
+    if gemm.window is not None and min(graph.constant(str(gemm.weight)).shape[:2]) < CONV_CHANNELS:
+        return f"a convolution with fewer than {CONV_CHANNELS} channels: float is faster here"
     return ""
 
 
