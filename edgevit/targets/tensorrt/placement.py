@@ -26,6 +26,8 @@ from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
 
 SMALLEST_GEMM = 16  # channels in and out below which no Tensor Core kernel is used
+CONV_MULTIPLE = 8
+"""Of channels, for which there are integer kernels of convolutions."""
 ASKED = "asked for in the recipe"
 ONE_STEP = "TensorRT rounds a tensor with one step"
 ATTENTION = "attention is float16 here; the variant int8_attention quantizes it where that pays"
@@ -103,10 +105,23 @@ def _left_in_float(
         return "a product of two activations outside attention"
     if gemm.left.role in _FIXED_FLOAT:
         return _FIXED_FLOAT[gemm.left.role]
+    if gemm.window is not None:
+        return _convolution_in_float(graph, gemm)
     if inside and gemm.name not in inside:
         return "it stands between blocks and stays in float16"
     if min(graph.constant(gemm.weight).shape) < SMALLEST_GEMM:
         return f"it has fewer than {SMALLEST_GEMM} channels and stays in float16"
+    return ""
+
+
+def _convolution_in_float(graph: Graph, gemm: Gemm) -> str:
+    """Return why a convolution stays in float16, or an empty string."""
+    channels = graph.constant(str(gemm.weight)).shape[:2]
+    if min(channels) < SMALLEST_GEMM or any(count % CONV_MULTIPLE for count in channels):
+        return (
+            f"a convolution of fewer than {SMALLEST_GEMM} channels, or of a number that "
+            f"{CONV_MULTIPLE} does not divide, stays in float16"
+        )
     return ""
 
 
