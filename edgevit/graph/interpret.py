@@ -48,7 +48,9 @@ def run_graph(
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
-    return run_part(graph, first.name, image, None, gemm=gemm, conv=conv, observe=observe, keep=keep)
+    return run_part(
+        graph, first.name, image, None, gemm=gemm, conv=conv, observe=observe, keep=keep
+    )
 
 
 def run_part(

@@ -50,7 +50,8 @@ class Site:
 
     Args:
         name: Module path and operand, e.g. ``"blocks.0.attn.qkv:input"``. Operands: input and
-            weight of linears and convolutions; query and key of q k^T; softmax and value of P V; left and right.
+            weight of linears and convolutions; query and key of q k^T; softmax and value of P V;
+            left and right.
         role: Where the tensor comes from.
         gemm: The gemm's fx node name.
         operand: 0 (left) or 1 (right).

@@ -49,9 +49,9 @@ def find_gemms(module: GraphModule) -> tuple[Gemm, ...]:
     taken: dict[str, int] = {}
     for node in module.graph.nodes:
         if node.target is aten.linear.default and args_of(node)[1].op == "get_attr":
-            kinds[node], paths[node] = "linear", _linear_path(node)
+            kinds[node], paths[node] = "linear", weight_owner(node)
         elif node.target is aten.conv2d.default and window_of(node) is not None:
-            kinds[node], paths[node] = "conv", _linear_path(node)
+            kinds[node], paths[node] = "conv", weight_owner(node)
         elif node.target is aten.matmul.default and node not in kinds:
             kinds[node], paths[node] = "matmul", f"{node.meta['module']}.matmul".removeprefix(".")
         if node in kinds:
@@ -74,8 +74,8 @@ def _common_path(first: Node, second: Node) -> str:
     return ".".join(shared)
 
 
-def _linear_path(node: Node) -> str:
-    """Return the weight's owner; functional calls know only the module around it."""
+def weight_owner(node: Node) -> str:
+    """Return the path of a weight's owner; functional calls know only the module around it."""
     weight: Any = args_of(node)[1]
     owner = re.sub(r"[._]?weight$", "", weight.meta.get("fqn", ""))
     return owner or node.meta["module"] or node.name

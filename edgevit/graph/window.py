@@ -89,7 +89,10 @@ class Window:
         """
         length = self.kernel[0] * self.kernel[1] * x.shape[1]
         at_once = max(1, PATCH_BYTES // (_FLOAT_BYTES * math.prod(self.output) * length))
-        parts = [self.fold(product(self.unfold(part))) for part in x.split(at_once)]
+        parts = [
+            self.fold(product(self.unfold(x[start : start + at_once])))
+            for start in range(0, len(x), at_once)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

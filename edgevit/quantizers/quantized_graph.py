@@ -274,9 +274,7 @@ class QuantizedGraph:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
         if self.placement.float_type == "float32":
             return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve)
-        return run_graph(
-            self.graph, image, gemm=self.compute, conv=self.convolve, keep=self.kept
-        )
+        return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve, keep=self.kept)
 
     def convolve(self, gemm: Gemm, x: Tensor) -> Tensor:
         """Return one convolution [B, O, H', W'] of [B, C, H, W] as the engine computes it.

@@ -58,8 +58,8 @@ def _rewritten(module: GraphModule, node: Node) -> Node | None:
     if node.target is aten.conv2d.default:
         x, weight, bias, *rest, groups = convolution_arguments(node)
         if bias is None and groups == 1 and weight.op == "get_attr":
-            zeros = _bias(module, weight, torch.zeros(shape_of(weight)[0]))
-            return call(node, aten.conv2d.default, x, weight, zeros, *rest)
+            nothing = _bias(module, weight, torch.zeros(shape_of(weight)[0]))
+            return call(node, aten.conv2d.default, x, weight, nothing, *rest)
     return None
 
 

@@ -23,7 +23,7 @@ from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
 from edgevit.targets.cpu.split_linear import with_split_linears
-from edgevit.targets.layer_rows import layer_rows
+from edgevit.targets.layer_rows import Unplaced, layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
@@ -111,6 +111,7 @@ class CpuTarget:
                 kernels=check_kernels(outputs, kernels),
                 tensors=outputs,
                 in_float=lambda name: {"kernel": "float32"},
+                unplaced=_UNPLACED,
             ),
         )
 
@@ -124,6 +125,12 @@ class CpuTarget:
 
 
 TARGETS = (CpuTarget(),)
+_UNPLACED: dict[Unplaced, str] = {
+    "depthwise": "a depthwise convolution: float is faster here",
+    "grouped": "a convolution in groups: float is faster here",
+    "transposed": "a transposed convolution has no integer kernel here",
+    "computed": "its weight is computed: there is no integer kernel here",
+}
 
 
 def _left_in_float(graph: Graph, gemm: Gemm, float_layers: tuple[str, ...]) -> str:

@@ -5,9 +5,9 @@ is dequantized as well, and runs it in integers: ``acc * (s_x * s_w) + bias``. W
 that is kept here (NVIDIA, TensorRT documentation, "Working with quantized types"): every scale a
 constant, every zero point an int8 zero, the axis of per-channel scales spelled out and that of the
 output channels, the weight stored as int8 in the layout it is used in, and nothing at all between
-DQ and MatMul. A convolution is a Conv with its weight as it is in the model, axis
-0 that of the scales. One tensor that several products read is rounded once. Codes of fewer than 8 bits are
-float values clipped before the Q: clipping codes would break the pattern.
+DQ and MatMul. A convolution is a Conv with its bias inside and its weight as it is in the model,
+whose scales are on axis 0. One tensor that several products read is rounded once. Codes of fewer
+than 8 bits are float values clipped before the Q: clipping codes would break the pattern.
 """
 
 from __future__ import annotations
