@@ -38,7 +38,8 @@ def run_graph(
         graph: What to run; gradients flow as in `graph.forward`.
         image: Normalised images.
         gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
-            callee reads weight and bias itself by `graph.weight(gemm)`.
+            callee reads weight and bias itself by `graph.weight(gemm)`. A constant operand of any
+            other product is there once per image.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
@@ -142,8 +143,24 @@ def _between(nodes: Iterable[Node], first: Node, last: Node) -> list[Node]:
 
 
 def _product(gemm: Product, which: Gemm, node: Node, values: Mapping[str, Any]) -> Tensor:
-    left, *rest = (values[source.name] for source in args_of(node)[:2])
-    return gemm(which, left, None if which.kind == "linear" else rest[0])
+    left, right = (values[source.name] for source in args_of(node)[:2])
+    if which.kind == "linear":
+        return gemm(which, left, None)
+    if which.constant is not None:
+        left, right = _repeated(left, right)
+    return gemm(which, left, right)
+
+
+def _repeated(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both operands of a product with their first axis, the batch, as long in both.
+
+    A constant is there once for all images; whoever cuts a batch apart finds it in every part.
+    """
+    rank = max(left.ndim, right.ndim)
+    operands = [x.reshape(*[1] * (rank - x.ndim), *x.shape) for x in (left, right)]
+    length = max(len(x) for x in operands)
+    a, b = (x.expand(length, *x.shape[1:]) for x in operands)
+    return a, b
 
 
 def _last_uses(graph: Graph) -> dict[str, list[str]]:

@@ -36,6 +36,8 @@ class Role(str, Enum):
     """A sum of two activations that enters a linear without a LayerNorm in between."""
     HEAD_IN = "head_in"
     """Input of a linear whose output is the model's logits."""
+    FACTOR = "factor"
+    """Right operand of a product that belongs to no attention."""
     LINEAR_IN = "linear_in"
     """Anything else that enters a linear or a product."""
     WEIGHT = "weight"
@@ -74,6 +76,8 @@ class Gemm:
         right: [..., K, N], or for a linear its weight [N, K].
         weight: Constant name of a linear's weight [out, in], else None.
         bias: Constant name of a linear's bias [out], else None.
+        constant: Number of the operand (0 or 1) that is the same for all images, such as a table of
+            relative positions [..., K, N]; None if there is none, and for a linear.
     """
 
     name: str
@@ -83,3 +87,4 @@ class Gemm:
     right: Site
     weight: str | None = None
     bias: str | None = None
+    constant: int | None = None
