@@ -27,11 +27,12 @@ def layer_rows(
     """
     rows = []
     for gemm in quantized.graph.gemms:
+        stored = quantized.graph.stored(gemm)
         row = {
             "name": gemm.name,
             "module": gemm.module,
             "kind": gemm.kind,
-            "parameters": 0 if gemm.weight is None else quantized.graph.weight(gemm).numel(),
+            "parameters": 0 if stored is None else stored.numel(),
         }
         if gemm.name in quantized.layers:
             row |= _grids(quantized, gemm)
@@ -46,10 +47,11 @@ def layer_rows(
 def _grids(quantized: QuantizedGraph, gemm: Gemm) -> Row:
     layer = quantized.layers[gemm.name]
     left, right = layer.grids
+    stored = 1 if layer.is_linear else gemm.constant
     return {
         "left_bits": left.spec.bits,
         "right_bits": right.spec.bits,
-        "weight_bits": right.spec.bits if layer.is_linear else None,
+        "weight_bits": None if stored is None else (left, right)[stored].spec.bits,
         "grid": left.label(),
         "carrier": f"{left.carrier} x {right.carrier}",
     }

@@ -1,7 +1,8 @@
 """The `cpu` target: ONNX Runtime on x86-64 or Arm, 8-bit integer kernels.
 
 What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
-(symmetric, per output channel), attention products with a u8 left and an s8 right operand. Codes
+(symmetric, per output channel), products of two activations, of attention or not, with a u8 left and
+an s8 right operand; one of the two may be a constant, whose codes are stored as weights are. Codes
 of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
 stay in float32, where the engine is fastest.
 """
@@ -127,8 +128,6 @@ TARGETS = (CpuTarget(),)
 def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
-    if gemm.kind == "matmul":
-        return "a product of two activations outside attention"
     return ""
 
 
@@ -138,7 +137,7 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
         return (_weight(weight_bits),)
     bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
     uniform: tuple[GridSpec, ...] = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
-    if role in {Role.KEY, Role.VALUE}:
+    if role in {Role.KEY, Role.VALUE, Role.FACTOR}:
         uniform = (GridSpec(bits=bits, signed=True, symmetric=True),)
     elif role is Role.QUERY:
         uniform = (GridSpec(bits=bits, symmetric=True),)
