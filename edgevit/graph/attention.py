@@ -1,4 +1,7 @@
-"""Finds attention in a graph by its shape: q k^T -> softmax -> P V, never by class names."""
+"""Finds attention in a graph by its shape: q k^T -> softmax -> P V, never by class names.
+
+Also what stands in for a softmax: a product whose result is divided by a part of itself.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.operators import aten
+from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.tracing import sources_of
 
 _ON_SCORES = {
     aten.add.Tensor,
@@ -18,6 +22,13 @@ _ON_SCORES = {
     aten.div.Tensor,
     aten.reshape.default,
     aten.permute.default,
+}
+_ON_DIVISORS = LAYOUT | {
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.reciprocal.default,
 }
 
 
@@ -80,3 +91,25 @@ def _output_of(softmax: Node) -> Node | None:
             return None
         node = user
     return None
+
+
+def find_self_divided(module: GraphModule) -> set[Node]:
+    """Return the products whose result is divided by a part of itself.
+
+    So does linear attention, whose values have a column of ones for the divisor (Cai et al.,
+    EfficientViT, arXiv 2205.14756, section 3.1).
+    """
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        operands = [x for x in node.args if isinstance(x, Node)]
+        if len(operands) == 2 and _divides(node, operands[1]):
+            above, below = (sources_of(x, _ON_DIVISORS) for x in operands)
+            found |= {n for n in above & below if n.target is aten.matmul.default}
+    return found
+
+
+def _divides(node: Node, right: Node) -> bool:
+    is_product = node.target is aten.mul.Tensor
+    return node.target is aten.div.Tensor or (
+        is_product and right.target is aten.reciprocal.default
+    )

@@ -24,6 +24,7 @@ from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
 from edgevit.targets.cpu.split_linear import with_split_linears
+from edgevit.targets.divided import SELF_DIVIDED, self_divided
 from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
@@ -69,8 +70,9 @@ class CpuTarget:
         widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
         refuse_unmatched(graph, float_layers)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        divided = self_divided(graph)
         for gemm in graph.gemms:
-            reason = _left_in_float(gemm, float_layers)
+            reason = _left_in_float(gemm, float_layers, divided)
             for site in (gemm.left, gemm.right):
                 if reason:
                     placement.skipped[site.name] = reason
@@ -125,10 +127,10 @@ class CpuTarget:
 TARGETS = (CpuTarget(),)
 
 
-def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...], divided: set[str]) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
-    return ""
+    return SELF_DIVIDED if gemm.name in divided else ""
 
 
 def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[GridSpec, ...]:
