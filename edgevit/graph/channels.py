@@ -45,7 +45,7 @@ def head_channels(graph: Graph, site: Site) -> tuple[str, Tensor] | None:
 
     Returns:
         The linear's fx node name and int64 [H, D], or None when the operand is not a pure
-        rearrangement of one linear's output by whole channels.
+        rearrangement of one linear's output by whole channels, or something else reads them.
     """
     found = channels_of(graph, site.producer)
     if found is None or found[1].ndim != 4:
@@ -56,7 +56,20 @@ def head_channels(graph: Graph, site: Site) -> tuple[str, Tensor] | None:
     rows = channels[0, :, 0, :]  # [H, D]
     if not bool((channels == rows[None, :, None, :]).all()) or bool((rows < 0).any()):
         return None
+    if not _read_alone(graph, linear, rows, site.gemm):
+        return None
     return linear, rows.contiguous()
+
+
+def _read_alone(graph: Graph, linear: str, rows: Tensor, gemm: str) -> bool:
+    """Return whether no operator but one product reads these channels of a linear."""
+    for reader, tensor in readers_of(_node(graph, linear)):
+        if reader.name == gemm:
+            continue
+        found = trace_channels(graph.module, tensor)
+        if found is None or bool(torch.isin(found[1], rows).any()):
+            return False
+    return True
 
 
 def input_head_channels(graph: Graph, gemm: Gemm) -> tuple[str, Tensor] | None:

@@ -42,7 +42,8 @@ def run_graph(
         image: Normalised images.
         gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
             callee reads weight and bias itself by `graph.weight(gemm)`. A convolution is a linear
-            of all its patches at once.
+            of all its patches at once. A constant operand of any other product is there once per
+            image.
         conv: Replaces the computation of every convolution among them in place of `gemm`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
@@ -158,12 +159,28 @@ def _product(
     node: Node,
     values: Mapping[str, Any],
 ) -> Tensor:
-    left, *rest = (values[source.name] for source in args_of(node)[:2])
-    if which.window is None:
-        return gemm(which, left, None if which.weight is not None else rest[0])
-    if conv is not None:
-        return conv(which, left)
-    return which.window.fold(gemm(which, which.window.unfold(left), None))
+    left, right = (values[source.name] for source in args_of(node)[:2])
+    if which.window is not None:
+        if conv is not None:
+            return conv(which, left)
+        return which.window.fold(gemm(which, which.window.unfold(left), None))
+    if which.weight is not None:
+        return gemm(which, left, None)
+    if which.constant is not None:
+        left, right = _repeated(left, right)
+    return gemm(which, left, right)
+
+
+def _repeated(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both operands of a product with their first axis, the batch, as long in both.
+
+    A constant is there once for all images; whoever cuts a batch apart finds it in every part.
+    """
+    rank = max(left.ndim, right.ndim)
+    operands = [x.reshape(*[1] * (rank - x.ndim), *x.shape) for x in (left, right)]
+    length = max(len(x) for x in operands)
+    a, b = (x.expand(length, *x.shape[1:]) for x in operands)
+    return a, b
 
 
 def _last_uses(graph: Graph) -> dict[str, list[str]]:

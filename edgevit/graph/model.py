@@ -62,6 +62,14 @@ class Graph:
         weight = self.weight(gemm)
         return weight.new_zeros(len(weight)) if gemm.bias is None else self.constant(gemm.bias)
 
+    def stored(self, gemm: Gemm) -> Tensor | None:
+        """Return the operand that is a constant: a linear's weight or another's table, or None."""
+        if gemm.weight is not None or gemm.constant is None:
+            return None if gemm.weight is None else self.constant(gemm.weight)
+        producer = (gemm.left, gemm.right)[gemm.constant].producer
+        node = next(node for node in self.module.graph.nodes if node.name == producer)
+        return self.constant(str(node.target))
+
     def set_weight(self, gemm: Gemm, value: Tensor) -> None:
         """Replace the weight by another of the shape and dtype that `weight` returns."""
         if gemm.window is not None:

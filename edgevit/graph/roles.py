@@ -38,6 +38,8 @@ class Role(str, Enum):
     """A sum of two activations that enters a linear without a LayerNorm in between."""
     HEAD_IN = "head_in"
     """Input of a linear whose output is the model's logits."""
+    FACTOR = "factor"
+    """Right operand of a product that belongs to no attention."""
     LINEAR_IN = "linear_in"
     """Anything else that enters a linear or a product."""
     WEIGHT = "weight"
@@ -80,6 +82,8 @@ class Gemm:
             [out, C, kh, kw], else None.
         bias: Constant name of its bias [out], else None.
         window: How a convolution reads its input, else None.
+        constant: Number of the operand (0 or 1) that is the same for all images, such as a table of
+            relative positions [..., K, N]; None if there is none, and for a linear.
     """
 
     name: str
@@ -90,3 +94,4 @@ class Gemm:
     weight: str | None = None
     bias: str | None = None
     window: Window | None = None
+    constant: int | None = None

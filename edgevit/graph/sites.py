@@ -105,7 +105,13 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
         weight=names[0],
         bias=names[1],
         window=window_of(node) if kind == "conv" else None,
+        constant=None if kind in _WITH_WEIGHT else _constant_operand(node),
     )
+
+
+def _constant_operand(node: Node) -> int | None:
+    found = [at for at in (0, 1) if args_of(node)[at].op == "get_attr"]
+    return found[0] if found else None
 
 
 def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
@@ -114,6 +120,8 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
         return _ATTENTION_ROLES[kind][operand]
     if kind in _WITH_WEIGHT and operand == 1:
         return Role.WEIGHT
+    if kind == "matmul" and operand == 1:
+        return Role.FACTOR
     if kind == "linear" and _makes_logits(node):
         return Role.HEAD_IN
     sources = sources_of(args_of(node)[operand])
@@ -124,6 +132,8 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
         return Role.PATCH_IN
     if kinds.get(producer) == "pv":
         return Role.ATTN_OUT
+    if kind == "matmul" and producer.target is aten.softmax.int:
+        return Role.SOFTMAX_OUT
     role = _PRODUCER_ROLES.get(producer.target, Role.LINEAR_IN)
     activations = [n for n in producer.all_input_nodes if n.op != "get_attr"]
     return Role.LINEAR_IN if role is Role.RESIDUAL and len(activations) < 2 else role

@@ -46,13 +46,16 @@ class UniformGrid(Grid):
 
     @classmethod
     def specs_at(cls, role: Role, bits: int) -> tuple[GridSpec, ...]:
-        """Return the grid with a free zero point where integer kernels have none: weights, q, k, v.
+        """Return the grid with a free zero point where integer kernels have none.
+
+        Those are weights, q, k, v and the right operands of other products.
 
         The others have it on every target with integer sums.
         """
         if role is Role.WEIGHT:
             return (GridSpec(bits=bits, granularity="channel"),)
-        return (GridSpec(bits=bits),) if role in {Role.QUERY, Role.KEY, Role.VALUE} else ()
+        symmetric = {Role.QUERY, Role.KEY, Role.VALUE, Role.FACTOR}
+        return (GridSpec(bits=bits),) if role in symmetric else ()
 
     @classmethod
     def fit(cls, spec: GridSpec, seen: Seen) -> UniformGrid:

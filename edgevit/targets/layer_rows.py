@@ -59,11 +59,12 @@ def layer_rows(
 
 
 def _head(quantized: QuantizedGraph, gemm: Gemm) -> Row:
+    stored = quantized.graph.stored(gemm)
     return {
         "name": gemm.name,
         "module": gemm.module,
         "kind": gemm.kind,
-        "parameters": 0 if gemm.weight is None else quantized.graph.weight(gemm).numel(),
+        "parameters": 0 if stored is None else stored.numel(),
     }
 
 
@@ -98,10 +99,11 @@ def _unplaced_kind(node: Node) -> Unplaced:
 def _grids(quantized: QuantizedGraph, gemm: Gemm) -> Row:
     layer = quantized.layers[gemm.name]
     left, right = layer.grids
+    stored = 1 if layer.is_linear else gemm.constant
     return {
         "left_bits": left.spec.bits,
         "right_bits": right.spec.bits,
-        "weight_bits": right.spec.bits if layer.is_linear else None,
+        "weight_bits": None if stored is None else (left, right)[stored].spec.bits,
         "grid": left.label(),
         "carrier": f"{left.carrier} x {right.carrier}",
     }

@@ -85,7 +85,10 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
         with torch.no_grad():
             search.block(block, inputs[block.input], judge)
         run.progress("blocks", done, len(blocks))
-    quantized.notes += _outside_note(run, quantized)
+    outside = [gemm for gemm in run.gemms if gemm.name not in quantized.layers]
+    for gemm in outside:
+        quantized.layers[gemm.name] = search.plain(gemm)
+    quantized.notes += _outside_note(outside)
     quantized.notes += missing_notes(
         run.graph,
         run.placement,
@@ -97,14 +100,14 @@ def calibrate(run: Run, softmax_shares: tuple[float, ...] = SOFTMAX_SHARES) -> Q
     return quantized
 
 
-def _outside_note(run: Run, quantized: QuantizedGraph) -> list[str]:
-    """Return a note that counts the products with grids on offer that no block holds."""
-    outside = [gemm.module for gemm in run.gemms if gemm.name not in quantized.layers]
+def _outside_note(outside: list[Gemm]) -> list[str]:
+    """Return a note that counts the products of two activations that no block holds."""
     if not outside:
         return []
+    modules = ", ".join(sorted({gemm.module for gemm in outside}))
     return [
-        f"{len(outside)} products of attentions outside the transformer blocks stay in float: "
-        f"there is no block output to judge them at ({', '.join(sorted(set(outside)))})"
+        f"{len(outside)} products of two activations outside the transformer blocks keep the "
+        f"steps of least squared error: there is no block output to judge them at ({modules})"
     ]
 
 
@@ -217,6 +220,10 @@ class _Search:
         else:
             weight, bias = self.run.graph.weight(gemm), self.run.graph.bias(gemm)
             self.quantized.layers[gemm.name] = integer_linear(left, right, weight, bias)
+
+    def plain(self, gemm: Gemm) -> IntegerMatmul:
+        """Return a product of two activations on the grids that a search would start from."""
+        return IntegerMatmul(left=self.grids.grid(gemm.left), right=self.grids.grid(gemm.right))
 
     def _right(self, gemm: Gemm) -> Grid:
         if gemm.weight is None:

@@ -32,6 +32,7 @@ from edgevit.graph.passes.query_scale import query_scale
 from edgevit.graph.passes.select_first import select_first
 from edgevit.graph.passes.share_constants import share_constants
 from edgevit.graph.passes.tidy import tidy
+from edgevit.graph.passes.turned_attention import turned_attention
 
 Pass = Callable[[GraphModule], int]
 
@@ -55,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     drop_identities,
     merge_adds,
     merge_layout,
+    turned_attention,
     batch_first,
     select_first,
     merge_layout,

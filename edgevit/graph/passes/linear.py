@@ -1,7 +1,8 @@
 """Writes every product with a constant matrix as linear with a bias.
 
 Rules:
-1. ``x @ c``, ``mm`` and ``addmm`` with a constant matrix [in, out] -> linear with its transpose.
+1. ``x @ c``, ``mm`` and ``addmm`` with a constant matrix [in, out] -> linear with its transpose;
+   a batch of one matrix is that matrix.
 2. A linear, or a convolution in one group, without a bias gets one of zeros: calibration corrects
    biases.
 3. bmm and matmul of two activations are matmul.
@@ -37,7 +38,7 @@ def linear(module: GraphModule) -> int:
 def _rewritten(module: GraphModule, node: Node) -> Node | None:
     if node.target in _MATMULS:
         x, right = args_of(node)
-        if _is_matrix(right):
+        if _is_matrix(right) and len(shape_of(right)) <= len(shape_of(x)):
             return _linear(module, node, x, right, None)
         return (
             None
@@ -64,12 +65,17 @@ def _rewritten(module: GraphModule, node: Node) -> Node | None:
 
 
 def _is_matrix(node: object) -> bool:
-    return isinstance(node, Node) and node.op == "get_attr" and len(shape_of(node)) == 2
+    return isinstance(node, Node) and _is_one_matrix(node)
+
+
+def _is_one_matrix(node: Node) -> bool:
+    shape = shape_of(node)
+    return node.op == "get_attr" and len(shape) >= 2 and all(size == 1 for size in shape[:-2])
 
 
 def _linear(module: GraphModule, node: Node, x: object, right: object, bias: Tensor | None) -> Node:
     assert isinstance(right, Node)
-    matrix = constant_of(module, right)  # [in, out]
+    matrix = constant_of(module, right).reshape(shape_of(right)[-2:])  # [in, out]
     weight = add_constant(module, right.meta["fqn"], matrix.T)  # [out, in]
     bias = torch.zeros(matrix.shape[1]) if bias is None else bias
     return call(node, aten.linear.default, x, weight, _bias(module, weight, bias))

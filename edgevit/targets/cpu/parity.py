@@ -135,11 +135,12 @@ def _run_tapped(
     """Run with the tapped tensors as extra outputs; also return the kernels of that graph."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
-    wanted = [n for t in probes.values() for n in (*t.inputs, *t.codes, t.output) if n != "image"]
-    wanted = list(dict.fromkeys(wanted))
+    constants = {name: value for t in probes.values() for name, value in t.constants.items()}
+    wanted = [n for t in probes.values() for n in (*t.inputs, *t.codes, t.output)]
+    wanted = [n for n in dict.fromkeys(wanted) if n != "image" and n not in constants]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     values, kernels = engine(proto.SerializeToString(), wanted, images)
-    return {**values, "image": images}, kernels
+    return {**values, **constants, "image": images}, kernels
 
 
 @torch.no_grad()

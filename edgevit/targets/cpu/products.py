@@ -9,11 +9,14 @@ a product of its patches, see patches.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from edgevit.bundle.operators import MICROSOFT
 from edgevit.graph.model import Gemm
@@ -24,6 +27,8 @@ from edgevit.quantizers.quantized_graph import (
     IntegerLinear,
     is_integer_linear,
 )
+from edgevit.quantizers.spec import MAX_BITS
+from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.cpu.codes import CodeOps, integer_type
 from edgevit.targets.cpu.patches import lay_out_rows, write_patches
 from edgevit.targets.onnx.builder import OnnxBuilder
@@ -46,6 +51,7 @@ class IntegerProbes:
         output: What the integer kernel writes.
         bias: The constant float bias of a linear.
         window: Of a convolution: codes are its patches, and the output has a row for each.
+        constants: The values of those of these tensors that are constants of the model.
     """
 
     inputs: tuple[str, ...]
@@ -54,17 +60,22 @@ class IntegerProbes:
     output: str
     bias: str | None = None
     window: Window | None = None
+    constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerOperand:
-    """An operand rounded to its grid: ONNX names of its float source, codes, scale, zero point."""
+    """An operand rounded to its grid: ONNX names of its float source, codes, scale, zero point.
+
+    A constant is not rounded at run time: `values` are those of source and codes.
+    """
 
     source: str
     layout: tuple[fx.Node, ...]
     codes: str
     scale: str
     zero: str
+    values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -136,6 +147,10 @@ class QuantizedWriter:
         key = (operand.name, repr((grid.to_dict(), window)))
         if key not in self._written:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
+            if operand.op == "get_attr":
+                value = context.graph.constant(str(operand.target))
+                self._written[key] = _constant_operand(context.builder, value, grid, stem)
+                return self._written[key]
             node, layout = layout_source(operand)
             source = context.operand(node)
             shape = context.shapes[node.name]
@@ -158,7 +173,25 @@ def _probes(
         codes=tuple(one.codes for one in rounded),
         output=output,
         bias=bias,
+        constants={name: value for one in rounded for name, value in one.values.items()},
     )
+
+
+def _constant_operand(builder: OnnxBuilder, value: Tensor, grid: Grid, stem: str) -> IntegerOperand:
+    """Store the codes of a constant operand, in the type in which an activation's are carried."""
+    carrier = integer_type(signed=grid.spec.signed)
+    carried = grid.operand(grid.codes(value)) + grid.operand_offset
+    codes = array_of(carried).astype(carrier)
+    name = builder.constant(f"{stem}_codes", codes, bits=_packed_bits(grid))
+    scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
+    zero = builder.constant(f"{stem}_zero", carrier.type(grid.operand_offset))
+    values = {stem: array_of(value), name: codes}
+    return IntegerOperand(source=stem, layout=(), codes=name, scale=scale, zero=zero, values=values)
+
+
+def _packed_bits(grid: Grid) -> int:
+    """Return the width in which codes are stored: uneven grids carry wider ones than they have."""
+    return grid.spec.bits if grid.spec.kind in UniformGrid.kinds else MAX_BITS
 
 
 def layout_source(operand: fx.Node) -> tuple[fx.Node, list[fx.Node]]:

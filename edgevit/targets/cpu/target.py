@@ -1,7 +1,8 @@
 """The `cpu` target: ONNX Runtime on x86-64 or Arm, 8-bit integer kernels.
 
 What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
-(symmetric, per output channel), attention products with a u8 left and an s8 right operand. Codes
+(symmetric, per output channel), products of two activations, of attention or not, with a u8 left
+and an s8 right operand; one of the two may be a constant, whose codes are stored as weights are. Codes
 of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
 stay in float32, where the engine is fastest.
 """
@@ -23,6 +24,7 @@ from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
 from edgevit.targets.cpu.split_linear import with_split_linears
+from edgevit.targets.divided import SELF_DIVIDED, self_divided
 from edgevit.targets.layer_rows import Unplaced, layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
@@ -70,8 +72,9 @@ class CpuTarget:
         widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
         refuse_unmatched(graph, float_layers)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        divided = self_divided(graph)
         for gemm in graph.gemms:
-            reason = _left_in_float(graph, gemm, float_layers)
+            reason = _left_in_float(graph, gemm, float_layers, divided)
             for site in (gemm.left, gemm.right):
                 if reason:
                     placement.skipped[site.name] = reason
@@ -133,14 +136,14 @@ _UNPLACED: dict[Unplaced, str] = {
 }
 
 
-def _left_in_float(graph: Graph, gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+def _left_in_float(
+    graph: Graph, gemm: Gemm, float_layers: tuple[str, ...], divided: set[str]
+) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
-    if gemm.kind == "matmul":
-        return "a product of two activations outside attention"
     if gemm.window is not None and min(graph.constant(str(gemm.weight)).shape[:2]) < CONV_CHANNELS:
         return f"a convolution with fewer than {CONV_CHANNELS} channels: float is faster here"
-    return ""
+    return SELF_DIVIDED if gemm.name in divided else ""
 
 
 def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[GridSpec, ...]:
@@ -149,7 +152,7 @@ def _options(gemm: Gemm, role: Role, weight_bits: int, act_bits: int) -> tuple[G
         return (_weight(weight_bits),)
     bits = IMAGE_BITS if role is Role.PATCH_IN else act_bits
     uniform: tuple[GridSpec, ...] = (GridSpec(bits=bits), GridSpec(bits=bits, symmetric=True))
-    if role in {Role.KEY, Role.VALUE}:
+    if role in {Role.KEY, Role.VALUE, Role.FACTOR}:
         uniform = (GridSpec(bits=bits, signed=True, symmetric=True),)
     elif role is Role.QUERY:
         uniform = (GridSpec(bits=bits, symmetric=True),)

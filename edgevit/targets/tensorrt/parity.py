@@ -107,27 +107,30 @@ def qdq_layer_parity(
     builder, writer = write_model(quantized)
     skeleton = builder.model(quantized.graph.input_size)
     probes = list(writer.probes.items())
+    constants = {name: x for _, one in probes for name, x in one.constants.items()}
     codes = {
         code
         for name, one in probes
         for code, grid in zip(one.codes, quantized.layers[name].input_grids, strict=True)
-        if grid.has_integer_sums  # numpy has no such type to return them in
+        if grid.has_integer_sums
+        and code not in constants  # numpy has no such type to return them in
     }
     floats = {n for _, one in probes for n in (*one.inputs, *one.values, one.output)}
+    floats -= constants.keys()
     model = AsWritten(whole_model(skeleton, builder.tensors), (*sorted(codes), *sorted(floats)))
     rows = []
     for start in range(0, len(probes), layers_at_once):
         part = probes[start : start + layers_at_once]
-        values = model.tensors(images, _wanted([one for _, one in part], codes))
+        values = model.tensors(images, _wanted([one for _, one in part], codes | floats))
+        values |= constants
         rows += [_compare(quantized, name, one, values) for name, one in part]
     return rows
 
 
-def _wanted(probes: list[QdqProbes], codes: set[str]) -> list[str]:
+def _wanted(probes: list[QdqProbes], there: set[str]) -> list[str]:
     """Return the tensors around products that can be had, each once."""
-    names = [n for t in probes for n in (*t.inputs, *t.values, t.output)]
-    names += [n for t in probes for n in t.codes if n in codes]
-    return list(dict.fromkeys(names))
+    names = [n for t in probes for n in (*t.inputs, *t.values, t.output, *t.codes)]
+    return [name for name in dict.fromkeys(names) if name in there]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.targets.divided import SELF_DIVIDED, self_divided
 from edgevit.targets.layer_rows import Unplaced
 from edgevit.targets.tensorrt.convolution_kernels import (
     GRANULE,
@@ -72,8 +73,10 @@ def main_placement(
         target=profile.name, weight_bits=weight_bits, act_bits=act_bits, float_type="float16"
     )
     inside = {name for block in blocks_of(graph) for name in block.gemms}
+    divided = self_divided(graph)
     for gemm in graph.gemms:
         reason = _left_in_float(graph, gemm, inside, float_layers)
+        reason = SELF_DIVIDED if gemm.name in divided and reason != ASKED else reason
         for site in (gemm.left, gemm.right):
             if reason:
                 placement.skipped[site.name] = reason
@@ -117,15 +120,13 @@ def _left_in_float(
         return ASKED
     if gemm.kind in {"qk", "pv"}:
         return ATTENTION
-    if gemm.weight is None:
-        return "a product of two activations outside attention"
     if gemm.left.role in _FIXED_FLOAT:
         return _FIXED_FLOAT[gemm.left.role]
     if gemm.window is not None:
         return _convolution_in_float(graph, gemm)
     if inside and gemm.name not in inside:
         return "it stands between blocks and stays in float16"
-    if min(graph.constant(gemm.weight).shape) < SMALLEST_GEMM:
+    if min(_channels(graph, gemm)) < SMALLEST_GEMM:
         return f"it has fewer than {SMALLEST_GEMM} channels and stays in float16"
     return ""
 
@@ -149,6 +150,14 @@ def _without_fp8_kernel(graph: Graph) -> set[str]:
             if has_large_fp8_kernel(shape) or has_few_fp8_channels(shape):
                 found |= {gemm.left.name, gemm.right.name}
     return found
+
+
+def _channels(graph: Graph, gemm: Gemm) -> tuple[int, ...]:
+    """Return how many channels a product reads and writes, K and N."""
+    if gemm.weight is not None:
+        return tuple(graph.constant(gemm.weight).shape)
+    right = next(n for n in graph.module.graph.nodes if n.name == gemm.right.producer)
+    return shape_of(right)[-2:]
 
 
 def _int8(site: Site, weight_bits: int, act_bits: int) -> GridSpec:

@@ -12,10 +12,12 @@ than 8 bits are float values clipped before the Q: clipping codes would break th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, fx
 
 from edgevit.graph.model import Gemm
@@ -42,21 +44,27 @@ class QdqProbes:
         codes: The same as the engine's 8-bit numbers.
         values: What those stand for, in float.
         output: The float product with its bias.
+        constants: The values of those of these tensors that are constants of the model.
     """
 
     inputs: tuple[str, ...]
     codes: tuple[str, ...]
     values: tuple[str, ...]
     output: str
+    constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QdqOperand:
-    """An operand behind its Q/DQ pair: names of float source, codes and dequantized values."""
+    """An operand behind its Q/DQ pair: names of float source, codes and dequantized values.
+
+    Of a constant there is no source in the graph: `constants` has its values and its codes.
+    """
 
     source: str
     codes: str
     values: str
+    constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -127,7 +135,7 @@ class QdqWriter:
             stem = f"{operand.name}_q{count}"
             if wide:
                 self.float32_names.add(f"{stem}_values")
-            self._written[key] = write_qdq(context.builder, context.operand(operand), grid, stem)
+            self._written[key] = _write_operand(context, operand, grid, stem)
         return self._written[key]
 
     def _name(self, name: str, output: str) -> str:
@@ -142,7 +150,19 @@ class QdqWriter:
             codes=tuple(one.codes for one in rounded),
             values=tuple(one.values for one in rounded),
             output=output,
+            constants={name: x for one in rounded for name, x in one.constants.items()},
         )
+
+
+def _write_operand(context: Lowering, operand: fx.Node, grid: Grid, stem: str) -> QdqOperand:
+    """Emit an activation behind its Q/DQ pair, a constant as its codes where they are integers."""
+    if operand.op != "get_attr":
+        return write_qdq(context.builder, context.operand(operand), grid, stem)
+    value = context.graph.constant(str(operand.target))
+    if grid.has_integer_sums:
+        return write_constant(context.builder, value, grid, stem)
+    found = write_qdq(context.builder, context.operand(operand), grid, stem)
+    return replace(found, constants={found.source: array_of(value)})
 
 
 def write_float(context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
@@ -175,6 +195,17 @@ def write_qdq(builder: OnnxBuilder, x: str, grid: Grid, stem: str) -> QdqOperand
     scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
     values = builder.add("DequantizeLinear", [codes, scale, ops.zero], f"{stem}_values")
     return QdqOperand(source=x, codes=codes, values=values)
+
+
+def write_constant(builder: OnnxBuilder, value: Tensor, grid: Grid, stem: str) -> QdqOperand:
+    """Emit the int8 codes of a constant operand [..., K, N] -> DQ with one scale."""
+    codes = array_of(grid.codes(value)).astype(np.int8)
+    name = builder.constant(f"{stem}_codes", codes, bits=grid.spec.bits)
+    scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
+    zero = builder.constant(f"{stem}_zero", np.int8(0))
+    values = builder.add("DequantizeLinear", [name, scale, zero], f"{stem}_values")
+    constants = {stem: array_of(value), name: codes}
+    return QdqOperand(source=stem, codes=name, values=values, constants=constants)
 
 
 def write_weight(
