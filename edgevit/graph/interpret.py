@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.model import Gemm, Graph
-from edgevit.graph.shapes import args_of, target_of
+from edgevit.graph.shapes import activations_of, args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
@@ -22,6 +22,9 @@ NO_USES: Mapping[str, Sequence[str]] = {}
 Observer = Callable[[str, Tensor], None]
 Keeper = Callable[[str, Tensor], Tensor]
 """What is kept of an output: (fx name, output) -> the tensor later operators read."""
+Operator = Callable[..., Tensor]
+"""Computes one operator from its `activations_of`, in their order."""
+NO_OPERATORS: Mapping[str, Operator] = {}
 
 
 def run_graph(
@@ -31,6 +34,7 @@ def run_graph(
     gemm: Product | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
+    operators: Mapping[str, Operator] = NO_OPERATORS,
 ) -> Tensor:
     """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
 
@@ -41,9 +45,19 @@ def run_graph(
             callee reads weight and bias itself by `graph.weight(gemm)`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
+        operators: fx name -> what computes this node in place of torch and of `gemm`.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
-    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe, keep=keep)
+    return run_part(
+        graph,
+        first.name,
+        image,
+        None,
+        gemm=gemm,
+        observe=observe,
+        keep=keep,
+        operators=operators,
+    )
 
 
 def run_part(
@@ -56,13 +70,14 @@ def run_part(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
+    operators: Mapping[str, Operator] = NO_OPERATORS,
 ) -> Tensor:
     """Return what node `stop` computes when node `start` has given `value`.
 
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
-        gemm, observe, keep: As for `run_graph`.
+        gemm, observe, keep, operators: As for `run_graph`.
         constants: Used in place of the graph's own of these names.
 
     Raises:
@@ -81,6 +96,7 @@ def run_part(
         observe=observe,
         keep=keep,
         constants=constants,
+        operators=operators,
         last_uses=_last_uses(graph),
     )
 
@@ -94,6 +110,7 @@ def run_nodes(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
+    operators: Mapping[str, Operator] = NO_OPERATORS,
     last_uses: Mapping[str, Sequence[str]] = NO_USES,
 ) -> Tensor:
     """Run nodes in order and return the output of the last one.
@@ -101,7 +118,7 @@ def run_nodes(
     Args:
         values: fx name -> what is known already (such nodes are not run again); filled with
             the output of every node that is run.
-        gemm, observe, keep, constants: As for `run_part`.
+        gemm, observe, keep, constants, operators: As for `run_part`.
         last_uses: fx name of a node -> what is dropped from `values` behind it.
 
     Raises:
@@ -115,8 +132,11 @@ def run_nodes(
             name = str(node.target)
             values[node.name] = constants[name] if name in constants else graph.constant(name)
             continue
-        if gemm is not None and node.name in gemms:
-            result: Any = _product(gemm, gemms[node.name], node, values)
+        if node.name in operators:
+            reads = [values[source.name] for source in activations_of(node)]
+            result: Any = operators[node.name](*reads)
+        elif gemm is not None and node.name in gemms:
+            result = _product(gemm, gemms[node.name], node, values)
         else:
             args, kwargs = map_arg((args_of(node), node.kwargs), lambda n: values[n.name])
             result = target_of(node)(*args, **kwargs)

@@ -1,11 +1,11 @@
 """The quantized graph, and its exact simulation in torch.
 
 `QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
-int32 sums and the same float32 results as the engine does; everything between the products runs
-in float32 on both sides. Where the target's body is float16, every operator of
-its graph rounds its result to float16, those inside a product too (see `half_products`). Products
-with a logarithmic grid, which no engine here runs, and with 8-bit floating point numbers are
-float32 products of dequantized values.
+int32 sums and the same float32 results as the engine does; everything between the products runs in
+float32, in the engine's own operators where the placement has them. Where the target's body is
+float16, every operator of its graph rounds its result to float16, those inside a product too (see
+`half_products`). Products with a logarithmic grid, which no engine here runs, and with 8-bit
+floating point numbers are float32 products of dequantized values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import Operator, run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
 from edgevit.quantizers.fp16 import exact_grid, half_grid, round_to_half, to_half
@@ -215,6 +215,9 @@ class QuantizedGraph:
     notes: list[str] = field(default_factory=list)
     float32_nodes: frozenset[str] = frozenset()
     scale_shift: float | None = None
+    _engine: tuple[object, Mapping[str, Operator]] | None = field(
+        init=False, default=None, repr=False, compare=False
+    )
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""
@@ -261,8 +264,18 @@ class QuantizedGraph:
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
         if self.placement.float_type == "float32":
-            return run_graph(self.graph, image, gemm=self.compute)
+            return run_graph(self.graph, image, gemm=self.compute, operators=self.float_operators)
         return run_graph(self.graph, image, gemm=self.compute, keep=self.kept)
+
+    @property
+    def float_operators(self) -> dict[str, Operator]:
+        """Operators that run in float, as the target's engine computes them, by fx name."""
+        make, rewrites = self.placement.float_operators, (id(self.graph), self.graph.version)
+        if make is None:
+            return {}
+        if self._engine is None or self._engine[0] != rewrites:
+            self._engine = rewrites, make(self.graph)
+        return {name: run for name, run in self._engine[1].items() if name not in self.layers}
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""

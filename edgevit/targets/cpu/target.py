@@ -19,6 +19,7 @@ from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placemen
 from edgevit.quantizers.twin import FINE_IS_NEGATIVE, TWINS, TwinGrid, largest_ratio_log2
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
+from edgevit.targets.cpu.float_operators import engine_operators
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
@@ -67,7 +68,12 @@ class CpuTarget:
         """Offer grids for every product that is not asked to stay in float."""
         widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
         refuse_unmatched(graph, float_layers)
-        placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        placement = Placement(
+            target=self.name,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            float_operators=engine_operators,
+        )
         for gemm in graph.gemms:
             reason = _left_in_float(gemm, float_layers)
             for site in (gemm.left, gemm.right):

@@ -6,6 +6,8 @@ grids come in; everything else is the same float32 operator in every lowering.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +15,7 @@ from torch import fx
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
-from edgevit.graph.shapes import Shape, reshape_argument, shape_of
+from edgevit.graph.shapes import Shape, activations_of, reshape_argument, shape_of
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.context import Lowering, args, arguments
 from edgevit.targets.onnx.emitters import EMITTERS
@@ -74,6 +76,35 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
             try_next="Replace it in the model by operators ViT, DeiT or Swin use, or report it.",
         )
     emit(context, node)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorWriter:
+    """Writes single operators of a graph, each as it is written within the whole graph.
+
+    Args:
+        graph: The graph.
+        products: Writes its products.
+    """
+
+    graph: Graph
+    products: ProductWriter
+
+    def write(self, node: fx.Node) -> OnnxBuilder:
+        """Return a builder with the operator and its constants; it writes the node's name."""
+        context = Lowering(graph=self.graph, builder=OnnxBuilder(), shapes=self._shapes)
+        context.gemms = {gemm.name: gemm for gemm in self.graph.gemms}
+        _lower_node(context, node, self.products)
+        context.operand(node)  # in its own shape, a linear's output too
+        return context.builder
+
+    def ends(self, node: fx.Node) -> dict[str, Shape]:
+        """Return name -> shape of the tensors that the operator reads and, last, of its output."""
+        return {each.name: self._shapes[each.name] for each in (*activations_of(node), node)}
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        return _onnx_shapes(self.graph)
 
 
 _ROW_OPERATORS: dict[Any, str] = {
