@@ -6,6 +6,7 @@ Each intermediate tensor is freed after its last use: peak memory is that of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.model import Gemm, Graph
-from edgevit.graph.shapes import activations_of, args_of, target_of
+from edgevit.graph.shapes import args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
@@ -22,9 +23,26 @@ NO_USES: Mapping[str, Sequence[str]] = {}
 Observer = Callable[[str, Tensor], None]
 Keeper = Callable[[str, Tensor], Tensor]
 """What is kept of an output: (fx name, output) -> the tensor later operators read."""
-Operator = Callable[..., Tensor]
-"""Computes one operator from its `activations_of`, in their order."""
-NO_OPERATORS: Mapping[str, Operator] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a graph that something else than torch computes, all of it at once.
+
+    Args:
+        inner: fx names of its nodes but the last; nobody outside reads them.
+        reads: fx names of what it reads.
+        compute: Gives the output of its last node from what it reads, in this order.
+    """
+
+    inner: tuple[str, ...]
+    reads: tuple[str, ...]
+    compute: Callable[..., Tensor]
+
+
+Parts = Mapping[str, Part]
+"""By the fx name of the last node."""
+NO_PARTS: Parts = {}
 
 
 def run_graph(
@@ -34,7 +52,7 @@ def run_graph(
     gemm: Product | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
-    operators: Mapping[str, Operator] = NO_OPERATORS,
+    parts: Parts = NO_PARTS,
 ) -> Tensor:
     """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
 
@@ -45,18 +63,11 @@ def run_graph(
             callee reads weight and bias itself by `graph.weight(gemm)`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
-        operators: fx name -> what computes this node in place of torch and of `gemm`.
+        parts: Replace the computation of these parts; their inner nodes are not run.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
     return run_part(
-        graph,
-        first.name,
-        image,
-        None,
-        gemm=gemm,
-        observe=observe,
-        keep=keep,
-        operators=operators,
+        graph, first.name, image, None, gemm=gemm, observe=observe, keep=keep, parts=parts
     )
 
 
@@ -70,14 +81,14 @@ def run_part(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
-    operators: Mapping[str, Operator] = NO_OPERATORS,
+    parts: Parts = NO_PARTS,
 ) -> Tensor:
     """Return what node `stop` computes when node `start` has given `value`.
 
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
-        gemm, observe, keep, operators: As for `run_graph`.
+        gemm, observe, keep, parts: As for `run_graph`.
         constants: Used in place of the graph's own of these names.
 
     Raises:
@@ -96,8 +107,8 @@ def run_part(
         observe=observe,
         keep=keep,
         constants=constants,
-        operators=operators,
-        last_uses=_last_uses(graph),
+        parts=parts,
+        last_uses=_last_uses(graph, parts),
     )
 
 
@@ -110,7 +121,7 @@ def run_nodes(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
-    operators: Mapping[str, Operator] = NO_OPERATORS,
+    parts: Parts = NO_PARTS,
     last_uses: Mapping[str, Sequence[str]] = NO_USES,
 ) -> Tensor:
     """Run nodes in order and return the output of the last one.
@@ -118,23 +129,24 @@ def run_nodes(
     Args:
         values: fx name -> what is known already (such nodes are not run again); filled with
             the output of every node that is run.
-        gemm, observe, keep, constants, operators: As for `run_part`.
+        gemm, observe, keep, constants, parts: As for `run_part`.
         last_uses: fx name of a node -> what is dropped from `values` behind it.
 
     Raises:
         KeyError: A node needs a tensor that is neither known nor computed by one before it.
     """
     gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
+    inner = _inner(parts)
     for node in nodes:
-        if node.name in values:
+        if node.name in values or node.name in inner:
             continue
         if node.op == "get_attr":
             name = str(node.target)
             values[node.name] = constants[name] if name in constants else graph.constant(name)
             continue
-        if node.name in operators:
-            reads = [values[source.name] for source in activations_of(node)]
-            result: Any = operators[node.name](*reads)
+        if node.name in parts:
+            part = parts[node.name]
+            result: Any = part.compute(*(values[name] for name in part.reads))
         elif gemm is not None and node.name in gemms:
             result = _product(gemm, gemms[node.name], node, values)
         else:
@@ -166,13 +178,20 @@ def _product(gemm: Product, which: Gemm, node: Node, values: Mapping[str, Any]) 
     return gemm(which, left, None if which.kind == "linear" else rest[0])
 
 
-def _last_uses(graph: Graph) -> dict[str, list[str]]:
+def _inner(parts: Parts) -> set[str]:
+    return {name for part in parts.values() for name in part.inner}
+
+
+def _last_uses(graph: Graph, parts: Parts) -> dict[str, list[str]]:
     """Return node -> the nodes whose value nobody needs after it, by their fx names."""
     uses: dict[str, list[str]] = {}
-    seen: set[Node] = set()
+    seen, inner = set[str](), _inner(parts)
     for node in reversed(graph.module.graph.nodes):
-        for source in node.all_input_nodes:
+        if node.name in inner:
+            continue
+        part = parts.get(node.name)
+        for source in part.reads if part else (read.name for read in node.all_input_nodes):
             if source not in seen:
                 seen.add(source)
-                uses.setdefault(node.name, []).append(source.name)
+                uses.setdefault(node.name, []).append(source)
     return uses

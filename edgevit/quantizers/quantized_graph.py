@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.interpret import Operator, run_graph
+from edgevit.graph.interpret import Parts, run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
 from edgevit.quantizers.fp16 import exact_grid, half_grid, round_to_half, to_half
@@ -215,7 +215,7 @@ class QuantizedGraph:
     notes: list[str] = field(default_factory=list)
     float32_nodes: frozenset[str] = frozenset()
     scale_shift: float | None = None
-    _engine: tuple[object, Mapping[str, Operator]] | None = field(
+    _engine: tuple[object, Parts] | None = field(
         init=False, default=None, repr=False, compare=False
     )
 
@@ -264,18 +264,19 @@ class QuantizedGraph:
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
         if self.placement.float_type == "float32":
-            return run_graph(self.graph, image, gemm=self.compute, operators=self.float_operators)
+            return run_graph(self.graph, image, gemm=self.compute, parts=self.float_parts)
         return run_graph(self.graph, image, gemm=self.compute, keep=self.kept)
 
     @property
-    def float_operators(self) -> dict[str, Operator]:
-        """Operators that run in float, as the target's engine computes them, by fx name."""
-        make, rewrites = self.placement.float_operators, (id(self.graph), self.graph.version)
+    def float_parts(self) -> Parts:
+        """Everything that runs in float, computed as the target's engine does; else nothing."""
+        make = self.placement.float_parts
         if make is None:
             return {}
-        if self._engine is None or self._engine[0] != rewrites:
-            self._engine = rewrites, make(self.graph)
-        return {name: run for name, run in self._engine[1].items() if name not in self.layers}
+        state = (id(self.graph), self.graph.version, frozenset(self.layers))
+        if self._engine is None or self._engine[0] != state:
+            self._engine = state, make(self.graph, self.layers)
+        return self._engine[1]
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""

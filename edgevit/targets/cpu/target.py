@@ -19,7 +19,7 @@ from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placemen
 from edgevit.quantizers.twin import FINE_IS_NEGATIVE, TWINS, TwinGrid, largest_ratio_log2
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
-from edgevit.targets.cpu.float_operators import engine_operators
+from edgevit.targets.cpu.float_parts import engine_parts
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
@@ -72,7 +72,7 @@ class CpuTarget:
             target=self.name,
             weight_bits=weight_bits,
             act_bits=act_bits,
-            float_operators=engine_operators,
+            float_parts=engine_parts,
         )
         for gemm in graph.gemms:
             reason = _left_in_float(gemm, float_layers)

@@ -114,8 +114,8 @@ class OnnxBuilder:
             [helper.make_tensor_value_info("logits", float32, ["batch", "classes"])],
         )
 
-    def operator(self, ends: Mapping[str, Sequence[int]]) -> bytes:
-        """Return the serialized skeleton of what is no whole classifier, all of it float32.
+    def part(self, ends: Mapping[str, Sequence[int]]) -> bytes:
+        """Return the serialized skeleton of a part of a model, whose ends are float32.
 
         Args:
             ends: Name -> shape of the inputs and, last, of the output; -1 for the dimension that

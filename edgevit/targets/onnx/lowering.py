@@ -6,8 +6,7 @@ grids come in; everything else is the same float32 operator in every lowering.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch import fx
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
-from edgevit.graph.shapes import Shape, activations_of, reshape_argument, shape_of
+from edgevit.graph.shapes import Shape, reshape_argument, shape_of
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.context import Lowering, args, arguments
 from edgevit.targets.onnx.emitters import EMITTERS
@@ -35,7 +34,9 @@ class ProductWriter(Protocol):
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     """Write the whole graph and return the builder; the last node writes "logits"."""
     graph = with_gathered_rows(graph)
-    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph))
+    context = Lowering(
+        graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph.module.graph.nodes)
+    )
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
     context.nodes = {node.name: node for node in graph.module.graph.nodes}
     for node in graph.module.graph.nodes:
@@ -48,14 +49,17 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     return context.builder
 
 
-def _onnx_shapes(graph: Graph) -> dict[str, Shape]:
+def _onnx_shapes(nodes: Iterable[fx.Node]) -> dict[str, Shape]:
     """Return fx node name -> shape, -1 for the dimension that follows the batch.
 
     Raises:
         UnsupportedError: More than one dimension of a tensor follows the batch (EV303).
     """
-    nodes = (node for node in graph.module.graph.nodes if node.op != "output")
-    return {node.name: tuple(reshape_argument(shape_of(node), node)) for node in nodes}
+    return {
+        node.name: tuple(reshape_argument(shape_of(node), node))
+        for node in nodes
+        if node.op != "output"
+    }
 
 
 def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None:
@@ -78,33 +82,24 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
     emit(context, node)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperatorWriter:
-    """Writes single operators of a graph, each as it is written within the whole graph.
+def lower_part(
+    graph: Graph, part: Sequence[fx.Node], reads: Sequence[fx.Node], writer: ProductWriter
+) -> OnnxBuilder:
+    """Write some nodes as they are written within the whole graph; the last one gives the output.
 
     Args:
         graph: The graph.
-        products: Writes its products.
+        part: The nodes, in order of execution.
+        reads: Nodes whose output they read.
+        writer: Writes the products among them.
     """
-
-    graph: Graph
-    products: ProductWriter
-
-    def write(self, node: fx.Node) -> OnnxBuilder:
-        """Return a builder with the operator and its constants; it writes the node's name."""
-        context = Lowering(graph=self.graph, builder=OnnxBuilder(), shapes=self._shapes)
-        context.gemms = {gemm.name: gemm for gemm in self.graph.gemms}
-        _lower_node(context, node, self.products)
-        context.operand(node)  # in its own shape, a linear's output too
-        return context.builder
-
-    def ends(self, node: fx.Node) -> dict[str, Shape]:
-        """Return name -> shape of the tensors that the operator reads and, last, of its output."""
-        return {each.name: self._shapes[each.name] for each in (*activations_of(node), node)}
-
-    @cached_property
-    def _shapes(self) -> dict[str, Shape]:
-        return _onnx_shapes(self.graph)
+    nodes = [*reads, *part, *(c for node in part for c in node.all_input_nodes)]
+    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(nodes))
+    context.gemms = {gemm.name: gemm for gemm in graph.gemms}
+    for node in part:
+        _lower_node(context, node, writer)
+    context.operand(part[-1])  # in its own shape, a linear's output too
+    return context.builder
 
 
 _ROW_OPERATORS: dict[Any, str] = {
