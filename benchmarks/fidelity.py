@@ -6,8 +6,8 @@
 
 Each row is a network, calibrated once and simulated twice: with the engine's float operators, as
 every bundle's golden logits are, and with torch's (columns `torch_...`). Errors are in units of the
-quantization noise, the rms of simulated minus fp32 logits. The engine runs again on one image at a
-time and on two threads, which may change nothing. `deit_t` has its real weights, the families are
+quantization noise, the rms of simulated minus fp32 logits. On 16 images the engine runs again, one
+at a time and on two threads, which may change nothing. `deit_t` has its real weights, the families are
 untrained; images are real. The data lie in $EDGEVIT_DATA or beside the checkout in shared/data;
 without them it prints SKIPPED. Rows that are there are kept.
 """
@@ -40,7 +40,7 @@ from edgevit.zoo import EMBEDDED_MODELS, reference_images
 NAME = "fidelity"
 DATA = Path(os.environ.get("EDGEVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NEEDED = ("deit_tiny.safetensors", "imagenet_sample", "photos", "cifar10.tar.gz")
-BATCH = 8
+BATCH, FEW = 8, 16
 FAMILIES = (
     "hf:swin",
     "hf:dinov2",
@@ -95,8 +95,12 @@ def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, An
     subset = open_images(str(test)).subset(num_images, 1)
     pixels = np.concatenate([p for p, _, _ in subset.batches(preprocessing, BATCH)])
 
-    def run(forward: Callable[[Any], Any], batch: int = BATCH) -> Logits:
-        return logits_of(forward, preprocessing, pixels, batch)
+    def run(forward: Callable[[Any], Any]) -> Logits:
+        return logits_of(forward, preprocessing, pixels)
+
+    def again(forward: Callable[[Any], Any], batch: int) -> float:
+        found = logits_of(forward, preprocessing, pixels[:FEW], batch)
+        return worst(found, engine[:FEW], noise)
 
     main = artefact.quantized
     torch_only = replace(main, placement=replace(main.placement, float_parts=None))
@@ -116,8 +120,8 @@ def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, An
         "noise": noise,
         **compared(engine, simulated, noise),
         **{f"torch_{key}": value for key, value in compared(engine, in_torch, noise).items()},
-        "one_image_error": worst(run(on_engine(artefact, threads=1), 1), engine, noise),
-        "two_threads_error": worst(run(on_engine(artefact, threads=2)), engine, noise),
+        "one_image_error": again(on_engine(artefact, threads=1), batch=1),
+        "two_threads_error": again(on_engine(artefact, threads=2), batch=BATCH),
         "seconds": between - begun,
         "torch_seconds": ended - between,
         "operators": "+".join(sorted(operators_of(artefact))),
