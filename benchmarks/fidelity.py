@@ -7,8 +7,8 @@
 Each row is a network, calibrated once and simulated twice: with the engine's float operators, as
 every bundle's golden logits are, and with torch's (columns `torch_...`). Errors are in units of the
 quantization noise, the rms of simulated minus fp32 logits. On 16 images the engine runs again, one
-at a time and on two threads, which may change nothing. `deit_t` has its real weights, the families are
-untrained; images are real. The data lie in $EDGEVIT_DATA or beside the checkout in shared/data;
+at a time and on two threads, which may change nothing. `deit_t` has its real weights, the families
+are untrained; images are real. The data lie in $EDGEVIT_DATA or beside the checkout in shared/data;
 without them it prints SKIPPED. Rows that are there are kept.
 """
 
@@ -35,7 +35,7 @@ from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.runner.measure.scores import agreement_percent
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.verbs.artefact import Artefact, logits_of
-from edgevit.zoo import EMBEDDED_MODELS, reference_images
+from edgevit.zoo import EMBEDDED_MODELS, load_model, reference_images
 
 NAME = "fidelity"
 DATA = Path(os.environ.get("EDGEVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--methods", default="edgevit")
     parser.add_argument("--bits", default="W8A8")
     parser.add_argument("--num-images", type=int, default=400)
+    parser.add_argument("--torch-images", type=int, default=100, help="for fp32 and `torch_...`")
     options = parser.parse_args()
     missing = [name for name in NEEDED if not (DATA / name).exists()]
     if missing:
@@ -84,10 +85,13 @@ def main() -> None:
         for method in options.methods.split(","):
             for bits in options.bits.split(","):
                 if (model, method, bits) not in done:
-                    add_row(NAME, measure(model, method, bits, options.num_images))
+                    num, some = options.num_images, options.torch_images
+                    add_row(NAME, measure(model, method, bits, num, some))
 
 
-def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, Any]:
+def measure(
+    model: str, method: str, bits: str, num_images: int, torch_images: int
+) -> dict[str, Any]:
     """Quantize, run and simulate; return the row."""
     artefact = quantized(model, method, bits)
     test = DATA / "cifar10.tar.gz::test" if model in EMBEDDED_MODELS else DATA / "imagenet_sample"
@@ -95,8 +99,8 @@ def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, An
     subset = open_images(str(test)).subset(num_images, 1)
     pixels = np.concatenate([p for p, _, _ in subset.batches(preprocessing, BATCH)])
 
-    def run(forward: Callable[[Any], Any]) -> Logits:
-        return logits_of(forward, preprocessing, pixels)
+    def run(forward: Callable[[Any], Any], num: int | None = None) -> Logits:
+        return logits_of(forward, preprocessing, pixels[:num])
 
     def again(forward: Callable[[Any], Any], batch: int) -> float:
         found = logits_of(forward, preprocessing, pixels[:FEW], batch)
@@ -108,9 +112,11 @@ def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, An
     begun = time.monotonic()
     simulated = run(main.forward)
     between = time.monotonic()
-    in_torch = run(torch_only.forward)
+    in_torch = run(torch_only.forward, torch_images)
     ended = time.monotonic()
-    noise = rms(simulated - run(main.graph.forward))
+    some = slice(torch_images)
+    noise = rms(simulated[some] - run(main.graph.forward, torch_images))
+    before = compared(engine[some], in_torch, noise)
     return {
         "model": model,
         "weights": weights_of(model),
@@ -119,11 +125,12 @@ def measure(model: str, method: str, bits: str, num_images: int) -> dict[str, An
         "images": len(pixels),
         "noise": noise,
         **compared(engine, simulated, noise),
-        **{f"torch_{key}": value for key, value in compared(engine, in_torch, noise).items()},
+        "torch_images": len(in_torch),
+        **{f"torch_{key}": value for key, value in before.items()},
         "one_image_error": again(on_engine(artefact, threads=1), batch=1),
         "two_threads_error": again(on_engine(artefact, threads=2), batch=BATCH),
         "seconds": between - begun,
-        "torch_seconds": ended - between,
+        "torch_seconds": (ended - between) * len(pixels) / len(in_torch),
         "operators": "+".join(sorted(operators_of(artefact))),
     }
 
@@ -142,7 +149,14 @@ def quantized(model: str, method: str, bits: str) -> Artefact:
         return api.quantize(model, photos, method=method, weights=weights, **widths)
     if not model.startswith("hf:"):
         return api.quantize(model, photos, method=method, pretrained=False, num_calib=8, **widths)
-    return api.quantize(of_transformers(model), photos, method=method, num_calib=8, **widths)
+    return api.quantize(
+        of_transformers(model),
+        photos,
+        method=method,
+        num_calib=8,
+        preprocessing=load_model("deit_t", pretrained=False).preprocessing,
+        **widths,
+    )
 
 
 def of_transformers(name: str) -> nn.Module:
