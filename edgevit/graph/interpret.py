@@ -6,6 +6,7 @@ Each intermediate tensor is freed after its last use: peak memory is that of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +27,26 @@ Keeper = Callable[[str, Tensor], Tensor]
 """What is kept of an output: (fx name, output) -> the tensor later operators read."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a graph that something else than torch computes, all of it at once.
+
+    Args:
+        inner: fx names of its nodes but the last; nobody outside reads them.
+        reads: fx names of what it reads.
+        compute: Gives the output of its last node from what it reads, in this order.
+    """
+
+    inner: tuple[str, ...]
+    reads: tuple[str, ...]
+    compute: Callable[..., Tensor]
+
+
+Parts = Mapping[str, Part]
+"""By the fx name of the last node."""
+NO_PARTS: Parts = {}
+
+
 def run_graph(
     graph: Graph,
     image: Tensor,
@@ -34,6 +55,7 @@ def run_graph(
     conv: Convolution | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
+    parts: Parts = NO_PARTS,
 ) -> Tensor:
     """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
 
@@ -47,10 +69,19 @@ def run_graph(
         conv: Replaces the computation of every convolution among them in place of `gemm`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
+        parts: Replace the computation of these parts; their inner nodes are not run.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
     return run_part(
-        graph, first.name, image, None, gemm=gemm, conv=conv, observe=observe, keep=keep
+        graph,
+        first.name,
+        image,
+        None,
+        gemm=gemm,
+        conv=conv,
+        observe=observe,
+        keep=keep,
+        parts=parts,
     )
 
 
@@ -65,13 +96,14 @@ def run_part(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
+    parts: Parts = NO_PARTS,
 ) -> Tensor:
     """Return what node `stop` computes when node `start` has given `value`.
 
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
-        gemm, conv, observe, keep: As for `run_graph`.
+        gemm, conv, observe, keep, parts: As for `run_graph`.
         constants: Used in place of the graph's own of these names.
 
     Raises:
@@ -91,7 +123,8 @@ def run_part(
         observe=observe,
         keep=keep,
         constants=constants,
-        last_uses=_last_uses(graph),
+        parts=parts,
+        last_uses=_last_uses(graph, parts),
     )
 
 
@@ -105,6 +138,7 @@ def run_nodes(
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
+    parts: Parts = NO_PARTS,
     last_uses: Mapping[str, Sequence[str]] = NO_USES,
 ) -> Tensor:
     """Run nodes in order and return the output of the last one.
@@ -112,22 +146,26 @@ def run_nodes(
     Args:
         values: fx name -> what is known already (such nodes are not run again); filled with
             the output of every node that is run.
-        gemm, conv, observe, keep, constants: As for `run_part`.
+        gemm, conv, observe, keep, constants, parts: As for `run_part`.
         last_uses: fx name of a node -> what is dropped from `values` behind it.
 
     Raises:
         KeyError: A node needs a tensor that is neither known nor computed by one before it.
     """
     gemms = {g.name: g for g in graph.gemms} if gemm is not None else {}
+    inner = _inner(parts)
     for node in nodes:
-        if node.name in values:
+        if node.name in values or node.name in inner:
             continue
         if node.op == "get_attr":
             name = str(node.target)
             values[node.name] = constants[name] if name in constants else graph.constant(name)
             continue
-        if gemm is not None and node.name in gemms:
-            result: Any = _product(gemm, conv, gemms[node.name], node, values)
+        if node.name in parts:
+            part = parts[node.name]
+            result: Any = part.compute(*(values[name] for name in part.reads))
+        elif gemm is not None and node.name in gemms:
+            result = _product(gemm, conv, gemms[node.name], node, values)
         else:
             args, kwargs = map_arg((args_of(node), node.kwargs), lambda n: values[n.name])
             result = target_of(node)(*args, **kwargs)
@@ -183,13 +221,20 @@ def _repeated(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def _last_uses(graph: Graph) -> dict[str, list[str]]:
+def _inner(parts: Parts) -> set[str]:
+    return {name for part in parts.values() for name in part.inner}
+
+
+def _last_uses(graph: Graph, parts: Parts) -> dict[str, list[str]]:
     """Return node -> the nodes whose value nobody needs after it, by their fx names."""
     uses: dict[str, list[str]] = {}
-    seen: set[Node] = set()
+    seen, inner = set[str](), _inner(parts)
     for node in reversed(graph.module.graph.nodes):
-        for source in node.all_input_nodes:
+        if node.name in inner:
+            continue
+        part = parts.get(node.name)
+        for source in part.reads if part else (read.name for read in node.all_input_nodes):
             if source not in seen:
                 seen.add(source)
-                uses.setdefault(node.name, []).append(source.name)
+                uses.setdefault(node.name, []).append(source)
     return uses

@@ -28,11 +28,13 @@ class Graph:
             "image" float32 [B, 3, H, W]; one output, logits float32 [B, classes].
         input_size: (3, H, W).
         gemms: All products in execution order; made by `refresh`.
+        version: Grows with every rewrite; what was made from the graph before is stale then.
     """
 
     module: GraphModule
     input_size: tuple[int, int, int]
     gemms: tuple[Gemm, ...] = field(init=False, default=())
+    version: int = field(init=False, default=0, compare=False)
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -89,6 +91,7 @@ class Graph:
                 f"{tuple(old.shape)} {old.dtype}"
             )
         setattr(self.module, name, value.detach().to(old.device).contiguous())
+        self.version += 1
 
     def gemm(self, name: str) -> Gemm:
         """Return the gemm of this fx node name; KeyError if there is none."""
@@ -115,6 +118,7 @@ class Graph:
         self.module.graph.lint()
         self.module.recompile()
         self.gemms = find_gemms(self.module)
+        self.version += 1
 
     def clone(self) -> Graph:
         """Return a copy that can be rewritten without changing this graph.

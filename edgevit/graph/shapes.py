@@ -50,6 +50,11 @@ def args_of(node: Node) -> tuple[Any, ...]:
     return node.args
 
 
+def activations_of(node: Node) -> list[Node]:
+    """Return what a node reads and what is no constant, each once."""
+    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+
+
 def target_of(node: Node) -> Callable[..., Any]:
     """Return the operator of a call_function node."""
     target: Any = node.target

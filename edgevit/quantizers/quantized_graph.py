@@ -1,11 +1,11 @@
 """The quantized graph, and its exact simulation in torch.
 
 `QuantizedGraph.forward` computes, for every quantized product, the same integer codes, the same
-int32 sums and the same float32 results as the engine does; everything between the products runs
-in float32 on both sides. Where the target's body is float16, every operator of
-its graph rounds its result to float16, those inside a product too (see `half_products`). Products
-with a logarithmic grid, which no engine here runs, and with 8-bit floating point numbers are
-float32 products of dequantized values.
+int32 sums and the same float32 results as the engine does; everything between the products runs in
+float32, in the engine's own operators where the placement has them. Where the target's body is
+float16, every operator of its graph rounds its result to float16, those inside a product too (see
+`half_products`). Products with a logarithmic grid, which no engine here runs, and with 8-bit
+floating point numbers are float32 products of dequantized values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import Parts, run_graph
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.window import Window
 from edgevit.quantizers.base import Grid as Grid
@@ -216,6 +216,9 @@ class QuantizedGraph:
     notes: list[str] = field(default_factory=list)
     float32_nodes: frozenset[str] = frozenset()
     scale_shift: float | None = None
+    _engine: tuple[object, Parts] | None = field(
+        init=False, default=None, repr=False, compare=False
+    )
 
     def compute(self, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         """Return one product as the engine computes it."""
@@ -273,7 +276,13 @@ class QuantizedGraph:
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
         if self.placement.float_type == "float32":
-            return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve)
+            return run_graph(
+                self.graph,
+                image,
+                gemm=self.compute,
+                conv=self.convolve,
+                parts=self.float_parts,
+            )
         return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve, keep=self.kept)
 
     def convolve(self, gemm: Gemm, x: Tensor) -> Tensor:
@@ -288,6 +297,17 @@ class QuantizedGraph:
                 x, weight, bias, window.stride, window.padding, window.dilation
             )
         return window.in_parts(x, lambda rows: self.compute(gemm, rows, None))
+
+    @property
+    def float_parts(self) -> Parts:
+        """Everything that runs in float, computed as the target's engine does; else nothing."""
+        make = self.placement.float_parts
+        if make is None:
+            return {}
+        state = (id(self.graph), self.graph.version, frozenset(self.layers))
+        if self._engine is None or self._engine[0] != state:
+            self._engine = state, make(self.graph, self.layers)
+        return self._engine[1]
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""

@@ -6,15 +6,19 @@ target runs exactly, best first. Calibration picks one of them; it can't pick an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from edgevit.errors import UnsupportedError, UsageError
+from edgevit.graph.interpret import Parts
+from edgevit.graph.model import Graph
 
 Kind = str
 """Name of a kind of grid, one of `edgevit.quantizers.base.grid_classes`."""
 FloatType = Literal["float32", "float16"]
+FloatParts = Callable[[Graph, Collection[str]], Parts]
+"""Gives what an engine runs in float, computed as it does: (graph, quantized gemms) -> parts."""
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
 
@@ -132,6 +136,8 @@ class Placement:
         notes: Counted warnings that go into the report.
         float_type: Type of everything between the products. With "float16" scales are float16
             numbers too, and what would leave its range stays in float32.
+        float_parts: What computes everything between the products as the target's engine does;
+            None leaves it to torch, whose last bits are others.
     """
 
     target: str
@@ -142,6 +148,7 @@ class Placement:
     missing: dict[str, Missing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     float_type: FloatType = "float32"
+    float_parts: FloatParts | None = None
 
     def offers(self, site: str, kind: Kind) -> GridSpec | None:
         """Return the first grid of this kind offered for the site, or None."""

@@ -67,7 +67,7 @@ class SimulationTarget:
         options = {
             name: _extend(roles[name], offered) for name, offered in placement.options.items()
         }
-        return replace(placement, target=self.name, options=options, missing={})
+        return replace(placement, target=self.name, options=options, missing={}, float_parts=None)
 
     def variants(self, graph: Graph, placement: Placement) -> dict[str, Placement]:
         """Return none: there is one form."""

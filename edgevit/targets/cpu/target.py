@@ -2,9 +2,9 @@
 
 What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
 (symmetric, per output channel), products of two activations, of attention or not, with a u8 left
-and an s8 right operand; one of the two may be a constant, whose codes are stored as weights are. Codes
-of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
-stay in float32, where the engine is fastest.
+and an s8 right operand; one of the two may be a constant, whose codes are stored as weights are.
+Codes of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual
+stream stay in float32, where the engine is fastest.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgevit.quantizers.spec import MAX_BITS, MIN_BITS, GridSpec, Kind, Placemen
 from edgevit.quantizers.twin import FINE_IS_NEGATIVE, TWINS, TwinGrid, largest_ratio_log2
 from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.base import Lowered
+from edgevit.targets.cpu.float_parts import engine_parts
 from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
@@ -71,7 +72,12 @@ class CpuTarget:
         """Offer grids for every product that is not asked to stay in float."""
         widths = widths_of(graph, weight_bits=weight_bits, act_bits=act_bits, layer_bits=layer_bits)
         refuse_unmatched(graph, float_layers)
-        placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
+        placement = Placement(
+            target=self.name,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            float_parts=engine_parts,
+        )
         divided = self_divided(graph)
         for gemm in graph.gemms:
             reason = _left_in_float(graph, gemm, float_layers, divided)

@@ -7,7 +7,7 @@ ones are kept as arrays that the bundle packs and puts back when it is opened.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,16 +109,33 @@ class OnnxBuilder:
             input_size: (3, H, W).
         """
         float32 = onnx.TensorProto.FLOAT
+        return self._model(
+            [helper.make_tensor_value_info("image", float32, ["batch", *input_size])],
+            [helper.make_tensor_value_info("logits", float32, ["batch", "classes"])],
+        )
+
+    def part(self, ends: Mapping[str, Sequence[int]]) -> bytes:
+        """Return the serialized skeleton of a part of a model, whose ends are float32.
+
+        Args:
+            ends: Name -> shape of the inputs and, last, of the output; -1 for the dimension that
+                follows the batch.
+        """
+        *inputs, output = (
+            helper.make_tensor_value_info(
+                name, onnx.TensorProto.FLOAT, [None if size < 0 else size for size in shape]
+            )
+            for name, shape in ends.items()
+        )
+        return self._model(inputs, [output])
+
+    def _model(
+        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    ) -> bytes:
         inside = [numpy_helper.from_array(value, name) for name, value in self.inside.items()]
         float8 = onnx.TensorProto.FLOAT8E4M3FN
         inside += [helper.make_tensor(name, float8, [], [0.0]) for name in self.float8_zeros]
-        graph = helper.make_graph(
-            self.nodes,
-            "edgevit",
-            [helper.make_tensor_value_info("image", float32, ["batch", *input_size])],
-            [helper.make_tensor_value_info("logits", float32, ["batch", "classes"])],
-            inside,
-        )
+        graph = helper.make_graph(self.nodes, "edgevit", inputs, outputs, inside)
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))

@@ -6,6 +6,7 @@ grids come in; everything else is the same float32 operator in every lowering.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +34,9 @@ class ProductWriter(Protocol):
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     """Write the whole graph and return the builder; the last node writes "logits"."""
     graph = with_gathered_rows(graph)
-    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph))
+    context = Lowering(
+        graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph.module.graph.nodes)
+    )
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
     context.nodes = {node.name: node for node in graph.module.graph.nodes}
     for node in graph.module.graph.nodes:
@@ -46,14 +49,17 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     return context.builder
 
 
-def _onnx_shapes(graph: Graph) -> dict[str, Shape]:
+def _onnx_shapes(nodes: Iterable[fx.Node]) -> dict[str, Shape]:
     """Return fx node name -> shape, -1 for the dimension that follows the batch.
 
     Raises:
         UnsupportedError: More than one dimension of a tensor follows the batch (EV303).
     """
-    nodes = (node for node in graph.module.graph.nodes if node.op != "output")
-    return {node.name: tuple(reshape_argument(shape_of(node), node)) for node in nodes}
+    return {
+        node.name: tuple(reshape_argument(shape_of(node), node))
+        for node in nodes
+        if node.op != "output"
+    }
 
 
 def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None:
@@ -76,6 +82,26 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
             try_next="Replace it in the model by operators ViT, DeiT or Swin use, or report it.",
         )
     emit(context, node)
+
+
+def lower_part(
+    graph: Graph, part: Sequence[fx.Node], reads: Sequence[fx.Node], writer: ProductWriter
+) -> OnnxBuilder:
+    """Write some nodes as they are written within the whole graph; the last one gives the output.
+
+    Args:
+        graph: The graph.
+        part: The nodes, in order of execution.
+        reads: Nodes whose output they read.
+        writer: Writes the products among them.
+    """
+    nodes = [*reads, *part, *(c for node in part for c in node.all_input_nodes)]
+    context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(nodes))
+    context.gemms = {gemm.name: gemm for gemm in graph.gemms}
+    for node in part:
+        _lower_node(context, node, writer)
+    context.operand(part[-1])  # in its own shape, a linear's output too
+    return context.builder
 
 
 _ROW_OPERATORS: dict[Any, str] = {
