@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import check_together
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from edgevit.quantizers.quantized_graph import QuantizedGraph
     from edgevit.targets.base import Target
     from edgevit.zoo.class_names import ClassNames
-
 
 
 def quantize(

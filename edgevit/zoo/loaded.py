@@ -148,8 +148,8 @@ def loaded_from_module(
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), no output is a float tensor (EV183), or there are more or fewer class names than
-            logits (EV165).
+            (EV157), no output is a float tensor (EV183), or there are more or fewer class names
+            than logits (EV165).
     """
     model, more = plain_module(model)
     name = name or type(model).__name__
