@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.interpret import Parts, run_graph
+from edgevit.graph.interpret import NO_PARTS, Parts, run_outputs
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.window import Window
 from edgevit.quantizers.base import Grid as Grid
@@ -274,16 +274,21 @@ class QuantizedGraph:
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
-        if self.placement.float_type == "float32":
-            return run_graph(
-                self.graph,
-                image,
-                gemm=self.compute,
-                conv=self.convolve,
-                parts=self.float_parts,
-            )
-        return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve, keep=self.kept)
+        """Return the main output of float32 images [B, 3, H, W]: of classifiers the logits."""
+        return self.forward_all(image)[self.graph.outputs[0]]
+
+    @torch.no_grad()
+    def forward_all(self, image: Tensor) -> dict[str, Tensor]:
+        """Return every output, float32 [B, ...], by name."""
+        in_half = self.placement.float_type == "float16"
+        return run_outputs(
+            self.graph,
+            image,
+            gemm=self.compute,
+            conv=self.convolve,
+            keep=self.kept if in_half else None,
+            parts=NO_PARTS if in_half else self.float_parts,
+        )
 
     def convolve(self, gemm: Gemm, x: Tensor) -> Tensor:
         """Return one convolution [B, O, H', W'] of [B, C, H, W] as the engine computes it.
@@ -303,7 +308,7 @@ class QuantizedGraph:
         """Everything that runs in float, computed as the target's engine does; else nothing."""
         make = self.placement.float_parts
         if make is None:
-            return {}
+            return NO_PARTS
         state = (id(self.graph), self.graph.version, frozenset(self.layers))
         if self._engine is None or self._engine[0] != state:
             self._engine = state, make(self.graph, self.layers)

@@ -15,6 +15,7 @@ from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.outputs import LOGITS, named_values
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
 
@@ -31,7 +32,7 @@ class LoadedModel:
         preprocessing: How pictures become its inputs.
         classes: Class names in label order (WordNet ids for ImageNet), None when unknown; two for a
             single logit: what it says below 0, then above.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None of a model that gives no logits [B, classes].
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
             figure of the literature, None without one; `edgevit.verbs.inputs.subject_of` replaces
@@ -43,6 +44,9 @@ class LoadedModel:
         preprocessing_source: Where the preprocessing's values came from, in words.
         own_preprocessing: Whether all of them are the model's own.
         notes: What was taken, converted and left out while loading, in sentences.
+        task: What it is for, one of `edgevit.bundle.outputs.TASKS`.
+        outputs: What of all that it returns is an output, as `graph_from_module` takes it; None for
+            logits.
     """
 
     name: str
@@ -50,7 +54,7 @@ class LoadedModel:
     model: nn.Module
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
-    num_classes: int
+    num_classes: int | None
     parameters: int
     flops: int | None
     weights_sha256: str
@@ -59,6 +63,8 @@ class LoadedModel:
     preprocessing_source: str = ""
     own_preprocessing: bool = True
     notes: tuple[str, ...] = ()
+    task: str = "classify"
+    outputs: str | tuple[str, ...] | None = None
 
     def preprocessing_to_keep(self) -> dict[str, Any]:
         """Return what a recipe has to say of the preprocessing: nothing if it is the model's."""
@@ -72,7 +78,7 @@ def describe_model(
     model: nn.Module,
     preprocessing: Callable[[], Preprocessing],
     classes: tuple[str, ...] | None,
-    num_classes: int,
+    num_classes: int | None,
     choices: LoadingChoices,
     arguments: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
@@ -98,7 +104,7 @@ def describe_model(
         source=source,
         model=model,
         preprocessing=chosen.preprocessing,
-        classes=classes if classes and len(classes) == num_labels(num_classes) else None,
+        classes=classes if classes and len(classes) == num_labels(num_classes or 0) else None,
         num_classes=num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
@@ -108,6 +114,8 @@ def describe_model(
         preprocessing_source=chosen.source,
         own_preprocessing=chosen.is_own,
         notes=notes,
+        task="features" if num_classes is None else "classify",
+        outputs="all" if num_classes is None else None,
     )
 
 
@@ -125,7 +133,8 @@ def loaded_from_module(
     """Describe a module of the user's own.
 
     Args:
-        model: Any module [B, C, H, W] -> logits [B, classes]; put into eval mode. One that is
+        model: Any module [B, C, H, W] -> logits [B, classes], or other float tensors with the
+            batch in front, alone or in a tuple or dict; put into eval mode. One that is
             compiled or wrapped for several devices is unwrapped; one in another type than
             float32, or on a device, is copied.
         preprocessing: All of it, or some values by name. What it leaves out,
@@ -139,8 +148,8 @@ def loaded_from_module(
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), the output is no logits (EV183), or there are more or fewer class names than
-            logits (EV165).
+            (EV157), no output is a float tensor (EV183), or there are more or fewer class names
+            than logits (EV165).
     """
     model, more = plain_module(model)
     name = name or type(model).__name__
@@ -154,7 +163,7 @@ def loaded_from_module(
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
     num_classes = num_logits(model.eval(), chosen.input_size)
-    if named is not None and len(named) != num_labels(num_classes):
+    if named is not None and num_classes is not None and len(named) != num_labels(num_classes):
         raise _misnamed_error(name, len(named), num_classes)
     return describe_model(
         name=name,
@@ -271,15 +280,17 @@ def _carry(model: Any) -> Preprocessing | None:
 
 
 @torch.no_grad()
-def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Run one black image [1, 3, H, W] and return the number of logits.
+def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
+    """Run one black image [1, 3, H, W] and return the number of logits, None without logits.
+
+    Logits are a tensor [1, classes], by itself or by that name.
 
     Raises:
-        UsageError: The output is no float tensor [1, classes] (EV183), or the model fails on
-            such an image (EV174).
+        UsageError: No output is a float tensor of one image (EV183), or the model fails on such
+            an image (EV174).
     """
     try:
-        logits = model(torch.zeros(1, *input_size))
+        returned = model(torch.zeros(1, *input_size))
     except Exception as error:  # the model's own code, which may fail in any way
         raise UsageError(
             "EV174",
@@ -289,15 +300,24 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
             try_next="--input-size with what the model takes, or --model-arg img_size=N (timm), "
             "image_size=N (torchvision) builds it for another size.",
         ) from error
+    values = named_values(returned)
+    logits = returned if isinstance(returned, torch.Tensor) else values.get(LOGITS)
     if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[0] == 1:
         return int(logits.shape[1])
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if any(_is_output(value) for value in values.values()):
+        return None
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(returned).__name__
     raise UsageError(
         "EV183",
         "The model does not return logits.",
         why=f"For an image [1, 3, H, W] it returned {shape} instead of a tensor [1, classes].",
-        try_next="Wrap it in a module whose forward returns the logits.",
+        try_next="Wrap it in a module whose forward returns the logits, or float tensors [1, ...].",
     )
+
+
+def _is_output(value: Any) -> bool:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return bool(is_float and value.ndim > 0 and value.shape[0] == 1)
 
 
 def weights_sha256(model: nn.Module) -> str:
