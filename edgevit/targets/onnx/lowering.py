@@ -106,6 +106,7 @@ def lower_part(
     nodes = [*reads, *part, *(c for node in part for c in node.all_input_nodes)]
     context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(nodes))
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
+    context.nodes = {node.name: node for node in nodes}
     for node in part:
         _lower_node(context, node, writer)
     context.operand(part[-1])  # in its own shape, a linear's output too
