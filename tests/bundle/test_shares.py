@@ -10,11 +10,19 @@ import edgevit
 from edgevit import api
 from edgevit.bundle.manifest_schema import check_layers
 from edgevit.bundle.shares import multiply_add_shares
+from edgevit.data import Preprocessing
 from edgevit.errors import BundleError
 from edgevit.report.shares import shares_lines
 from edgevit.zoo import reference_images
 
-PREPROCESSING = {"input_size": SIZE, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+PREPROCESSING = Preprocessing(
+    input_size=SIZE,
+    resize_size=SIZE[1],
+    crop_pct=1.0,
+    interpolation="bilinear",
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,6 @@ def bundle(tmp_path_factory):
         num_calib=4,
         method="minmax",
         preprocessing=PREPROCESSING,
-        classes=None,
     )
     return made.save(tmp_path_factory.mktemp("shares") / "bundle")
 
