@@ -1,0 +1,99 @@
+"""Convolutions on the CPU: in integers where that pays, exactly those of the simulation."""
+
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+from convolutional import SIZE, hybrid
+
+from edgevit.calibration.methods import METHODS
+from edgevit.calibration.run import calibrate
+from edgevit.graph.capture import graph_from_module
+from edgevit.quantizers.quantized_graph import QuantizedGraph
+from edgevit.runner.engines.onnxruntime.session import EngineSession
+from edgevit.targets.cpu.parity import integer_layer_parity
+from edgevit.targets.cpu.target import CpuTarget
+from edgevit.targets.onnx.builder import whole_model
+
+TARGET = CpuTarget()
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return TARGET.prepare(graph_from_module(hybrid(), SIZE))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def quantized_at(graph, images, bits=8, method="minmax", **choices) -> QuantizedGraph:
+    placement = TARGET.place(graph, weight_bits=bits, act_bits=bits, **choices)
+    return calibrate(graph, placement, images, METHODS[method])
+
+
+@pytest.mark.parametrize(
+    ("bits", "method"), [(8, "minmax"), (3, "minmax"), (6, "edgevit"), (4, "gptq")]
+)
+def test_engine_and_simulation_compute_the_same_integers(graph, images, bits, method):
+    quantized = quantized_at(graph, images, bits, method)
+    rows = integer_layer_parity(quantized, images.numpy())
+    assert {"wide", "down"} <= {row.module for row in rows}
+    assert all(row.is_exact and row.sums > 0 for row in rows), rows
+    assert {row.kernel for row in rows} == {"MatMulIntegerToFloat"}
+
+
+def test_parity_finds_a_wrong_tap(graph, images, monkeypatch):
+    """The check can fail: the simulation's taps are moved behind the writer's back."""
+    from edgevit.targets.cpu import parity
+
+    quantized = quantized_at(graph, images)
+    unfold = parity._inputs
+
+    def moved(probes, values):
+        if probes.window is not None and probes.window.padding == (2, 2):
+            window = replace(probes.window, padding=(1, 1), dilation=(1, 1))
+            probes = replace(probes, window=window)
+        return unfold(probes, values)
+
+    monkeypatch.setattr(parity, "_inputs", moved)
+    rows = integer_layer_parity(quantized, images.numpy())
+    wrong = [row.module for row in rows if row.wrong_codes]
+    assert wrong == ["wide"]
+
+
+def test_logits_of_the_engine_are_the_simulations(graph, images):
+    quantized = quantized_at(graph, images)
+    lowered = TARGET.lower(quantized)
+    model = whole_model(lowered.onnx, lowered.tensors)
+    found = EngineSession(model, session_config=lowered.session_config).run(images.numpy())
+    assert torch.allclose(torch.from_numpy(found), quantized.forward(images), atol=1e-5)
+
+
+def test_convolutions_in_float_are_one_operator_each_and_the_models_own(graph, images):
+    quantized = quantized_at(graph, images, float_layers=("*",))
+    assert torch.equal(quantized.forward(images), graph.forward(images))
+    lowered = TARGET.lower(quantized)
+    operators = [node.op_type for node in onnx.ModelProto.FromString(lowered.onnx).graph.node]
+    assert operators.count("Conv") == 5
+    assert "Gather" not in operators
+
+
+def test_tokens_are_read_from_rows_without_a_transposition(graph, images):
+    lowered = TARGET.lower(quantized_at(graph, images))
+    nodes = onnx.ModelProto.FromString(lowered.onnx).graph.node
+    rows = next(row["tensor"] for row in lowered.layers if row["module"] == "down")
+    readers = {node.op_type for node in nodes if rows in node.input}
+    assert readers == {"LayerNormalization"}
+
+
+def test_rows_say_why_products_stay_in_float(graph, images):
+    lowered = TARGET.lower(quantized_at(graph, images))
+    reasons = {row["module"]: row["reason"] for row in lowered.layers if "reason" in row}
+    assert reasons == {
+        "stem": "a convolution with fewer than 24 channels: float is faster here",
+        "depthwise": "a depthwise convolution: float is faster here",
+        "grouped": "a convolution in groups: float is faster here",
+    }
