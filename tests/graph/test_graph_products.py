@@ -62,7 +62,8 @@ def test_relative_positions_stand_beside_an_attention() -> None:
     assert [(gemm.constant, gemm.right.role) for gemm in tables] == [(1, Role.FACTOR)] * 2
     for gemm in tables:
         stored = graph.stored(gemm)
-        assert stored is not None and stored.ndim == 3
+        assert stored is not None
+        assert stored.ndim == 3
 
 
 def test_probabilities_are_brought_to_the_left() -> None:
@@ -155,7 +156,9 @@ def test_a_norm_of_the_scores_is_no_such_product() -> None:
             self.qkv = nn.Linear(16, 48)
 
         def forward(self, x: Tensor) -> Tensor:
-            q, k, v = self.qkv(x).reshape(x.shape[0], 16, 3, HEADS, 8).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = (
+                self.qkv(x).reshape(x.shape[0], 16, 3, HEADS, 8).permute(2, 0, 3, 1, 4).unbind(0)
+            )
             q, k = (nn.functional.normalize(each, dim=-1) for each in (q, k))
             return ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
 

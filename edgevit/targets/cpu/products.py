@@ -145,9 +145,7 @@ def _probes(
     )
 
 
-def _constant_operand(
-    builder: OnnxBuilder, value: Tensor, grid: Grid, stem: str
-) -> IntegerOperand:
+def _constant_operand(builder: OnnxBuilder, value: Tensor, grid: Grid, stem: str) -> IntegerOperand:
     """Store the codes of a constant operand, in the type in which an activation's are carried."""
     carrier = integer_type(signed=grid.spec.signed)
     carried = grid.operand(grid.codes(value)) + grid.operand_offset
@@ -156,9 +154,7 @@ def _constant_operand(
     scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
     zero = builder.constant(f"{stem}_zero", carrier.type(grid.operand_offset))
     values = {stem: array_of(value), name: codes}
-    return IntegerOperand(
-        source=stem, layout=(), codes=name, scale=scale, zero=zero, values=values
-    )
+    return IntegerOperand(source=stem, layout=(), codes=name, scale=scale, zero=zero, values=values)
 
 
 def _packed_bits(grid: Grid) -> int:

@@ -1,10 +1,10 @@
 """The `cpu` target: ONNX Runtime on x86-64 or Arm, 8-bit integer kernels.
 
 What it runs exactly: linears with u8 activations (any zero point, per tensor) and s8 weights
-(symmetric, per output channel), products of two activations, of attention or not, with a u8 left and
-an s8 right operand; one of the two may be a constant, whose codes are stored as weights are. Codes
-of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual stream
-stay in float32, where the engine is fastest.
+(symmetric, per output channel), products of two activations, of attention or not, with a u8 left
+and an s8 right operand; one of the two may be a constant, whose codes are stored as weights are.
+Codes of k < 8 bits are carried in those 8-bit types. Softmax, GELU, LayerNorm and the residual
+stream stay in float32, where the engine is fastest.
 """
 
 from __future__ import annotations

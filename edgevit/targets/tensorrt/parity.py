@@ -112,7 +112,8 @@ def qdq_layer_parity(
         code
         for name, one in probes
         for code, grid in zip(one.codes, quantized.layers[name].input_grids, strict=True)
-        if grid.has_integer_sums and code not in constants  # numpy has no such type to return them in
+        if grid.has_integer_sums
+        and code not in constants  # numpy has no such type to return them in
     }
     floats = {n for _, one in probes for n in (*one.inputs, *one.values, one.output)}
     floats -= constants.keys()
