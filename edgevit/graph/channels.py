@@ -36,12 +36,13 @@ def channels_of(graph: Graph, node_name: str) -> tuple[str, Tensor] | None:
     return None if found is None else (found[0].name, found[1])
 
 
-def head_channels(graph: Graph, site: Site) -> tuple[str, Tensor] | None:
+def head_channels(graph: Graph, site: Site, *, shared: bool = False) -> tuple[str, Tensor] | None:
     """Return the linear and the output rows that make each head of q, k or v.
 
     Args:
         graph: A canonical graph.
         site: A query, key or value site; its operand is [B, H, N, D] (key: [B, H, D, N]).
+        shared: Also where another operator reads these channels: who rescales them must not.
 
     Returns:
         The linear's fx node name and int64 [H, D], or None when the operand is not a pure
@@ -56,7 +57,7 @@ def head_channels(graph: Graph, site: Site) -> tuple[str, Tensor] | None:
     rows = channels[0, :, 0, :]  # [H, D]
     if not bool((channels == rows[None, :, None, :]).all()) or bool((rows < 0).any()):
         return None
-    if not _read_alone(graph, linear, rows, site.gemm):
+    if not shared and not _read_alone(graph, linear, rows, site.gemm):
         return None
     return linear, rows.contiguous()
 

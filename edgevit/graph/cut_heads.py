@@ -73,7 +73,7 @@ def _attentions(graph: Graph) -> list[tuple[Gemm, Gemm]]:
 
 def _part(graph: Graph, site: Site) -> _Part | None:
     """Return where an operand is cut from; None where that is no run of whole heads."""
-    found = head_channels(graph, site)
+    found = head_channels(graph, site, shared=True)
     if found is None:
         return None
     nodes = {node.name: node for node in graph.module.graph.nodes}

@@ -29,6 +29,20 @@ from edgevit.progress import no_progress
 from edgevit.quantizers.quantized_graph import float_product
 
 
+class TablesOfHeads(nn.Module):
+    """Scores to which q times a table of every head is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.table = nn.Linear(16, 48), nn.Parameter(torch.randn(HEADS, 8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.qkv(x).reshape(x.shape[0], 16, 3, HEADS, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = heads.unbind(0)
+        scores = q @ k.transpose(-1, -2) + q @ self.table
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
 def captured(*kinds: type[nn.Module]) -> tuple[nn.Module, Graph]:
     model = paired(*kinds)
     return model, graph_from_module(model, (3, SIDE, SIDE))
@@ -131,13 +145,15 @@ def test_a_constant_operand_is_there_once_per_image() -> None:
 
 def test_channels_that_a_second_product_reads_are_left_alone() -> None:
     """q is multiplied by tables too: rescaling its heads for q k^T would change those products."""
-    _, graph = captured(RelativePositions)
+    _, graph = captured(TablesOfHeads)
     (scores,) = products(graph, "qk")
     assert head_channels(graph, scores.left) is None
+    assert head_channels(graph, scores.left, shared=True) is not None
+    assert head_channels(graph, scores.right) is not None
     image = photographs(2)
     expected = graph.forward(image)
     ranges = observe_ranges(graph, image, 2, no_progress)
-    equalize_heads(graph, ranges, {site.name for site in graph.sites}, balanced=True)
+    equalize_heads(graph, ranges, {site.name for site in graph.sites})
     torch.testing.assert_close(graph.forward(image), expected, rtol=1e-5, atol=1e-5)
 
 

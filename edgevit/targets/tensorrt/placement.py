@@ -2,11 +2,13 @@
 
 Rules (NVIDIA, TensorRT documentation, "Working with quantized types"; TensorRT issues 2981, 3714
 and 4167 for attention): scales are symmetric, per tensor for activations and per output channel for
-weights. A product is quantized where integer kernels exist and pay: linears inside blocks, of 16
-channels and more. The patch embedding (three channels), what stands between blocks and the head
-(one row per image) stay in float16, and so does attention in the main variant. An attention is
-quantized as a whole or not at all: with codes for q k^T or for P V alone it is not fused, and
-a block has 16 kernels in place of 10 (TensorRT for RTX 1.7.1).
+weights. A product is quantized where integer kernels exist and pay: linears inside blocks, and
+products of two activations or of one with a table that belong to no attention, of 16 channels and
+more. TensorRT for RTX 1.7.1 gives each of these an INT8 or FP8 kernel. The patch embedding (three
+channels), what stands between blocks and the head (one row per image) stay in float16, and so does
+attention in the main variant. An attention is quantized as a whole or not at all: with codes for
+q k^T or for P V alone it is not fused, and a block has 16 kernels in place of 10 (TensorRT for RTX
+1.7.1).
 """
 
 from __future__ import annotations
