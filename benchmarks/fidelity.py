@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rows import add_row, read_rows
 from torch import nn
 
@@ -161,18 +162,28 @@ def quantized(model: str, method: str, bits: str) -> Artefact:
 
 def of_transformers(name: str) -> nn.Module:
     """Return a small untrained model of transformers."""
-    import torch
-    import transformers
+    import transformers  # only some subjects are its
 
     torch.manual_seed(0)
     if name == "hf:swin":
         shape = {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [2, 4, 8, 16]}
         swin = transformers.SwinConfig(**shape, num_labels=100)
-        return transformers.SwinForImageClassification(swin).eval()
+        return LogitsOnly(transformers.SwinForImageClassification(swin)).eval()
     config = transformers.Dinov2Config(
         hidden_size=192, num_hidden_layers=6, num_attention_heads=3, num_labels=100, patch_size=14
     )
-    return transformers.Dinov2ForImageClassification(config).eval()
+    return LogitsOnly(transformers.Dinov2ForImageClassification(config)).eval()
+
+
+class LogitsOnly(nn.Module):
+    """A model of transformers that returns its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> Any:
+        return self.model(image).logits
 
 
 def weights_of(model: str) -> str:
@@ -182,7 +193,6 @@ def weights_of(model: str) -> str:
 
 def on_engine(artefact: Artefact, threads: int) -> Callable[[Any], Any]:
     """Return the engine as a function of tensors."""
-    import torch
 
     lowered = artefact.lowered
     model = whole_model(lowered.onnx, lowered.tensors)
