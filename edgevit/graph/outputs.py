@@ -40,7 +40,7 @@ def keep_outputs(module: GraphModule, kept: Sequence[int]) -> None:
 
 @dataclass(kw_only=True)
 class Selection:
-    """Which of the values that a model returns are outputs; decided while it is captured.
+    """The choice of outputs among the values that a model returns, made while it is captured.
 
     Args:
         asked: What the caller wants.

@@ -31,7 +31,7 @@ from edgevit.verbs.inputs import (
     subject_of,
 )
 from edgevit.verbs.options import Asked, options_from
-from edgevit.verbs.validate import open_labelled
+from edgevit.verbs.validate import open_labelled, require_classes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -171,6 +171,7 @@ def compare_methods(
         data = data_or_own(data, asked.model)
 
         def shown(loaded: LoadedModel) -> ImageSet:
+            require_classes(loaded.num_classes)
             if labels:
                 naming = Naming(names=loaded.classes, order=asked.class_order or None)
                 return open_labelled(data, naming, loaded.num_classes, num, asked.seed)

@@ -146,8 +146,7 @@ def _check_same(found: Arrays, simulated: Arrays) -> None:
 def _identical(found: Arrays, simulated: Arrays) -> npt.NDArray[np.bool_]:
     """Return bool [n]: which images have all outputs bit for bit."""
     same = [(found[k] == v).reshape(len(v), -1).all(axis=1) for k, v in simulated.items()]
-    every: npt.NDArray[np.bool_] = np.stack(same).all(axis=0)
-    return every
+    return np.asarray(np.stack(same).all(axis=0))
 
 
 def _checks(found: Arrays, simulated: Arrays, exact: Arrays) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Errors of outputs against plain numpy, tasks that are found, and the check against a simulation."""
+"""Errors of outputs against plain numpy, tasks by name, and the check against a simulation."""
 
 import math
 
