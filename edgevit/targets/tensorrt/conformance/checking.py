@@ -181,7 +181,7 @@ def _finding(rule: Rule, fault: Fault) -> RuleFinding:
         level=fault.level or rule.level,
         node=fault.node,
         message=fault.message,
-        remedy=rule.remedy,
+        remedy=fault.remedy or rule.remedy,
     )
 
 

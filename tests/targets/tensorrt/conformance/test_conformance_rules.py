@@ -325,6 +325,13 @@ def codes_at_the_end():
     return put(small(), "proj.codes", np.full((WIDTH, WIDTH), 127, np.int8))
 
 
+def test_rule_36_tells_what_helps():
+    """The narrow range is for codes of -128; wider ranges are for what is cut off."""
+    lowest, cut = (check_onnx(make(), PROFILES["tensorrt"]) for make in (lowest_code, codes_at_the_end))
+    remedies = [{f.remedy for f in report.findings if f.rule == 36} for report in (lowest, cut)]
+    assert ["narrow" in remedy for found in remedies for remedy in found] == [True, False]
+
+
 @breaks(36, "W", "head.w.q")
 def weights_cut_off():
     return rounded(small(), "head.weight", ["head"], "head.w", scale=0.0005)
