@@ -6,6 +6,7 @@ published one is large; kinds of layers and their order stay those of the family
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,33 +66,61 @@ MobileNetV5: mobilenetv5_base
 """Family: models of timm, hybrids for mobile and edge devices."""
 
 _SERVER = """
-ViT: test_vit, vit_tiny_patch16_224
+ViT: test_vit, vit_tiny_patch16_224(depth=4)
 ViT, second generation of tests: test_vit2, test_vit3, test_vit4
-DeiT: deit_tiny_patch16_224
-DeiT distilled: deit_tiny_distilled_patch16_224
-DINOv3: vit_tiny_patch16_dinov3_qkvb
-EVA-02: eva02_tiny_patch14_224
-CLIP: vit_xsmall_patch16_clip_224
-ViT with registers: vit_wee_patch16_reg1_gap_256
-ViT in parallel: vit_pwee_patch16_reg1_gap_256
-ViT with differential attention: vit_dwee_patch16_reg1_gap_256
+DeiT: deit_tiny_patch16_224(depth=4)
+DeiT distilled: deit_tiny_distilled_patch16_224(depth=4)
+DeiT III: deit3_small_patch16_224(depth=4)
+DINOv2: vit_small_patch14_dinov2(depth=4, img_size=224)
+DINOv2 with registers: vit_small_patch14_reg4_dinov2(depth=4, img_size=224, num_classes=10)
+DINOv3: vit_tiny_patch16_dinov3_qkvb(depth=4)
+EVA: eva_giant_patch14_224(depth=4, embed_dim=352, num_heads=4)
+EVA-02: eva02_tiny_patch14_224(depth=4)
+ViT with rotary positions: vit_small_patch16_rope_224(depth=4), vit_small_patch16_rope_mixed_224(depth=4)
+Perception Encoder: vit_pe_core_tiny_patch16_384(depth=4, img_size=224)
+Sapiens2: vit_base_patch16_sapiens2(depth=3, img_size=224, num_kv_heads=12)
+LingBot: vit_small_patch16_lingbot(depth=4, img_size=224)
+CLIP: vit_xsmall_patch16_clip_224(depth=4)
+CLIP with quick GELU: vit_base_patch32_clip_quickgelu_224(depth=3)
+SigLIP: vit_base_patch16_siglip_224(depth=3)
+AIMv2: aimv2_large_patch14_224(depth=2, embed_dim=512, num_heads=4)
+TIPSv2: vit_base_patch14_reg1_tipsv2(depth=3, img_size=224)
+BEiT-3: beit3_base_patch16_224(depth=3)
+FlexiViT: flexivit_small(depth=4)
+RADIO: vit_base_patch16_radio_v3(depth=3, img_size=224)
+SoViT: vit_so150m2_patch16_reg1_gap_256(depth=3)
+InternViT: vit_intern300m_patch14_448(depth=2, img_size=224, embed_dim=512)
+ViT with registers: vit_wee_patch16_reg1_gap_256(depth=4)
+ViT with parallel branches: vit_pwee_patch16_reg1_gap_256(depth=4)
+ViT with parallel blocks: vit_small_patch16_18x2_224(depth=3)
+ViT with differential attention: vit_dwee_patch16_reg1_gap_256(depth=4)
 ViT with relative positions: test_vit_relpos
-ViT with shared relative positions: vit_srelpos_small_patch16_224
-ViT hybrid: vit_tiny_r_s16_p8_224
+ViT with shared relative positions: vit_srelpos_small_patch16_224(depth=4)
+ViT hybrid: vit_tiny_r_s16_p8_224(depth=4)
+SAM: samvit_base_patch16_224(depth=4, global_attn_indexes=(1, 3))
+SAM 2 Hiera: sam2_hiera_tiny(224, stages=(1, 1, 2, 1), global_att_blocks=(3,))
+BEiT: beit_base_patch16_224(depth=3)
+BEiTv2: beitv2_base_patch16_224(depth=3)
+DeepSeek-ViT: deepseek_vit_412m(depth=2, img_size=224)
+Gemma4 ViT: gemma4_vit_167m(192, depth=3)
+Qwen3 ViT: qwen3_vit_88m(224, depth=3)
+NaFlexViT: naflexvit_base_patch16_gap(224, depth=3)
 BoTNet: botnet26t_256
 BoTNeXt: eca_botnext26ts_256
-HaloNet: halonet_h1, eca_halonext26ts
+HaloNet: halonet_h1
+HaloNeXt: eca_halonext26ts
 LambdaNet: lambda_resnet26t
 SE-BoTNet: sebotnet33ts_256
-CoaT: coat_tiny
-CoaT-Lite: coat_lite_tiny
-ConViT: convit_tiny
-CrossViT: crossvit_tiny_240, crossvit_9_dagger_240
+CaiT: cait_xxs24_224(depth=4)
+CoaT: coat_tiny(serial_depths=(1, 1, 1, 1), parallel_depth=2)
+CoaT-Lite: coat_lite_tiny(serial_depths=(1, 1, 2, 1))
+ConViT: convit_tiny(depth=4, local_up_to_layer=2)
+CrossViT: crossvit_tiny_240(depth=((1, 2, 0), (1, 2, 0))), crossvit_9_dagger_240(depth=((1, 2, 0), (1, 2, 0)))
 CSATv2: csatv2
-DaViT: davit_tiny
-GCViT: gcvit_xxtiny
+DaViT: davit_tiny(depths=(1, 1, 2, 1))
 FocalNet: focalnet_tiny_srf
-Hiera: hiera_tiny_224
+GCViT: gcvit_xxtiny
+Hiera: hiera_tiny_224(stages=(1, 2, 3, 1))
 CoAtNet: test_coatnet, coatnet_pico_rw_224
 CoAtNeXt: coatnext_nano_rw_224
 MaxViT: test_maxvit, maxvit_pico_rw_256
@@ -106,63 +135,23 @@ ResMLP: resmlp_12_224
 GMixer: gmixer_12_224
 MViTv2: mvitv2_tiny
 NesT: jx_nest_tiny
-PiT: pit_ti_224, pit_ti_distilled_224
-PVTv2: pvt_v2_b0
-PVTv2 linear: pvt_v2_b2_li
-Sequencer2D: sequencer2d_s
-Swin: swin_tiny_patch4_window7_224
-Swin S3: swin_s3_tiny_224
-SwinV2: swinv2_tiny_window8_256
-SwinV2-CR: swinv2_cr_tiny_224
-TNT: tnt_s_legacy_patch16_224
-Twins-PCPVT: twins_pcpvt_small
-Twins-SVT: twins_svt_small
-Visformer: visformer_tiny
-ViTamin: vitamin_small_224
+PiT: pit_ti_224(depth=(1, 2, 1)), pit_ti_distilled_224(depth=(1, 2, 1))
+PVTv2: pvt_v2_b0(depths=(1, 1, 2, 1))
+PVTv2 linear: pvt_v2_b2_li(depths=(1, 1, 2, 1))
+Sequencer2D: sequencer2d_s(layers=(1, 1, 2, 1))
+Swin: swin_tiny_patch4_window7_224(depths=(2, 2, 2, 1))
+Swin S3: swin_s3_tiny_224(depths=(2, 2, 2, 1))
+SwinV2: swinv2_tiny_window8_256(depths=(2, 2, 2, 1))
+SwinV2-CR: swinv2_cr_tiny_224(depths=(2, 2, 2, 1))
+TNT: tnt_s_legacy_patch16_224(depth=4)
+Twins-PCPVT: twins_pcpvt_small(depths=(1, 1, 2, 1))
+Twins-SVT: twins_svt_small(depths=(2, 2, 2, 2))
+Visformer: visformer_tiny(depth=(3, 2, 2))
+ViTamin: vitamin_small_224(depth=4)
 VOLO: volo_d1_224
-XCiT: xcit_nano_12_p16_224
-CaiT: cait_xxs24_224
+XCiT: xcit_nano_12_p16_224(depth=4)
 """
-"""Family: models of timm, all others, as they are published."""
-
-_SHALLOW: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "DeiT III": (("deit3_small_patch16_224", {"depth": 4}),),
-    "DINOv2": (("vit_small_patch14_dinov2", {"depth": 4, "img_size": 224}),),
-    "DINOv2 with registers": (
-        ("vit_small_patch14_reg4_dinov2", {"depth": 4, "img_size": 224, "num_classes": 10}),
-    ),
-    "EVA": (
-        ("eva_giant_patch14_224", {"depth": 4, "embed_dim": 352, "num_heads": 4}),
-    ),
-    "ViT with rotary positions": (
-        ("vit_small_patch16_rope_224", {"depth": 4}),
-        ("vit_small_patch16_rope_mixed_224", {"depth": 4}),
-    ),
-    "Perception Encoder": (("vit_pe_core_tiny_patch16_384", {"img_size": 224}),),
-    "Sapiens2": (("vit_base_patch16_sapiens2", {"depth": 3, "img_size": 224}),),
-    "LingBot": (("vit_small_patch16_lingbot", {"depth": 4, "img_size": 224}),),
-    "CLIP with quick GELU": (("vit_base_patch32_clip_quickgelu_224", {"depth": 3}),),
-    "SigLIP": (("vit_base_patch16_siglip_224", {"depth": 3}),),
-    "AIMv2": (("aimv2_large_patch14_224", {"depth": 2, "embed_dim": 512, "num_heads": 4}),),
-    "TIPSv2": (("vit_base_patch14_reg1_tipsv2", {"depth": 3, "img_size": 224}),),
-    "BEiT-3": (("beit3_base_patch16_224", {"depth": 3}),),
-    "FlexiViT": (("flexivit_small", {"depth": 4}),),
-    "RADIO": (("vit_base_patch16_radio_v3", {"depth": 3, "img_size": 224}),),
-    "SoViT": (("vit_so150m2_patch16_reg1_gap_256", {"depth": 3}),),
-    "ViT with parallel blocks": (("vit_small_patch16_18x2_224", {"depth": 3}),),
-    "InternViT": (
-        ("vit_intern300m_patch14_448", {"depth": 2, "img_size": 224, "embed_dim": 512}),
-    ),
-    "SAM": (("samvit_base_patch16_224", {"depth": 4, "global_attn_indexes": (1, 3)}),),
-    "BEiT": (("beit_base_patch16_224", {"depth": 3}),),
-    "BEiTv2": (("beitv2_base_patch16_224", {"depth": 3}),),
-    "DeepSeek-ViT": (("deepseek_vit_412m", {"depth": 2, "img_size": 224}),),
-    "Gemma4 ViT": (("gemma4_vit_167m", {"depth": 3}),),
-    "Qwen3 ViT": (("qwen3_vit_88m", {"depth": 3}),),
-    "NaFlexViT": (("naflexvit_base_patch16_gap", {"depth": 3}),),
-    "SAM 2 Hiera": (("sam2_hiera_tiny", {"img_size": 224}),),
-}
-"""Family: models of timm with the arguments that make them small."""
+"""Family: models of timm, all others, with the side of an image and arguments that make it shallow."""
 
 _SMALL = {
     "hidden_size": 192,
@@ -320,24 +309,35 @@ _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
 
 def family_models() -> tuple[FamilyModel, ...]:
     """Return all models of the run, hybrids for edge devices first."""
-    return (*_named(_MOBILE, True), *_named(_SERVER, False), *_shallow(), *_transformers())
+    return (*_from_table(_MOBILE, True), *_from_table(_SERVER, False), *_transformers())
 
 
-def _named(table: str, is_mobile: bool) -> list[FamilyModel]:
+def _from_table(table: str, is_mobile: bool) -> list[FamilyModel]:
     rows = [line.split(": ") for line in table.strip().splitlines()]
     return [
-        FamilyModel(name=name, family=family, library="timm", is_mobile=is_mobile)
-        for family, names in rows
-        for name in names.split(", ")
+        FamilyModel(
+            name=call.func.id if isinstance(call, ast.Call) else call.id,
+            family=family,
+            library="timm",
+            is_mobile=is_mobile,
+            arguments=_arguments(call),
+            image=_image(call),
+        )
+        for family, models in rows
+        for call in ast.parse(f"[{models}]", mode="eval").body.elts
     ]
 
 
-def _shallow() -> list[FamilyModel]:
-    return [
-        FamilyModel(name=name, family=family, library="timm", arguments=arguments)
-        for family, models in _SHALLOW.items()
-        for name, arguments in models
-    ]
+def _arguments(call: ast.expr) -> dict[str, Any]:
+    """Return the keyword arguments of a written call, which hold plain values only."""
+    given = call.keywords if isinstance(call, ast.Call) else []
+    return {str(one.arg): ast.literal_eval(one.value) for one in given}
+
+
+def _image(call: ast.expr) -> int:
+    """Return the one positional argument of a written call: the side of an image."""
+    given = call.args if isinstance(call, ast.Call) else []
+    return int(ast.literal_eval(given[0])) if given else 0
 
 
 def _transformers() -> list[FamilyModel]:

@@ -64,7 +64,7 @@ def _from_timm(model: FamilyModel) -> tuple[nn.Module, Size]:
 
     made = timm.create_model(model.name, **model.arguments)
     channels, side, _ = made.default_cfg["input_size"]
-    side = int(model.arguments.get("img_size", model.image or side))
+    side = model.image or int(model.arguments.get("img_size", side))
     return made, (int(channels), side, side)
 
 

@@ -4,7 +4,7 @@ Rules:
 1. group_norm -> layer_norm over each group, then a factor and a shift a channel; rms_norm -> its
    formula (Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv 1910.07467).
 2. Convolutions with a named padding -> with numbers; conv1d and avg_pool1d -> the same in two
-   dimensions; adaptive_avg_pool of equal windows -> avg_pool2d.
+   dimensions.
 3. max and min along a dimension -> amax and amin, where nobody asks for the place.
 4. repeat -> cat; copy -> what is assigned; slice_scatter -> cat of what stays and what is new.
 5. unfold -> one gather; im2col -> pad and one gather; col2im -> pad, one gather and a sum.
@@ -124,17 +124,6 @@ def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
     image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))
     windows = [[1, *kernel], [1, *(stride or kernel)], [0, *padding]]
     return reshape(call(node, aten.avg_pool2d.default, image, *windows, *rest), shape_of(node))
-
-
-def _adaptive_pool(module: GraphModule, node: Node) -> Node | None:
-    x, sizes = args_of(node)
-    before = shape_of(x)[-2:]
-    if all(size == 1 for size in sizes) or any(b % s for b, s in zip(before, sizes, strict=True)):
-        return None  # the first is a mean, see `pooling`
-    kernel = [b // s for b, s in zip(before, sizes, strict=True)]
-    if kernel == [1, 1]:
-        return x  # type: ignore[no-any-return]
-    return call(node, aten.avg_pool2d.default, x, kernel, kernel)
 
 
 def _extreme(to: Any) -> Rule:
@@ -306,7 +295,6 @@ _RULES: dict[Any, Rule] = {
     aten.conv1d.padding: _named_padding,
     aten.conv1d.default: _conv1d,
     aten.avg_pool1d.default: _avg_pool1d,
-    aten.adaptive_avg_pool2d.default: _adaptive_pool,
     aten.max.dim: _extreme(aten.amax.default),
     aten.min.dim: _extreme(aten.amin.default),
     aten.repeat.default: _repeat,
