@@ -143,6 +143,8 @@ def check_layers(layers: Any, where: str) -> None:
             raise bad_manifest(f"{where} has a row that is no table with a name")
         if any(isinstance(value, (dict, list)) for value in row.values()):
             raise bad_manifest(f"{where} has a value that is no text or number")
+        if not _is_or_none(_is_whole(0, _MAX_COUNT))(row.get("multiply_adds")):
+            raise bad_manifest(f"{where} has multiply_adds that are no whole number")
         if any(isinstance(value, str) and len(value) > _MAX_ROW_TEXT for value in row.values()):
             raise bad_manifest(f"{where} has a text of more than {_MAX_ROW_TEXT} characters")
 

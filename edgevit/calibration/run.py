@@ -11,7 +11,12 @@ from torch import Tensor
 
 from edgevit.calibration.rewrites.fp16 import with_half_body
 from edgevit.calibration.statistics.fisher import Statistics, collect
-from edgevit.calibration.statistics.ranges import Ranges, images_per_batch, observe_ranges
+from edgevit.calibration.statistics.ranges import (
+    Ranges,
+    images_per_batch,
+    images_whose_patches_fit,
+    observe_ranges,
+)
 from edgevit.graph.model import Gemm, Graph
 from edgevit.progress import Progress, no_progress
 from edgevit.quantizers.quantized_graph import QuantizedGraph
@@ -62,7 +67,8 @@ class Run:
     @cached_property
     def images_at_once(self) -> Tensor:
         """The images of a pass that holds all of them, but only a few tensors, at a time."""
-        return self.images[: max(32, min(64, self.batch_size))]
+        most = max(32, min(64, self.batch_size))
+        return self.images[: min(most, images_whose_patches_fit(self.graph, self.memory_bytes))]
 
     def observe(self) -> Ranges:
         """Return the range of every operand of every product in float32 (one forward pass)."""

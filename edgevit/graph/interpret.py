@@ -17,6 +17,8 @@ from edgevit.graph.shapes import args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
 """Computes a gemm: (gemm, left, right) -> output; right is None for a linear."""
+Convolution = Callable[[Gemm, Tensor], Tensor]
+"""Computes a convolution of its whole input: (gemm, [B, C, H, W]) -> [B, O, H', W']."""
 NO_CONSTANTS: Mapping[str, Tensor] = {}
 NO_USES: Mapping[str, Sequence[str]] = {}
 Observer = Callable[[str, Tensor], None]
@@ -29,6 +31,7 @@ def run_graph(
     image: Tensor,
     *,
     gemm: Product | None = None,
+    conv: Convolution | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
 ) -> Tensor:
@@ -38,12 +41,16 @@ def run_graph(
         graph: What to run; gradients flow as in `graph.forward`.
         image: Normalised images.
         gemm: Replaces the computation of every gemm node. For a linear `right` is None: the
-            callee reads weight and bias itself by `graph.weight(gemm)`.
+            callee reads weight and bias itself by `graph.weight(gemm)`. A convolution is a linear
+            of all its patches at once.
+        conv: Replaces the computation of every convolution among them in place of `gemm`.
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
     first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
-    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe, keep=keep)
+    return run_part(
+        graph, first.name, image, None, gemm=gemm, conv=conv, observe=observe, keep=keep
+    )
 
 
 def run_part(
@@ -53,6 +60,7 @@ def run_part(
     stop: str | None,
     *,
     gemm: Product | None = None,
+    conv: Convolution | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
@@ -62,7 +70,7 @@ def run_part(
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
             constants only. `stop` None means the logits.
-        gemm, observe, keep: As for `run_graph`.
+        gemm, conv, observe, keep: As for `run_graph`.
         constants: Used in place of the graph's own of these names.
 
     Raises:
@@ -78,6 +86,7 @@ def run_part(
         _between(nodes.values(), nodes[start], last),
         {start: value},
         gemm=gemm,
+        conv=conv,
         observe=observe,
         keep=keep,
         constants=constants,
@@ -91,6 +100,7 @@ def run_nodes(
     values: dict[str, Any],
     *,
     gemm: Product | None = None,
+    conv: Convolution | None = None,
     observe: Observer | None = None,
     keep: Keeper | None = None,
     constants: Mapping[str, Tensor] = NO_CONSTANTS,
@@ -101,7 +111,7 @@ def run_nodes(
     Args:
         values: fx name -> what is known already (such nodes are not run again); filled with
             the output of every node that is run.
-        gemm, observe, keep, constants: As for `run_part`.
+        gemm, conv, observe, keep, constants: As for `run_part`.
         last_uses: fx name of a node -> what is dropped from `values` behind it.
 
     Raises:
@@ -116,7 +126,7 @@ def run_nodes(
             values[node.name] = constants[name] if name in constants else graph.constant(name)
             continue
         if gemm is not None and node.name in gemms:
-            result: Any = _product(gemm, gemms[node.name], node, values)
+            result: Any = _product(gemm, conv, gemms[node.name], node, values)
         else:
             args, kwargs = map_arg((args_of(node), node.kwargs), lambda n: values[n.name])
             result = target_of(node)(*args, **kwargs)
@@ -141,9 +151,19 @@ def _between(nodes: Iterable[Node], first: Node, last: Node) -> list[Node]:
     return found
 
 
-def _product(gemm: Product, which: Gemm, node: Node, values: Mapping[str, Any]) -> Tensor:
+def _product(
+    gemm: Product,
+    conv: Convolution | None,
+    which: Gemm,
+    node: Node,
+    values: Mapping[str, Any],
+) -> Tensor:
     left, *rest = (values[source.name] for source in args_of(node)[:2])
-    return gemm(which, left, None if which.kind == "linear" else rest[0])
+    if which.window is None:
+        return gemm(which, left, None if which.weight is not None else rest[0])
+    if conv is not None:
+        return conv(which, left)
+    return which.window.fold(gemm(which, which.window.unfold(left), None))
 
 
 def _last_uses(graph: Graph) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.sites import find_gemms
+from edgevit.graph.window import kernels_of, rows_of
 
 __all__ = ["Gemm", "Graph", "Kind", "Role", "Site"]
 
@@ -46,14 +47,15 @@ class Graph:
         return self.module.get_buffer(name)
 
     def weight(self, gemm: Gemm) -> Tensor:
-        """Return the weight of a linear, float32 [out, in].
+        """Return the weight of a linear, float32 [out, in], or of a convolution [out, kh kw C].
 
         Raises:
             ValueError: It is a product of two activations.
         """
         if gemm.weight is None:
             raise ValueError(f"{gemm.module}: a product without a weight")
-        return self.constant(gemm.weight)
+        weight = self.constant(gemm.weight)
+        return weight if gemm.window is None else rows_of(weight)
 
     def bias(self, gemm: Gemm) -> Tensor:
         """Return the bias of a linear, float32 [out]; ValueError as for `weight`."""
@@ -61,7 +63,9 @@ class Graph:
         return weight.new_zeros(len(weight)) if gemm.bias is None else self.constant(gemm.bias)
 
     def set_weight(self, gemm: Gemm, value: Tensor) -> None:
-        """Replace the weight of a linear by another of the same shape and dtype."""
+        """Replace the weight by another of the shape and dtype that `weight` returns."""
+        if gemm.window is not None:
+            value = kernels_of(value, tuple(self.constant(str(gemm.weight)).shape))
         self.set_constant(str(gemm.weight), value)
 
     def set_bias(self, gemm: Gemm, value: Tensor) -> None:

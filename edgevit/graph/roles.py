@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-Kind = Literal["linear", "qk", "pv", "matmul"]
+from edgevit.graph.window import Window
+
+Kind = Literal["linear", "conv", "qk", "pv", "matmul"]
 
 
 class Role(str, Enum):
@@ -48,7 +50,8 @@ class Site:
 
     Args:
         name: Module path and operand, e.g. ``"blocks.0.attn.qkv:input"``. Operands: input and
-            weight of linears; query and key of q k^T; softmax and value of P V; left and right.
+            weight of linears and convolutions; query and key of q k^T; softmax and value of P V;
+            left and right.
         role: Where the tensor comes from.
         gemm: The gemm's fx node name.
         operand: 0 (left) or 1 (right).
@@ -69,11 +72,14 @@ class Gemm:
     Args:
         name: fx node name.
         module: Module path; for attention the attention module's path + ".qk" or ".pv".
-        kind: "linear", "qk" (q k^T), "pv" (softmax times v) or "matmul" (any other).
-        left: float32 [..., M, K].
-        right: [..., K, N], or for a linear its weight [N, K].
-        weight: Constant name of a linear's weight [out, in], else None.
-        bias: Constant name of a linear's bias [out], else None.
+        kind: "linear", "conv" (a convolution in one group), "qk" (q k^T), "pv" (softmax times v) or
+            "matmul" (any other).
+        left: float32 [..., M, K]; of a convolution the patches [B, H' W', kh kw C] of its input.
+        right: [..., K, N], or for a linear or convolution its weight [N, K].
+        weight: Constant name of the weight of a linear [out, in] or of a convolution
+            [out, C, kh, kw], else None.
+        bias: Constant name of its bias [out], else None.
+        window: How a convolution reads its input, else None.
     """
 
     name: str
@@ -83,3 +89,4 @@ class Gemm:
     right: Site
     weight: str | None = None
     bias: str | None = None
+    window: Window | None = None

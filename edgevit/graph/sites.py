@@ -15,15 +15,18 @@ from edgevit.graph.operators import aten
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.shapes import args_of
 from edgevit.graph.tracing import MOVING, sources_of
+from edgevit.graph.window import window_of
 
 __all__ = ["Gemm", "Role", "Site", "find_gemms"]
 
 _OPERANDS: dict[Kind, tuple[str, str]] = {
     "linear": ("input", "weight"),
+    "conv": ("input", "weight"),
     "qk": ("query", "key"),
     "pv": ("softmax", "value"),
     "matmul": ("left", "right"),
 }
+_WITH_WEIGHT = ("linear", "conv")
 _ATTENTION_ROLES = {"qk": (Role.QUERY, Role.KEY), "pv": (Role.SOFTMAX_OUT, Role.VALUE)}
 _PRODUCER_ROLES: dict[Any, Role] = {
     aten.layer_norm.default: Role.LN_OUT,
@@ -46,7 +49,9 @@ def find_gemms(module: GraphModule) -> tuple[Gemm, ...]:
     taken: dict[str, int] = {}
     for node in module.graph.nodes:
         if node.target is aten.linear.default and args_of(node)[1].op == "get_attr":
-            kinds[node], paths[node] = "linear", _linear_path(node)
+            kinds[node], paths[node] = "linear", weight_owner(node)
+        elif node.target is aten.conv2d.default and window_of(node) is not None:
+            kinds[node], paths[node] = "conv", weight_owner(node)
         elif node.target is aten.matmul.default and node not in kinds:
             kinds[node], paths[node] = "matmul", f"{node.meta['module']}.matmul".removeprefix(".")
         if node in kinds:
@@ -69,8 +74,8 @@ def _common_path(first: Node, second: Node) -> str:
     return ".".join(shared)
 
 
-def _linear_path(node: Node) -> str:
-    """Return the weight's owner; functional calls know only the module around it."""
+def weight_owner(node: Node) -> str:
+    """Return the path of a weight's owner; functional calls know only the module around it."""
     weight: Any = args_of(node)[1]
     owner = re.sub(r"[._]?weight$", "", weight.meta.get("fqn", ""))
     return owner or node.meta["module"] or node.name
@@ -88,7 +93,8 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
         )
         for at in (0, 1)
     ]
-    constants: list[Any] = list(args_of(node)[1:3]) if kind == "linear" else [None, None]
+    has_weight = kind in _WITH_WEIGHT
+    constants: list[Any] = list(args_of(node)[1:3]) if has_weight else [None, None]
     names = [str(c.target) if isinstance(c, Node) else None for c in (*constants, None)[:2]]
     return Gemm(
         name=node.name,
@@ -98,6 +104,7 @@ def _gemm(node: Node, kinds: dict[Node, Kind], path: str) -> Gemm:
         right=sites[1],
         weight=names[0],
         bias=names[1],
+        window=window_of(node) if kind == "conv" else None,
     )
 
 
@@ -105,7 +112,7 @@ def _role(node: Node, kinds: dict[Node, Kind], operand: int) -> Role:
     kind = kinds[node]
     if kind in _ATTENTION_ROLES:
         return _ATTENTION_ROLES[kind][operand]
-    if kind == "linear" and operand == 1:
+    if kind in _WITH_WEIGHT and operand == 1:
         return Role.WEIGHT
     if kind == "linear" and _makes_logits(node):
         return Role.HEAD_IN

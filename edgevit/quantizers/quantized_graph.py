@@ -20,9 +20,10 @@ from torch import Tensor
 from edgevit.errors import UnsupportedError
 from edgevit.graph.interpret import run_graph
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.window import Window
 from edgevit.quantizers.base import Grid as Grid
 from edgevit.quantizers.fp16 import exact_grid, half_grid, round_to_half, to_half
-from edgevit.quantizers.fp16_products import half_or_not, product
+from edgevit.quantizers.fp16_products import Keep, half_or_not, product
 from edgevit.quantizers.integer import exact_matmul, rescale
 from edgevit.quantizers.layer import Layer as Layer
 from edgevit.quantizers.layer import Linear, Matmul, present
@@ -230,13 +231,24 @@ class QuantizedGraph:
     ) -> Tensor:
         """Return one product of a float16 body; `kept` still rounds what it returns."""
         keep = half_or_not(gemm.name in self.float32_nodes)
+        if gemm.window is not None:
+            return self._half_convolution(gemm, layer, left, keep)
         if layer is None:
             bias = None if gemm.bias is None else self.graph.constant(gemm.bias)
-            right = self.graph.constant(str(gemm.weight)).T if right is None else right
+            right = self.graph.weight(gemm).T if right is None else right
             return product(left, right, bias, keep)
         right = None if right is None else round_to_half(right)  # a Q reads float16, and rounds
         left, right = (keep(x) for x in layer.rounded(round_to_half(left), right))  # inf last
         return product(left, right.T if layer.is_linear else right, layer.bias, keep)
+
+    def _half_convolution(
+        self, gemm: Gemm, layer: Layer | None, left: Tensor, keep: Keep
+    ) -> Tensor:
+        """Return one of a float16 body: its bias is part of the operator, which rounds once."""
+        if layer is None:
+            return float_product(self.graph, gemm, left, None)
+        left, right = (keep(x) for x in layer.rounded(round_to_half(left), None))
+        return torch.nn.functional.linear(left, right, layer.bias)
 
     @property
     def integer_layers(self) -> dict[str, IntegerLayer]:
@@ -261,8 +273,21 @@ class QuantizedGraph:
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
         if self.placement.float_type == "float32":
-            return run_graph(self.graph, image, gemm=self.compute)
-        return run_graph(self.graph, image, gemm=self.compute, keep=self.kept)
+            return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve)
+        return run_graph(self.graph, image, gemm=self.compute, conv=self.convolve, keep=self.kept)
+
+    def convolve(self, gemm: Gemm, x: Tensor) -> Tensor:
+        """Return one convolution [B, O, H', W'] of [B, C, H, W] as the engine computes it.
+
+        One in float is the very operator of the model, for its sums depend on their order.
+        """
+        window = present_window(gemm)
+        if gemm.name not in self.layers:
+            weight, bias = (self.graph.constant(str(name)) for name in (gemm.weight, gemm.bias))
+            return torch.nn.functional.conv2d(
+                x, weight, bias, window.stride, window.padding, window.dilation
+            )
+        return window.in_parts(x, lambda rows: self.compute(gemm, rows, None))
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""
@@ -273,7 +298,12 @@ def float_product(graph: Graph, gemm: Gemm, left: Tensor, right: Tensor | None) 
     """Return one product in float32."""
     if right is not None:
         return torch.matmul(left, right)
-    if gemm.weight is None:
-        raise ValueError(f"{gemm.module}: a linear without a weight")
     bias = None if gemm.bias is None else graph.constant(gemm.bias)
-    return torch.nn.functional.linear(left, graph.constant(gemm.weight), bias)
+    return torch.nn.functional.linear(left, graph.weight(gemm), bias)
+
+
+def present_window(gemm: Gemm) -> Window:
+    """Return the window of a convolution; ValueError if it is none."""
+    if gemm.window is None:
+        raise ValueError(f"{gemm.module}: no convolution")
+    return gemm.window

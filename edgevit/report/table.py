@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.manifest import EXACT_VARIANT, MAIN_VARIANT
+from edgevit.bundle.shares import multiply_add_shares
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
 from edgevit.report.kernels import LIBRARY, kernel_of, kernels_report
+from edgevit.report.shares import shares_lines
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.runner.measure.eer import DEFAULT_METRICS
 
@@ -84,6 +86,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     lines = [
         f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
         *counts_lines(model),
+        *shares_lines(multiply_add_shares(manifest["layers"])),
         f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
         f"calibrated on {_show_text(calibration.get('num_images'))} images "
         f"with {_show_text(calibration.get('method'))}",
@@ -304,7 +307,8 @@ def _label_lines(labels: Mapping[str, Any] | None) -> list[str]:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
-    lines = [*counts_lines(report), *_label_lines(report["labels"])]
+    lines = [*counts_lines(report), *shares_lines(report["multiply_adds"])]
+    lines += _label_lines(report["labels"])
     lines.append(f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}")
     if agreement["engine_vs_fp32"] is not None:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.bundle import Bundle, VariantModel, open_bundle, write_bundle
+from edgevit.bundle.shares import runs_in_float
 from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
 from edgevit.recipe import Recipe
@@ -248,7 +249,7 @@ def bits_of(recipe: Recipe, layers: list[dict[str, Any]]) -> dict[str, Any]:
         "weight_mean": stored / max(total, 1),
         "weight_mean_quantized": codes / count if count else None,
         "act_mean": sum(acts) / max(len(acts), 1),
-        "float_products": sum(row["kernel"].startswith("float") for row in layers),
+        "float_products": sum(map(runs_in_float, layers)),
         "products": len(layers),
     }
 

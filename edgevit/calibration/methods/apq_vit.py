@@ -112,7 +112,7 @@ def all_blocks(run: Run) -> tuple[Block, ...]:
     """Return the blocks in execution order; a quantized linear outside is one of its own."""
     found = {name: block for block in blocks_of(run.graph) for name in block.gemms}
     for gemm in run.graph.gemms:
-        if gemm.name not in found and gemm.kind == "linear":
+        if gemm.name not in found and gemm.weight is not None:
             found[gemm.name] = Block(
                 name=gemm.module, gemms=(gemm.name,), input=gemm.left.producer, output=gemm.name
             )

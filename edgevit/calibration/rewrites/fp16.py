@@ -76,7 +76,13 @@ def largest_values(
 
     done = 0
     for batch in batches(images, batch_size):
-        run_graph(quantized.graph, batch, gemm=quantized.compute, observe=observe)
+        run_graph(
+            quantized.graph,
+            batch,
+            gemm=quantized.compute,
+            conv=quantized.convolve,
+            observe=observe,
+        )
         done += len(batch)
         progress("float16 ranges", done, len(images))
     return largest

@@ -5,6 +5,7 @@ One forward pass; what it keeps is a few vectors per product, whatever the numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -110,6 +111,8 @@ def batches(images: Tensor, size: int) -> Iterator[Tensor]:
 def images_per_batch(graph: Graph, image: Tensor, budget_bytes: int) -> int:
     """Return how many images fit the budget when every intermediate tensor is kept.
 
+    The patches of convolutions are such tensors.
+
     Args:
         image: One image [1, 3, H, W], run once to see the sizes.
     """
@@ -121,7 +124,19 @@ def images_per_batch(graph: Graph, image: Tensor, budget_bytes: int) -> int:
 
     with torch.no_grad():
         run_graph(graph, image, observe=count)
+    total += sum(_patch_bytes(graph))
     return max(1, min(64, budget_bytes // max(total, 1)))
+
+
+def images_whose_patches_fit(graph: Graph, budget_bytes: int) -> int:
+    """Return of how many images the patches of any one convolution fit the budget."""
+    return max(1, budget_bytes // max(_patch_bytes(graph), default=1))
+
+
+def _patch_bytes(graph: Graph) -> list[int]:
+    """Return for each convolution the bytes that the patches of one image take."""
+    taps = ((gemm.window, graph.weight(gemm).shape[1]) for gemm in graph.gemms if gemm.window)
+    return [4 * math.prod(window.output) * length for window, length in taps]
 
 
 @torch.no_grad()

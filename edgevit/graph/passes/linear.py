@@ -2,7 +2,8 @@
 
 Rules:
 1. ``x @ c``, ``mm`` and ``addmm`` with a constant matrix [in, out] -> linear with its transpose.
-2. A linear without a bias gets one of zeros: calibration corrects biases.
+2. A linear, or a convolution in one group, without a bias gets one of zeros: calibration corrects
+   biases.
 3. bmm and matmul of two activations are matmul.
 """
 
@@ -16,6 +17,7 @@ from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, replace
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.tracing import constant_of
+from edgevit.graph.window import convolution_arguments
 
 _MATMULS = {aten.matmul.default, aten.mm.default, aten.bmm.default}
 
@@ -53,6 +55,11 @@ def _rewritten(module: GraphModule, node: Node) -> Node | None:
         if isinstance(weight, Node) and weight.op == "get_attr":
             zeros = torch.zeros(shape_of(weight)[0])
             return call(node, aten.linear.default, x, weight, _bias(module, weight, zeros))
+    if node.target is aten.conv2d.default:
+        x, weight, bias, *rest, groups = convolution_arguments(node)
+        if bias is None and groups == 1 and weight.op == "get_attr":
+            nothing = _bias(module, weight, torch.zeros(shape_of(weight)[0]))
+            return call(node, aten.conv2d.default, x, weight, nothing, *rest)
     return None
 
 

@@ -8,17 +8,13 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
-from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.shapes import shape_of
 from edgevit.graph.tracing import constant_of
-
-_CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+from edgevit.graph.window import convolution_arguments
 
 
 def patchify(module: GraphModule) -> int:
@@ -32,13 +28,9 @@ def patchify(module: GraphModule) -> int:
     return changed
 
 
-def _arguments(node: Node) -> tuple[Any, ...]:
-    return (*args_of(node), *_CONV[len(args_of(node)) :])
-
-
 def _is_patchify(node: Node) -> bool:
-    x, weight, bias, stride, padding, dilation, groups = _arguments(node)
-    if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
+    x, weight, bias, stride, padding, dilation, groups = convolution_arguments(node)
+    if any(not isinstance(c, Node) or c.op != "get_attr" for c in (weight, bias)):
         return False
     kernel = shape_of(weight)[2:]
     fits = all(size % k == 0 for size, k in zip(shape_of(x)[2:], kernel, strict=True))
@@ -47,7 +39,7 @@ def _is_patchify(node: Node) -> bool:
 
 
 def _linear_of_patches(module: GraphModule, node: Node) -> Node:
-    x, weight, bias, *_ = _arguments(node)
+    x, weight, bias, *_ = convolution_arguments(node)
     batch, channels, height, width = shape_of(x)
     out, _, p, q = shape_of(weight)
     rows, columns = height // p, width // q
@@ -57,8 +49,6 @@ def _linear_of_patches(module: GraphModule, node: Node) -> Node:
     matrix = constant_of(module, weight).reshape(out, -1)  # [D, C p q]
     name = weight.meta["fqn"]
     flat = add_constant(module, name, matrix)
-    if bias is None:
-        bias = add_constant(module, name.removesuffix("weight") + "bias", torch.zeros(out))
     tokens = call(node, aten.linear.default, patches, flat, bias)  # [B, N, D]
     grid = reshape(tokens, (batch, rows, columns, out))  # [B, H/p, W/q, D]
     return permute(grid, [0, 3, 1, 2])  # [B, D, H/p, W/q]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.bundle import Bundle
+from edgevit.bundle.shares import multiply_add_shares
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.chance import Chance, against_chance
 from edgevit.runner.measure.eer import EerAsked, rates_of
@@ -67,6 +68,7 @@ def validation_report(
         "flops": model.get("flops"),
         "target": manifest["target"],
         "bits": manifest["bits"],
+        "multiply_adds": _shares(bundle, measured),
         "engine": dict(measured.engine_used),
         "num_images": measured.engine.num_images,
         "confidence": confidence,
@@ -97,6 +99,12 @@ def validation_report(
         "warnings": [*_one_warning(worthless), *manifest["warnings"], *measured.warnings],
     }
     return {**report, **rates_of(report, eer or EerAsked())}
+
+
+def _shares(bundle: Bundle, measured: Measurements) -> dict[str, Any] | None:
+    """Return how the multiply-adds of the form that was measured are computed."""
+    variant = measured.engine_used.get("variant")
+    return multiply_add_shares(bundle.layers(variant if variant in bundle.variants else None))
 
 
 def _one_warning(sentences: tuple[str, ...]) -> list[str]:

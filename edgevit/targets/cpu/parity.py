@@ -190,10 +190,13 @@ def _with_sums(
 
 def _inputs(probes: IntegerProbes, values: Tensors) -> list[torch.Tensor]:
     """Return the float operands of a product in the layout in which it reads them."""
-    return [
+    found = [
         _move(torch.from_numpy(values[name]), layout)
         for name, layout in zip(probes.inputs, probes.layouts, strict=True)
     ]
+    if probes.window is not None:
+        return [probes.window.unfold(x).flatten(0, 1) for x in found]  # [B H' W', kh kw C]
+    return found
 
 
 def _move(x: torch.Tensor, layout: tuple[torch.fx.Node, ...]) -> torch.Tensor:

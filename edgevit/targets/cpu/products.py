@@ -3,12 +3,13 @@
 A quantized product is ``QuantizeLinear -> (Clip) -> MatMulIntegerToFloat`` (ONNX Runtime's own
 operator): ``float32(acc) * float32(s_x * s_w) + bias``. Written this way no optimiser has to
 recognise a Q/DQ pattern, so that what was calibrated can't turn into another kernel. Codes of
-fewer than 8 bits are clipped after the Q, in u8, which costs next to nothing.
+fewer than 8 bits are clipped after the Q, in u8, which costs next to nothing. A convolution is such
+a product of its patches, see patches.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import fx
 
 from edgevit.bundle.operators import MICROSOFT
 from edgevit.graph.model import Gemm
+from edgevit.graph.window import Window
 from edgevit.quantizers.quantized_graph import (
     Grid,
     IntegerLayer,
@@ -23,6 +25,7 @@ from edgevit.quantizers.quantized_graph import (
     is_integer_linear,
 )
 from edgevit.targets.cpu.codes import CodeOps, integer_type
+from edgevit.targets.cpu.patches import lay_out_rows, write_patches
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.context import Lowering, args, array_of
 from edgevit.targets.onnx.reference import FloatWriter
@@ -42,6 +45,7 @@ class IntegerProbes:
         codes: The same operands as 8-bit integers, behind those nodes.
         output: What the integer kernel writes.
         bias: The constant float bias of a linear.
+        window: Of a convolution: codes are its patches, and the output has a row for each.
     """
 
     inputs: tuple[str, ...]
@@ -49,6 +53,7 @@ class IntegerProbes:
     codes: tuple[str, ...]
     output: str
     bias: str | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,11 @@ class QuantizedWriter:
         if layer is None:
             FloatWriter().write(context, gemm, operands, output)
         elif is_integer_linear(layer):
-            self._linear(context, layer, operands[0], output)
+            rounded = self._operand(context, operands[0], layer.grid, gemm.window)
+            if gemm.window is None:
+                self._linear(context, layer, rounded, output)
+            else:
+                self._convolution(context, layer, gemm.window, rounded, output)
         else:
             pairs = zip(operands, layer.input_grids, strict=True)
             a, b = (self._operand(context, operand, grid) for operand, grid in pairs)
@@ -89,9 +98,24 @@ class QuantizedWriter:
             context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
             self.probes[output] = _probes([a, b], output)
 
-    def _linear(self, context: Lowering, layer: IntegerLinear, x: fx.Node, output: str) -> None:
+    def _convolution(
+        self,
+        context: Lowering,
+        layer: IntegerLinear,
+        window: Window,
+        rounded: IntegerOperand,
+        output: str,
+    ) -> None:
+        """Emit a product of patches, and its rows as an image where somebody wants it."""
+        rows = f"{output}_rows"
+        self._linear(context, layer, rounded, rows)
+        self.probes[output] = replace(self.probes.pop(rows), window=window)
+        lay_out_rows(context, context.nodes[output], rows)
+
+    def _linear(
+        self, context: Lowering, layer: IntegerLinear, rounded: IntegerOperand, output: str
+    ) -> None:
         constant = context.builder.constant
-        rounded = self._operand(context, x, layer.grid)
         codes = array_of(layer.weight_codes.T)  # [in, out]
         bits = layer.weight_grid.spec.bits
         weight = constant(f"{output}_weight_codes", codes, bits=bits)
@@ -101,9 +125,15 @@ class QuantizedWriter:
         context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
         self.probes[output] = _probes([rounded], output, bias=bias)
 
-    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> IntegerOperand:
-        """Round an operand where its layout begins, and move its 8-bit codes; written once."""
-        key = (operand.name, repr(grid.to_dict()))
+    def _operand(
+        self, context: Lowering, operand: fx.Node, grid: Grid, window: Window | None = None
+    ) -> IntegerOperand:
+        """Round an operand where its layout begins, and move its 8-bit codes; written once.
+
+        Args:
+            window: Of a convolution, whose operand are the patches.
+        """
+        key = (operand.name, repr((grid.to_dict(), window)))
         if key not in self._written:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
             node, layout = layout_source(operand)
@@ -111,6 +141,8 @@ class QuantizedWriter:
             shape = context.shapes[node.name]
             codes, scale, zero = write_codes(context.builder, source, grid, stem, shape)
             codes = move_codes(context, codes, layout, stem)
+            if window is not None:
+                codes = write_patches(context, codes, zero, operand, window, stem)
             self._written[key] = IntegerOperand(
                 source=source, layout=tuple(layout), codes=codes, scale=scale, zero=zero
             )

@@ -23,7 +23,7 @@ from edgevit.targets.cpu.kernels import check_kernels, kernels_of
 from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.cpu.saturation import without_saturation
 from edgevit.targets.cpu.split_linear import with_split_linears
-from edgevit.targets.layer_rows import layer_rows
+from edgevit.targets.layer_rows import Unplaced, layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
 from edgevit.targets.onnx.reference import float_reference
@@ -37,6 +37,8 @@ from edgevit.targets.widths import (
 )
 
 IMAGE_BITS = 8  # the picture itself has 8 bits a channel
+CONV_CHANNELS = 24
+"""In and out, from which on a convolution is faster in integers; see docs/log.md."""
 EXACT_IN_S8 = 7  # bits; wider s8 operands may saturate there
 
 
@@ -69,7 +71,7 @@ class CpuTarget:
         refuse_unmatched(graph, float_layers)
         placement = Placement(target=self.name, weight_bits=weight_bits, act_bits=act_bits)
         for gemm in graph.gemms:
-            reason = _left_in_float(gemm, float_layers)
+            reason = _left_in_float(graph, gemm, float_layers)
             for site in (gemm.left, gemm.right):
                 if reason:
                     placement.skipped[site.name] = reason
@@ -109,6 +111,7 @@ class CpuTarget:
                 kernels=check_kernels(outputs, kernels),
                 tensors=outputs,
                 in_float=lambda name: {"kernel": "float32"},
+                unplaced=_UNPLACED,
             ),
         )
 
@@ -122,13 +125,21 @@ class CpuTarget:
 
 
 TARGETS = (CpuTarget(),)
+_UNPLACED: dict[Unplaced, str] = {
+    "depthwise": "a depthwise convolution: float is faster here",
+    "grouped": "a convolution in groups: float is faster here",
+    "transposed": "a transposed convolution has no integer kernel here",
+    "computed": "its weight is computed: there is no integer kernel here",
+}
 
 
-def _left_in_float(gemm: Gemm, float_layers: tuple[str, ...]) -> str:
+def _left_in_float(graph: Graph, gemm: Gemm, float_layers: tuple[str, ...]) -> str:
     if is_asked_in_float(gemm.module, float_layers):
         return "asked for in the recipe"
     if gemm.kind == "matmul":
         return "a product of two activations outside attention"
+    if gemm.window is not None and min(graph.constant(str(gemm.weight)).shape[:2]) < CONV_CHANNELS:
+        return f"a convolution with fewer than {CONV_CHANNELS} channels: float is faster here"
     return ""
 
 

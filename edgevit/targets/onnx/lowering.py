@@ -57,6 +57,8 @@ def _onnx_shapes(graph: Graph) -> dict[str, Shape]:
 
 
 def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None:
+    if node.name in context.flats:
+        return  # a product has written it
     gemm = context.gemms.get(node.name)
     if gemm is not None:
         count = 1 if gemm.weight is not None else 2

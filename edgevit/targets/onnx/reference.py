@@ -7,6 +7,7 @@ from torch import fx
 from edgevit.graph.model import Gemm, Graph
 from edgevit.targets.base import Lowered
 from edgevit.targets.onnx.context import Lowering, array_of
+from edgevit.targets.onnx.emitters import EMITTERS
 from edgevit.targets.onnx.lowering import lower_graph
 
 
@@ -15,6 +16,9 @@ class FloatWriter:
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one float32 product."""
+        if gemm.window is not None:
+            write_convolution(context, gemm)
+            return
         if gemm.weight is None:
             context.builder.add("MatMul", [context.operand(x) for x in operands], output)
             return
@@ -25,6 +29,12 @@ class FloatWriter:
             bias = array_of(context.graph.constant(gemm.bias))
             inputs.append(context.builder.constant(gemm.bias, bias))
         context.builder.add("Gemm", inputs, context.flat_output(output))
+
+
+def write_convolution(context: Lowering, gemm: Gemm) -> None:
+    """Emit a convolution in float as the operator that it is in the model."""
+    node = context.nodes[gemm.name]
+    EMITTERS[node.target](context, node)
 
 
 def float_reference(graph: Graph) -> Lowered:

@@ -137,7 +137,11 @@ def _compare(
     gemm, layer = quantized.graph.gemm(name), quantized.layers[name]
     inputs = [torch.from_numpy(values[name].astype(np.float32)) for name in probes.inputs]
     right = inputs[1] if len(inputs) > 1 else None
-    expected = quantized.kept(name, quantized.compute(gemm, inputs[0], right))
+    if gemm.window is None:
+        product = quantized.compute(gemm, inputs[0], right)
+    else:
+        product = quantized.convolve(gemm, inputs[0])
+    expected = quantized.kept(name, product)
     output = torch.from_numpy(values[probes.output].astype(np.float32))
     wrong = [
         _wrong_codes(grid, x, values, codes, value)

@@ -21,6 +21,14 @@ from edgevit.graph.operators import LAYOUT, aten
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.sites import Role
 from edgevit.quantizers.spec import GridSpec, Placement
+from edgevit.targets.layer_rows import Unplaced
+from edgevit.targets.tensorrt.convolution_kernels import (
+    GRANULE,
+    SMALLEST,
+    has_few_fp8_channels,
+    has_large_fp8_kernel,
+    has_odd_channels,
+)
 from edgevit.targets.tensorrt.profiles import AttentionLimits, DeviceProfile
 from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import LayerBits, is_asked_in_float, refuse_unmatched, widths_of
@@ -30,6 +38,14 @@ ASKED = "asked for in the recipe"
 ONE_STEP = "TensorRT rounds a tensor with one step"
 ATTENTION = "attention is float16 here; the variant int8_attention quantizes it where that pays"
 _ON_SCORES = LAYOUT | {aten.add.Tensor}
+NO_FP8_KERNEL = "a convolution without an FP8 kernel stays in float16"
+UNPLACED: dict[Unplaced, str] = {
+    "depthwise": "a depthwise convolution stays in float16: it waits for memory, and INT8 kernels "
+    "write its sums in float32",
+    "grouped": "a convolution in groups stays in float16",
+    "transposed": "a transposed convolution stays in float16",
+    "computed": "its weight is computed, so it stays in float16",
+}
 _FIXED_FLOAT = {
     Role.PATCH_IN: "the patch embedding stays in float16: three input channels",
     Role.HEAD_IN: "the head stays in float16: one row per image",
@@ -79,8 +95,10 @@ def variant_placements(
         extra = {site.name: (_int8_attention(site, main.act_bits),) for site in attention}
         found["int8_attention"] = _with(main, {**main.options, **extra}, "")
     if profile.runs("fp8") and profile.fp8_attention is not None and linears:
-        sites = linears + _attention_sites(graph, main, profile.fp8_attention)
-        found["fp8"] = _with(main, {site.name: (_float8(site),) for site in sites}, "")
+        none = _without_fp8_kernel(graph)
+        sites = [site for site in linears if site.name not in none]
+        sites += _attention_sites(graph, main, profile.fp8_attention)
+        found["fp8"] = _with(main, {site.name: (_float8(site),) for site in sites}, NO_FP8_KERNEL)
     return found
 
 
@@ -103,11 +121,34 @@ def _left_in_float(
         return "a product of two activations outside attention"
     if gemm.left.role in _FIXED_FLOAT:
         return _FIXED_FLOAT[gemm.left.role]
+    if gemm.window is not None:
+        return _convolution_in_float(graph, gemm)
     if inside and gemm.name not in inside:
         return "it stands between blocks and stays in float16"
     if min(graph.constant(gemm.weight).shape) < SMALLEST_GEMM:
         return f"it has fewer than {SMALLEST_GEMM} channels and stays in float16"
     return ""
+
+
+def _convolution_in_float(graph: Graph, gemm: Gemm) -> str:
+    """Return why a convolution stays in float16, or an empty string."""
+    if has_odd_channels(graph.constant(str(gemm.weight)).shape):
+        return (
+            f"a convolution of fewer than {SMALLEST} channels, or of a number that {GRANULE} does "
+            "not divide, stays in float16"
+        )
+    return ""
+
+
+def _without_fp8_kernel(graph: Graph) -> set[str]:
+    """Return the sites of convolutions that no FP8 kernel computes."""
+    found: set[str] = set()
+    for gemm in graph.gemms:
+        if gemm.window is not None:
+            shape = graph.constant(str(gemm.weight)).shape
+            if has_large_fp8_kernel(shape) or has_few_fp8_channels(shape):
+                found |= {gemm.left.name, gemm.right.name}
+    return found
 
 
 def _int8(site: Site, weight_bits: int, act_bits: int) -> GridSpec:

@@ -25,7 +25,7 @@ from edgevit.targets.onnx.row_gather import with_rows_before_norms
 from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
-from edgevit.targets.tensorrt.placement import main_placement, variant_placements
+from edgevit.targets.tensorrt.placement import UNPLACED, main_placement, variant_placements
 from edgevit.targets.tensorrt.products import QdqWriter
 from edgevit.targets.tensorrt.profiles import PROFILES, DeviceProfile
 from edgevit.targets.widths import NO_LAYER_BITS, LayerBits
@@ -103,6 +103,7 @@ class TensorRTTarget:
                 kernels=dict.fromkeys(writer.probes, "Q/DQ"),  # TensorRT picks them on the device
                 tensors={name: probes.output for name, probes in writer.probes.items()},
                 in_float=lambda name: _in_float(name in quantized.float32_nodes),
+                unplaced=UNPLACED,
             ),
         )
 

@@ -8,33 +8,27 @@ import torch
 from torch import fx
 
 from edgevit.errors import UnsupportedError
+from edgevit.graph.window import convolution_arguments
 from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments
 
 aten = torch.ops.aten
 
 
 def _conv(context: Lowering, node: fx.Node) -> None:
-    one, nothing = [1, 1], [0, 0]
-    x, weight, bias, stride, padding, dilation, groups = arguments(
-        node,
-        input=None,
-        weight=None,
-        bias=None,
-        stride=one,
-        padding=nothing,
-        dilation=one,
-        groups=1,
-    )
-    inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
-    context.builder.add(
-        "Conv",
-        inputs,
-        node.name,
-        strides=list(stride),
-        pads=_both_ends(padding),
-        dilations=list(dilation),
-        group=groups,
-    )
+    inputs = convolution_arguments(node)[:3]
+    names = [context.operand(value) for value in inputs if value is not None]
+    context.builder.add("Conv", names, node.name, **conv_attributes(node))
+
+
+def conv_attributes(node: fx.Node) -> dict[str, Any]:
+    """Return the attributes of a Conv."""
+    stride, padding, dilation, groups = convolution_arguments(node)[3:]
+    return {
+        "strides": list(stride),
+        "pads": _both_ends(padding),
+        "dilations": list(dilation),
+        "group": groups,
+    }
 
 
 def _max_pool(context: Lowering, node: fx.Node) -> None:

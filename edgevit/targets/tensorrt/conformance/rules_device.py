@@ -18,11 +18,15 @@ from edgevit.targets.tensorrt.conformance.view import (
     GraphView,
     attribute,
 )
+from edgevit.targets.tensorrt.convolution_kernels import (
+    SMALLEST,
+    has_few_fp8_channels,
+    has_large_fp8_kernel,
+    has_odd_channels,
+)
 
 _PRECISIONS = {FLOAT16: "fp16", BFLOAT16: "bf16", INT8: "int8", FP8: "fp8", FP4: "fp4"}
 _PRECISIONS[INT4] = "int8"  # weights only, computed in what surrounds them
-_GRANULE, _SMALLEST = 8, 16
-_LARGEST_FP8_KERNEL, _SMALLEST_FP8_CHANNELS = 32, 16
 
 
 @rule(
@@ -71,15 +75,14 @@ def convolutions_fit_kernels(subject: CheckedGraph) -> Iterator[Fault]:
         if product.node.op_type != "Conv" or not product.quantized or len(known) < 3:
             continue
         name, channels = view.label(product.node), known[:2]
-        odd = [n for n in channels if n % _GRANULE or n < _SMALLEST]
-        if odd:
+        if has_odd_channels(known):
             text = f"{channels[1]} channels in, {channels[0]} out: no integer tensor-core kernel"
             yield Fault(name, text)
         if product.operands[1].code_type != FP8:
             continue
-        if prod(known[2:]) > _LARGEST_FP8_KERNEL:
+        if has_large_fp8_kernel(known):
             yield Fault(name, f"a kernel of {prod(known[2:])} pixels in FP8", Level.ERROR)
-        elif min(channels) <= _SMALLEST_FP8_CHANNELS:
+        elif has_few_fp8_channels(known):
             yield Fault(name, f"{min(channels)} channels in FP8")
 
 
@@ -97,7 +100,7 @@ def products_fit_kernels(subject: CheckedGraph) -> Iterator[Fault]:
         if product.node.op_type not in ("Gemm", "MatMul") or not product.quantized:
             continue
         sizes = _sizes(view, product)
-        small = [f"{letter} = {n}" for letter, n in sizes.items() if n < _SMALLEST]
+        small = [f"{letter} = {n}" for letter, n in sizes.items() if n < SMALLEST]
         if sizes.get("M") == 1 or {"K", "N"} & {text[0] for text in small}:
             why = "one row" if sizes.get("M") == 1 else ", ".join(t for t in small if t[0] != "M")
             yield Fault(view.label(product.node), f"{why}: tensor cores can't be used")
