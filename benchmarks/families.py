@@ -31,7 +31,7 @@ COLUMNS = (
     "input_size",
     "megaparameters",
     "captured",
-    "cpu",
+    "on_cpu",
     "agreement_percent",
     "difference_to_noise",
     "integer_percent",
@@ -46,10 +46,10 @@ COLUMNS = (
     "seconds",
     "error",
 )
-"""`captured`, `cpu` (quantized to W8A8, saved, opened and run), `w6a6` (method edgevit on cpu),
+"""`captured`, `on_cpu` (quantized to W8A8, saved, opened and run), `w6a6` (method edgevit on cpu),
 `jetson` (exported and checked) and `sm89` (compiled) are "yes", "no" where a step before failed,
 empty where nobody asked, or the code of the error."""
-STEPS = ("captured", "cpu", "w6a6", "jetson", "sm89")
+STEPS = ("captured", "on_cpu", "w6a6", "jetson", "sm89")
 
 
 def one_third(models: tuple[FamilyModel, ...]) -> set[str]:

@@ -51,7 +51,7 @@ class Trial:
         """
         torch.set_num_threads(1)
         start, row = time.monotonic(), {"error": ""}
-        needs = {"cpu": "captured", "w6a6": "cpu", "jetson": "captured", "sm89": "jetson"}
+        needs = {"on_cpu": "captured", "w6a6": "on_cpu", "jetson": "captured", "sm89": "jetson"}
         with tempfile.TemporaryDirectory() as folder:
             self.folder = Path(folder)
             for step in steps:
@@ -97,7 +97,7 @@ class Trial:
     def _images(self) -> ImageSet:
         return photographs() if self.data is None else open_images(self.data)
 
-    def _cpu(self) -> dict[str, Any]:
+    def _on_cpu(self) -> dict[str, Any]:
         bundle = self._quantized("cpu", bits=8, method="minmax", target="cpu")
         sessions = {
             kind: session_from_bundle(bundle, kind, threads=1) for kind in ("fp32", "engine")
