@@ -99,11 +99,22 @@ def _spread(network: nn.Module) -> None:
 
 
 def _settle(network: nn.Module, size: Size) -> None:
-    """Let batch normalisations take the statistics of a batch of noise."""
+    """Let batch normalisations take the statistics of a batch of images.
+
+    They are of blotches of different contrast: noise alone has the same mean everywhere, and a
+    network behind a global pool would then blow rounding errors up.
+    """
     norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    generator = torch.Generator().manual_seed(2)
+    coarse = 2 * torch.randn(8, size[0], 4, 4, generator=generator)
+    images = nn.functional.interpolate(coarse, size[1:], mode="bilinear")  # [8, 3, H, W]
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    if norms:
-        network(torch.randn(4, *size, generator=torch.Generator().manual_seed(2)))
+    network(images + torch.randn(images.shape, generator=generator))
     network.eval()
+    for norm in norms:
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()))

@@ -69,11 +69,13 @@ def subject_of(
     pixels, calibration = _calibration_pixels(images, loaded.preprocessing, num, seed)
     progress("capture graph", 0, 1)
     graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
+    prepared = target.prepare(graph)
+    target.check_graph(prepared)
     progress("capture graph", 1, 1)
     return QuantizationInputs(
         loaded=replace(loaded, flops=multiply_adds(graph)),
         graph=graph,
-        prepared=target.prepare(graph),
+        prepared=prepared,
         pixels=pixels,
         images=tensor_of(loaded.preprocessing.normalize(pixels)),
         calibration=calibration,

@@ -4,7 +4,7 @@ Rules:
 1. group_norm -> layer_norm over each group, then a factor and a shift a channel; rms_norm -> its
    formula (Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv 1910.07467).
 2. Convolutions with a named padding -> with numbers; conv1d and avg_pool1d -> the same in two
-   dimensions.
+   dimensions; conv3d whose kernel has a side of 1 -> conv2d of the slices along it.
 3. max and min along a dimension -> amax and amin, where nobody asks for the place.
 4. repeat -> cat; copy -> what is assigned; slice_scatter -> cat of what stays and what is new.
 5. unfold -> one gather; im2col -> pad and one gather; col2im -> pad, one gather and a sum.
@@ -115,6 +115,37 @@ def _conv1d(module: GraphModule, node: Node) -> Node | None:
     flat = [[1, *stride], [0, *padding], [1, *dilation]]
     found = call(node, aten.conv2d.default, image, kernel, bias, *flat, groups)
     return reshape(found, shape_of(node))
+
+
+def _conv3d(module: GraphModule, node: Node) -> Node | None:
+    """Write slices as images of the batch, where nothing is summed from one to the next."""
+    x, weight, bias, *windows, groups = _arguments(
+        node,
+        input=None,
+        weight=None,
+        bias=None,
+        stride=[1],
+        padding=[0],
+        dilation=[1],
+        groups=1,
+    )
+    windows = [list(each) * (3 // len(each)) for each in windows]
+    stride, padding, _ = windows
+    flat = [i for i in range(3) if (shape_of(weight)[2 + i], stride[i], padding[i]) == (1, 1, 0)]
+    if not flat:
+        return None
+    axis = flat[-1]  # of depth, height, width
+    rest = [2 + i for i in range(3) if i != axis]
+    batch, _, *sides = shape_of(x)
+    slices = permute(x, [0, 2 + axis, 1, *rest])  # [B, S, C, H, W]
+    images = reshape(slices, (batch * sides[axis], shape_of(x)[1], *shape_of(slices)[3:]))
+    kernel = reshape(weight, (*shape_of(weight)[:2], *(shape_of(weight)[i] for i in rest)))
+    further = [[each[i] for i in range(3) if i != axis] for each in windows]
+    found = call(node, aten.conv2d.default, images, kernel, bias, *further, groups)
+    apart = reshape(found, (batch, sides[axis], *shape_of(found)[1:]))  # [B, S, O, H, W]
+    order = [0, 2, 3, 4]
+    order.insert(2 + axis, 1)
+    return permute(apart, order)
 
 
 def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
@@ -294,6 +325,7 @@ _RULES: dict[Any, Rule] = {
     aten.conv2d.padding: _named_padding,
     aten.conv1d.padding: _named_padding,
     aten.conv1d.default: _conv1d,
+    aten.conv3d.default: _conv3d,
     aten.avg_pool1d.default: _avg_pool1d,
     aten.max.dim: _extreme(aten.amax.default),
     aten.min.dim: _extreme(aten.amin.default),
