@@ -1,4 +1,4 @@
-"""The models of the coverage run: the smallest configuration of each family of timm and transformers.
+"""The models of the coverage run: the smallest of each family of timm and transformers.
 
 Arguments beside a name make a model smaller (fewer blocks, smaller images) where the smallest
 published one is large; kinds of layers and their order stay those of the family.
@@ -76,7 +76,8 @@ DINOv2 with registers: vit_small_patch14_reg4_dinov2(depth=4, img_size=224, num_
 DINOv3: vit_tiny_patch16_dinov3_qkvb(depth=4)
 EVA: eva_giant_patch14_224(depth=4, embed_dim=352, num_heads=4)
 EVA-02: eva02_tiny_patch14_224(depth=4)
-ViT with rotary positions: vit_small_patch16_rope_224(depth=4), vit_small_patch16_rope_mixed_224(depth=4)
+ViT with rotary positions: vit_small_patch16_rope_224(depth=4)
+ViT with mixed rotary positions: vit_small_patch16_rope_mixed_224(depth=4)
 Perception Encoder: vit_pe_core_tiny_patch16_384(depth=4, img_size=224)
 Sapiens2: vit_base_patch16_sapiens2(depth=3, img_size=224, num_kv_heads=12)
 LingBot: vit_small_patch16_lingbot(depth=4, img_size=224)
@@ -115,7 +116,8 @@ CaiT: cait_xxs24_224(depth=4)
 CoaT: coat_tiny(serial_depths=(1, 1, 1, 1), parallel_depth=2)
 CoaT-Lite: coat_lite_tiny(serial_depths=(1, 1, 2, 1))
 ConViT: convit_tiny(depth=4, local_up_to_layer=2)
-CrossViT: crossvit_tiny_240(depth=((1, 2, 0), (1, 2, 0))), crossvit_9_dagger_240(depth=((1, 2, 0), (1, 2, 0)))
+CrossViT: crossvit_tiny_240(depth=((1, 2, 0), (1, 2, 0)))
+CrossViT dagger: crossvit_9_dagger_240(depth=((1, 2, 0), (1, 2, 0)))
 CSATv2: csatv2
 DaViT: davit_tiny(depths=(1, 1, 2, 1))
 FocalNet: focalnet_tiny_srf
@@ -151,7 +153,7 @@ ViTamin: vitamin_small_224(depth=4)
 VOLO: volo_d1_224
 XCiT: xcit_nano_12_p16_224(depth=4)
 """
-"""Family: models of timm, all others, with the side of an image and arguments that make it shallow."""
+"""Family: models of timm, with the side of an image and arguments that make it shallow."""
 
 _SMALL = {
     "hidden_size": 192,
@@ -160,8 +162,17 @@ _SMALL = {
     "intermediate_size": 768,
 }
 _RATIO = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
-_DINO = (CONFIG, "Dinov2Config", {**_RATIO, "image_size": 224, "out_indices": [1, 2, 3, 4],
-         "reshape_hidden_states": False, "apply_layernorm": True})
+_DINO = (
+    CONFIG,
+    "Dinov2Config",
+    {
+        **_RATIO,
+        "image_size": 224,
+        "out_indices": [1, 2, 3, 4],
+        "reshape_hidden_states": False,
+        "apply_layernorm": True,
+    },
+)
 _DEPTH = {"neck_hidden_sizes": [24, 48, 96, 192], "fusion_hidden_size": 32}
 
 _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -257,8 +268,17 @@ _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
         224,
     ),
     "YOLOS": ("YolosForObjectDetection", {**_SMALL, "image_size": [224, 224]}, 0),
-    "ViTDet": ("VitDetModel", {**_RATIO, "image_size": 224, "window_size": 7,
-               "window_block_indices": [0, 2], "use_relative_position_embeddings": True}, 0),
+    "ViTDet": (
+        "VitDetModel",
+        {
+            **_RATIO,
+            "image_size": 224,
+            "window_size": 7,
+            "window_block_indices": [0, 2],
+            "use_relative_position_embeddings": True,
+        },
+        0,
+    ),
     "ViTPose": (
         "VitPoseForPoseEstimation",
         {
@@ -273,14 +293,28 @@ _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "SAM in transformers": (
         "SamVisionModel",
-        {**_RATIO, "image_size": 224, "window_size": 7, "global_attn_indexes": [1, 3],
-         "mlp_dim": 768, "output_channels": 64, "num_pos_feats": 32},
+        {
+            **_RATIO,
+            "image_size": 224,
+            "window_size": 7,
+            "global_attn_indexes": [1, 3],
+            "mlp_dim": 768,
+            "output_channels": 64,
+            "num_pos_feats": 32,
+        },
         0,
     ),
     "SAM-HQ": (
         "SamHQVisionModel",
-        {**_RATIO, "image_size": 224, "window_size": 7, "global_attn_indexes": [1, 3],
-         "mlp_dim": 768, "output_channels": 64, "num_pos_feats": 32},
+        {
+            **_RATIO,
+            "image_size": 224,
+            "window_size": 7,
+            "global_attn_indexes": [1, 3],
+            "mlp_dim": 768,
+            "output_channels": 64,
+            "num_pos_feats": 32,
+        },
         0,
     ),
     "SAM 2 in transformers": ("Sam2VisionModel", {}, 256),
@@ -295,8 +329,12 @@ _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
             "backbone_config": (
                 CONFIG,
                 "SwinConfig",
-                {"embed_dim": 48, "depths": [1, 1, 2, 1], "image_size": 128,
-                 "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+                {
+                    "embed_dim": 48,
+                    "depths": [1, 1, 2, 1],
+                    "image_size": 128,
+                    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+                },
             ),
             "hidden_size": 64,
             "auxiliary_in_channels": 192,

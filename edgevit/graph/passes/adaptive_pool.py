@@ -23,7 +23,9 @@ def adaptive_pool(module: GraphModule) -> int:
     """Return how many operators were rewritten."""
     changed = 0
     for node in list(module.graph.nodes):
-        if node.target in _AXES and any(size != 1 for size in shape_of(node)[-_AXES[node.target] :]):
+        if node.target in _AXES and any(
+            size != 1 for size in shape_of(node)[-_AXES[node.target] :]
+        ):
             with module.graph.inserting_before(node):
                 replace(node, _pooled(node))
             changed += 1
