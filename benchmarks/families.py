@@ -4,7 +4,7 @@
 
 Models that have a row are skipped, so the run can be stopped and started again; --redo measures
 those named again, and of two rows of one model the last counts. `docs/families.md` is written from
-the rows (``python tests/families_page.py``).
+the rows (``python tests/doc_tables.py``).
 """
 
 from __future__ import annotations
