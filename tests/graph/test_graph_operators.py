@@ -88,6 +88,34 @@ class Pool(nn.Module):
         return self.attention(query, x, x, need_weights=True)[0]
 
 
+class Registers(nn.Module):
+    """Learned tokens behind the first one, as in DINOv2 with registers and prompt tuning."""
+
+    def __init__(self):
+        super().__init__()
+        self.registers = nn.Parameter(torch.randn(1, 2, 16))
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        registers = self.registers.expand(x.shape[0], -1, -1)
+        return torch.cat([x[:, :1], registers, x[:, 1:]], 1)
+
+
+class ClassAttention(nn.Module):
+    """A class token that is a query by itself and, beside the patches, a key, as in CaiT."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.norm, self.q, self.kv = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        token = self.token.expand(x.shape[0], -1, -1)
+        kv = self.kv(torch.cat([token, x], 1))
+        return (self.q(self.norm(token)) @ kv.transpose(1, 2)).softmax(-1) @ kv
+
+
 FUNCTIONS = {
     "silu": F.silu,
     "mish": F.mish,
@@ -157,6 +185,8 @@ FUNCTIONS = {
     "unfold": lambda x: x.unfold(2, 4, 2),
     "fold": columns,
     "attention_pool": Pool(),
+    "registers": Registers(),
+    "class_attention": ClassAttention(),
 }
 
 

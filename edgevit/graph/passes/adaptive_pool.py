@@ -16,7 +16,7 @@ from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import call, replace, reshape
 from edgevit.graph.shapes import args_of, shape_of
 
-_AXES = {aten.adaptive_avg_pool1d.default: 1, aten.adaptive_avg_pool2d.default: 2}
+_AXES: dict[Any, int] = {aten.adaptive_avg_pool1d.default: 1, aten.adaptive_avg_pool2d.default: 2}
 
 
 def adaptive_pool(module: GraphModule) -> int:
