@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import families_table
+
 from edgevit.calibration.methods import METHODS
 from edgevit.runner.engines.tensorrt.fallback_reasons import PATTERNS
 from edgevit.targets.listing import list_targets
@@ -73,11 +75,17 @@ def fallbacks() -> str:
     return _table(("reason", "what is told", "what to do"), rows)
 
 
+def families() -> str:
+    """Return the table of families of models, from the rows of the coverage run."""
+    return _table(families_table.HEAD, families_table.table())
+
+
 TABLES = {
     "methods.md": methods,
     "command-line.md": targets,
     "tensorrt.md": devices,
     "compiled.md": fallbacks,
+    "families.md": families,
 }
 """Page -> the table that is written into it."""
 
@@ -98,7 +106,8 @@ def written(page: str, text: str) -> str:
 
 
 def main() -> None:
-    """Write all tables."""
+    """Write all tables, and the packaged list of models that were seen to work."""
+    families_table.PROVEN.write_text(families_table.proven(), encoding="utf-8")
     for page in TABLES:
         path = DOCS / page
         path.write_text(written(page, path.read_text(encoding="utf-8")), encoding="utf-8")

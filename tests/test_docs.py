@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import doc_tables
+import families_table
 import pytest
 from click.testing import CliRunner
 
 from edgevit.cli import main
+from edgevit.zoo.listing import proven_on
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = {"my_bundle": "", "rtx_bundle": "--target rtx-ada --bits 8"}
@@ -125,6 +127,14 @@ def test_tables_are_what_methods_and_targets_say_of_themselves(page):
     assert text == doc_tables.written(page, text)
     spoiled = text.replace("| `cpu` |", "| `abacus` |").replace("| 32 |", "| 33 |")
     assert doc_tables.written(page, spoiled.replace("| 8.7 |", "| 8.8 |")) == text
+
+
+def test_the_packaged_list_of_models_is_what_the_coverage_run_saw():
+    """After a change: python tests/doc_tables.py."""
+    assert families_table.PROVEN.read_text(encoding="utf-8") == families_table.proven()
+    rows = {row["model"]: row for row in families_table.family_rows()}
+    for model, row in rows.items():
+        assert (proven_on(model) is not None) == (row["on_cpu"] == "yes")
 
 
 def anchors_of(text):

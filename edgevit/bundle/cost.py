@@ -130,7 +130,9 @@ def inputs_of(graph: OnnxGraph, tensors: Mapping[str, Value], where: str) -> dic
     image, shape = graph.image
     values: dict[str, Value] = {image: Value(shape, "float32")}
     for name, constant in graph.constants.items():
-        values[name] = Value(constant.shape, constant.dtype, constant.integers, is_constant=True)
+        values[name] = Value(
+            constant.shape, constant.dtype, constant.integers, constant.floats, is_constant=True
+        )
     values.update(tensors)
     if len(values) != len(graph.constants) + len(tensors) + 1:
         raise _no_shape(where, "a name that two tensors have")

@@ -119,11 +119,13 @@ class Constant:
         dtype: A value of `edgevit.bundle.operators.DATA_TYPES`.
         shape: Dimensions.
         integers: Its elements if they are int64, which is what shapes and axes are.
+        floats: Its elements if they are float32.
     """
 
     dtype: str
     shape: Shape
     integers: tuple[int, ...] | None
+    floats: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,8 @@ def _constant(tensor: dict[str, Any], where: str) -> Constant:
         foreign(where, f"a constant {list(shape)} with {len(data)} bytes of {dtype.name}")
     is_int64 = dtype.name == "int64"
     integers = struct.unpack(f"<{count}q", data) if is_int64 else None
-    return Constant(dtype=dtype.name, shape=shape, integers=integers)
+    floats = struct.unpack(f"<{count}f", data) if dtype.name == "float32" else None
+    return Constant(dtype=dtype.name, shape=shape, integers=integers, floats=floats)
 
 
 def _node(node: dict[str, Any], where: str) -> Node:

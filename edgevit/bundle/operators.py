@@ -124,7 +124,7 @@ OPERATORS: dict[str, Operator] = {
     ),
     "Resize": Operator(
         rules.resize,
-        (4, 4),
+        (3, 3),
         {
             "mode": "s",
             "coordinate_transformation_mode": "s",

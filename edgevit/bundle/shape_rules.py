@@ -7,6 +7,7 @@ shapes and axes are computed from has to be a constant of the graph. Source: ONN
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -30,12 +31,14 @@ class Value:
         shape: Its dimensions.
         dtype: Name of its type, as in `edgevit.bundle.operators.DATA_TYPES`.
         integers: Its elements, where it is a small int64 constant.
+        floats: Its elements, where it is a small float32 constant.
         is_constant: Whether it does not depend on the image.
     """
 
     shape: tuple[int, ...]
     dtype: str
     integers: tuple[int, ...] | None = None
+    floats: tuple[float, ...] | None = None
     is_constant: bool = False
 
 
@@ -295,14 +298,25 @@ def expand(reading: NodeReading) -> Inferred:
 
 
 def resize(reading: NodeReading) -> Inferred:
-    """Infer Resize of height and width of x [N, C, H, W] to a size of constants."""
-    x, size, axes = reading.shape(0), reading.integers(3), reading.attribute("axes")
-    if len(x) != 4 or list(axes) != [2, 3] or len(size) != 2 or min(*x[1:], *size) < 1:
-        impossible(f"no resize of {list(x)} to {list(size)}")
-    if any(value is not None for value in reading.inputs[1:3]):
-        impossible("a resize by a factor or of a part")
-    found = _result(reading, (*x[:2], *size))
+    """Infer Resize of height and width of x [N, C, H, W] by factors of constants."""
+    x, factors, axes = reading.shape(0), reading.value(2).floats, reading.attribute("axes")
+    if len(x) != 4 or list(axes) != [2, 3] or factors is None or len(factors) != 2:
+        impossible(f"no resize of {list(x)} by {factors}")
+    if reading.inputs[1] is not None:
+        impossible("a resize of a part")
+    if min(x[1:]) < 1 or not all(0 < factor < _MAX_DIMENSION for factor in factors):
+        impossible(f"no resize of {list(x)} by {list(factors)}")
+    sides = [_float32(_float32(side) * factor) for side, factor in zip(x[2:], factors)]
+    if min(sides) < 1 or max(sides) > _MAX_DIMENSION:
+        impossible(f"a resize of {list(x)} to {sides}")
+    found = _result(reading, (*x[:2], *(int(side) for side in sides)))
     return replace(found, work=16 * found.work)  # a cubic one reads 16 values
+
+
+def _float32(value: float) -> float:
+    """Return a number as engines hold it."""
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return rounded
 
 
 def conv_transpose(reading: NodeReading) -> Inferred:

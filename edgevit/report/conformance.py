@@ -37,8 +37,8 @@ def _parts(graph: Mapping[str, Any], report: Mapping[str, Any]) -> Iterable[Rend
         yield table
     else:
         yield plain_text(title)
-    remedies = {number: found[0]["remedy"] for (number, _), found in groups.items()}
-    for number, remedy in remedies.items():
+    all_found = [one for findings in groups.values() for one in findings]
+    for number, remedy in dict.fromkeys((one["rule"], one["remedy"]) for one in all_found):
         yield plain_text(f"rule {number}: {remedy}")
     left_out = [row for row in graph["rules"] if row["state"] == "not run"]
     if left_out:

@@ -34,6 +34,7 @@ _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "input_size": ("input", lambda size: "x".join(map(str, size))),
     "source": ("source", str),
     "note": ("note", str),
+    "proven": ("seen to work on", str),
 }
 
 

@@ -55,6 +55,15 @@ class Target(Protocol):
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph in the form this target prefers, computing the same function."""
 
+    def check_graph(self, graph: Graph) -> None:
+        """Refuse a prepared graph that this target can't run in any precision.
+
+        It is asked before anything is calibrated.
+
+        Raises:
+            UnsupportedError: Names the operator and its module (EV303, EV312, EV313, EV314, EV319).
+        """
+
     def place(
         self,
         graph: Graph,

@@ -46,6 +46,9 @@ class SimulationTarget:
         """Return the graph as the cpu target prefers it, so that both quantize the same sites."""
         return self._cpu.prepare(graph)
 
+    def check_graph(self, graph: Graph) -> None:
+        """Do nothing: torch runs every graph."""
+
     def place(
         self,
         graph: Graph,

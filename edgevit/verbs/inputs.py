@@ -70,11 +70,13 @@ def subject_of(
     progress("capture graph", 0, 1)
     size = loaded.preprocessing.input_size
     graph = graph_from_module(loaded.model, size, outputs=loaded.outputs)
+    prepared = target.prepare(graph)
+    target.check_graph(prepared)
     progress("capture graph", 1, 1)
     return QuantizationInputs(
         loaded=replace(loaded, flops=multiply_adds(graph), notes=(*loaded.notes, *graph.notes)),
         graph=graph,
-        prepared=target.prepare(graph),
+        prepared=prepared,
         pixels=pixels,
         images=tensor_of(loaded.preprocessing.normalize(pixels)),
         calibration=calibration,

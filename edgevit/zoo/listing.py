@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import fnmatch
 from dataclasses import dataclass
+from functools import cache
 
 from edgevit.errors import UsageError
 from edgevit.zoo.checkpoints import CHECKPOINTS
-from edgevit.zoo.embedded import EMBEDDED_MODELS, embedded_config
+from edgevit.zoo.embedded import EMBEDDED_MODELS, asset, embedded_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class ModelRow:
         parameters: Number of parameters.
         flops: Multiply-adds per image, as the literature rounds them.
         note: Where its weights come from.
+        proven: Targets on which a run of all families saw it work, see docs/families.md.
     """
 
     name: str
@@ -30,6 +33,7 @@ class ModelRow:
     parameters: int | None
     flops: int | None
     note: str
+    proven: str | None = None
 
 
 def list_models(pattern: str = "") -> list[ModelRow]:
@@ -44,6 +48,19 @@ def list_models(pattern: str = "") -> list[ModelRow]:
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     named = [row for row in rows if fnmatch.fnmatch(row.name, wanted)]
     return named + _timm_rows(wanted)
+
+
+def proven_on(name: str) -> str | None:
+    """Return the targets on which a model of timm was seen to work, None where none was tried."""
+    found = _proven().get(name.partition(".")[0])
+    return None if found is None else "cpu, jetson-orin-nano" if found == "yes" else "cpu"
+
+
+@cache
+def _proven() -> dict[str, str]:
+    """Return the packaged list: architecture -> whether its export for a Jetson conforms."""
+    with asset("proven_models.csv").open(newline="", encoding="utf-8") as file:
+        return {row["model"]: row["jetson"] for row in csv.DictReader(file)}
 
 
 def unknown_model(name: str) -> UsageError:
@@ -75,6 +92,7 @@ def _embedded_rows() -> list[ModelRow]:
             parameters=config["parameters"],
             flops=config.get("flops"),
             note="installed with EdgeViT, CIFAR-10",
+            proven="cpu, jetson-orin-nano",  # every test run quantizes them
         )
         for name, config in configs.items()
     ]
@@ -89,6 +107,7 @@ def _short_rows() -> list[ModelRow]:
             parameters=row.parameters,
             flops=row.flops,
             note="downloaded by timm on first use",
+            proven=proven_on(row.tag),
         )
         for name, row in CHECKPOINTS.items()
     ]
@@ -112,6 +131,7 @@ def _timm_rows(pattern: str) -> list[ModelRow]:
                 parameters=None,
                 flops=None,
                 note="downloaded by timm on first use" if name in trained else "no trained weights",
+                proven=proven_on(name),
             )
         )
     return rows

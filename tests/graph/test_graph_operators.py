@@ -1,5 +1,7 @@
 """Every operator that capture lets through is written by every target, and computes the same."""
 
+from functools import cache
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,11 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgevit import api
+from edgevit.bundle.cost import cost_of
+from edgevit.bundle.opening import check_skeleton
+from edgevit.bundle.shape_rules import Value
+from edgevit.data import Preprocessing
+from edgevit.errors import UnsupportedError
 from edgevit.graph.capture import graph_from_module
-from edgevit.graph.operators import ALLOWED, PRODUCTS
+from edgevit.graph.operators import ALLOWED, PRODUCTS, aten
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.emitters import EMITTERS
 from edgevit.targets.onnx.reference import float_reference
+from edgevit.targets.registry import TARGETS
+from edgevit.zoo import reference_images
 
 
 class Applied(nn.Module):
@@ -78,6 +88,34 @@ class Pool(nn.Module):
         return self.attention(query, x, x, need_weights=True)[0]
 
 
+class Registers(nn.Module):
+    """Learned tokens behind the first one, as in DINOv2 with registers and prompt tuning."""
+
+    def __init__(self):
+        super().__init__()
+        self.registers = nn.Parameter(torch.randn(1, 2, 16))
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        registers = self.registers.expand(x.shape[0], -1, -1)
+        return torch.cat([x[:, :1], registers, x[:, 1:]], 1)
+
+
+class ClassAttention(nn.Module):
+    """A class token that is a query by itself and, beside the patches, a key, as in CaiT."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.norm, self.q, self.kv = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        token = self.token.expand(x.shape[0], -1, -1)
+        kv = self.kv(torch.cat([token, x], 1))
+        return (self.q(self.norm(token)) @ kv.transpose(1, 2)).softmax(-1) @ kv
+
+
 FUNCTIONS = {
     "silu": F.silu,
     "mish": F.mish,
@@ -119,9 +157,15 @@ FUNCTIONS = {
     "max_pool": lambda x: F.max_pool2d(x, 3, 2, 1),
     "avg_pool": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
     "avg_pool_padded": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "avg_pool_ceil": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
     "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
     "adaptive_pool": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "adaptive_pool_uneven": lambda x: F.adaptive_avg_pool2d(x, (3, 5)),
+    "adaptive_pool_rows": lambda x: F.adaptive_avg_pool2d(x, (1, 8)),
+    "adaptive_pool1d": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 7),
     "conv1d": lambda x: F.conv1d(x.flatten(2), torch.ones(2, 16, 3), padding=1),
+    "conv3d": nn.Sequential(nn.Unflatten(1, (2, 8)), nn.Conv3d(2, 3, (1, 3, 3), 1, (0, 1, 1))),
+    "conv3d_deep": nn.Sequential(nn.Unflatten(1, (2, 8)), nn.Conv3d(2, 3, (3, 3, 1), (2, 1, 1))),
     "conv_same": nn.Conv2d(16, 4, 3, padding="same"),
     "conv_valid": nn.Conv2d(16, 4, 3, padding="valid"),
     "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
@@ -141,13 +185,20 @@ FUNCTIONS = {
     "unfold": lambda x: x.unfold(2, 4, 2),
     "fold": columns,
     "attention_pool": Pool(),
+    "registers": Registers(),
+    "class_attention": ClassAttention(),
 }
+
+
+@cache
+def captured(name):
+    model = Applied(FUNCTIONS[name]).eval()
+    return model, graph_from_module(model, (3, 32, 32))  # compares the graph with the model
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_operator_is_captured_and_written(name):
-    model = Applied(FUNCTIONS[name]).eval()
-    graph = graph_from_module(model, (3, 32, 32))  # compares the graph with the model
+    model, graph = captured(name)
     lowered = float_reference(graph)
     session = onnxruntime.InferenceSession(
         whole_model(lowered.onnx, lowered.tensors), providers=["CPUExecutionProvider"]
@@ -161,3 +212,79 @@ def test_an_operator_is_captured_and_written(name):
 
 def test_what_capture_lets_through_is_what_is_written():
     assert set(EMITTERS) | PRODUCTS == ALLOWED
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_bundle_may_hold_what_is_written(name):
+    _, graph = captured(name)
+    lowered = float_reference(graph)
+    cost = cost_of(
+        check_skeleton(lowered.onnx, lowered.tensors, "graph.onnx"),
+        {key: Value(v.shape, v.dtype.name, is_constant=True) for key, v in lowered.tensors.items()},
+        model_bytes=1 << 30,
+        input_size=(3, 32, 32),
+        num_classes=5,
+        where="graph.onnx",
+    )
+    assert cost.multiply_adds.per_image > 0
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_every_target_runs_what_is_captured_or_says_so_beforehand(target):
+    """What a target can't run is told by `check_graph`, with the module's name."""
+    for name in FUNCTIONS:
+        target.check_graph(target.prepare(captured(name)[1]))
+
+
+def test_the_functions_above_use_every_operator():
+    used = {n.target for name in FUNCTIONS for n in captured(name)[1].module.graph.nodes}
+    assert used >= ALLOWED - {aten.index.Tensor}
+
+
+class Widely(nn.Module):
+    """A pool with dilations, which ONNX Runtime has and TensorRT has not."""
+
+    def forward(self, x):
+        return F.max_pool2d(x, 2, 1, 0, 2)
+
+
+class Steeply(nn.Module):
+    """A softplus with a factor, which nobody writes."""
+
+    def forward(self, x):
+        return F.softplus(x, beta=2)
+
+
+@pytest.mark.parametrize(
+    ("function", "targets", "code"),
+    [
+        (Widely(), [n for n in TARGETS if n not in ("cpu", "simulation")], "EV319"),
+        (Steeply(), [n for n in TARGETS if n != "simulation"], "EV313"),
+    ],
+)
+def test_a_form_without_a_kernel_is_refused_before_calibration(
+    function, targets, code, monkeypatch
+):
+    monkeypatch.setattr("edgevit.calibration.run.calibrate", None)  # nobody gets there
+    module = Applied(function).eval()
+    preprocessing = Preprocessing.from_crop_pct(
+        input_size=(3, 32, 32),
+        crop_pct=1.0,
+        interpolation="bicubic",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    with pytest.raises(UnsupportedError) as error:
+        api.quantize(
+            module,
+            reference_images("calibration"),
+            num_calib=1,
+            preprocessing=preprocessing,
+            target=targets[0],
+        )
+    assert error.value.code == code
+    assert error.value.where == "function"
+    graph = graph_from_module(module, (3, 32, 32))
+    for name in targets:
+        with pytest.raises(UnsupportedError, match=code):
+            TARGETS[name].check_graph(graph)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch.fx import GraphModule
 
+from edgevit.graph.passes.adaptive_pool import adaptive_pool
 from edgevit.graph.passes.attention import open_attention
 from edgevit.graph.passes.batch_first import batch_first
 from edgevit.graph.passes.batch_norm import batch_norm
@@ -43,6 +44,7 @@ PASSES: tuple[Pass, ...] = (
     drop_identities,
     batch_norm,
     decompose,
+    adaptive_pool,
     layout,
     broadcast,
     class_token,

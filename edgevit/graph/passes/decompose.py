@@ -4,7 +4,7 @@ Rules:
 1. group_norm -> layer_norm over each group, then a factor and a shift a channel; rms_norm -> its
    formula (Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv 1910.07467).
 2. Convolutions with a named padding -> with numbers; conv1d and avg_pool1d -> the same in two
-   dimensions; adaptive_avg_pool of equal windows -> avg_pool2d.
+   dimensions; conv3d whose kernel has a side of 1 -> conv2d of the slices along it.
 3. max and min along a dimension -> amax and amin, where nobody asks for the place.
 4. repeat -> cat; copy -> what is assigned; slice_scatter -> cat of what stays and what is new.
 5. unfold -> one gather; im2col -> pad and one gather; col2im -> pad, one gather and a sum.
@@ -117,6 +117,37 @@ def _conv1d(module: GraphModule, node: Node) -> Node | None:
     return reshape(found, shape_of(node))
 
 
+def _conv3d(module: GraphModule, node: Node) -> Node | None:
+    """Write slices as images of the batch, where nothing is summed from one to the next."""
+    x, weight, bias, *windows, groups = _arguments(
+        node,
+        input=None,
+        weight=None,
+        bias=None,
+        stride=[1],
+        padding=[0],
+        dilation=[1],
+        groups=1,
+    )
+    windows = [list(each) * (3 // len(each)) for each in windows]
+    stride, padding, _ = windows
+    flat = [i for i in range(3) if (shape_of(weight)[2 + i], stride[i], padding[i]) == (1, 1, 0)]
+    if not flat:
+        return None
+    axis = flat[-1]  # of depth, height, width
+    rest = [2 + i for i in range(3) if i != axis]
+    batch, _, *sides = shape_of(x)
+    slices = permute(x, [0, 2 + axis, 1, *rest])  # [B, S, C, H, W]
+    images = reshape(slices, (batch * sides[axis], shape_of(x)[1], *shape_of(slices)[3:]))
+    kernel = reshape(weight, (*shape_of(weight)[:2], *(shape_of(weight)[i] for i in rest)))
+    further = [[each[i] for i in range(3) if i != axis] for each in windows]
+    found = call(node, aten.conv2d.default, images, kernel, bias, *further, groups)
+    apart = reshape(found, (batch, sides[axis], *shape_of(found)[1:]))  # [B, S, O, H, W]
+    order = [0, 2, 3, 4]
+    order.insert(2 + axis, 1)
+    return permute(apart, order)
+
+
 def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
     x, kernel, stride, padding, *rest = _arguments(
         node, input=None, kernel_size=None, stride=[], padding=[0]
@@ -124,17 +155,6 @@ def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
     image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))
     windows = [[1, *kernel], [1, *(stride or kernel)], [0, *padding]]
     return reshape(call(node, aten.avg_pool2d.default, image, *windows, *rest), shape_of(node))
-
-
-def _adaptive_pool(module: GraphModule, node: Node) -> Node | None:
-    x, sizes = args_of(node)
-    before = shape_of(x)[-2:]
-    if all(size == 1 for size in sizes) or any(b % s for b, s in zip(before, sizes, strict=True)):
-        return None  # the first is a mean, see `pooling`
-    kernel = [b // s for b, s in zip(before, sizes, strict=True)]
-    if kernel == [1, 1]:
-        return x  # type: ignore[no-any-return]
-    return call(node, aten.avg_pool2d.default, x, kernel, kernel)
 
 
 def _extreme(to: Any) -> Rule:
@@ -305,8 +325,8 @@ _RULES: dict[Any, Rule] = {
     aten.conv2d.padding: _named_padding,
     aten.conv1d.padding: _named_padding,
     aten.conv1d.default: _conv1d,
+    aten.conv3d.default: _conv3d,
     aten.avg_pool1d.default: _avg_pool1d,
-    aten.adaptive_avg_pool2d.default: _adaptive_pool,
     aten.max.dim: _extreme(aten.amax.default),
     aten.min.dim: _extreme(aten.amin.default),
     aten.repeat.default: _repeat,

@@ -60,6 +60,10 @@ class CpuTarget:
         """Split fused q, k, v projections: three products are faster than cutting one apart."""
         return with_split_linears(graph)
 
+    def check_graph(self, graph: Graph) -> None:
+        """Write it in float32 once: whatever has no form in ONNX is refused here."""
+        float_reference(graph)
+
     def place(
         self,
         graph: Graph,

@@ -63,7 +63,9 @@ class _Body:
         first = node.input[0]
         if self._divides(node):  # a float16 number, so that its code is that of every engine
             first = self._read(first, HALF)
-        inputs = [self._read(name, kind) for name in (first, *node.input[1:])]
+        kinds = [kind, *[FLOAT if node.op_type == "Resize" else kind] * len(node.input[1:])]
+        names = (first, *node.input[1:])  # the factors of a resize are float32 in every type
+        inputs = [self._read(name, one) for name, one in zip(names, kinds, strict=True)]
         quantizes = node.op_type == "QuantizeLinear"
         stays = quantizes or node.op_type in _MOVING or output in self.wide or kind == HALF
         written = output if stays else f"{output}_float32"

@@ -25,6 +25,7 @@ from edgevit.targets.onnx.row_gather import with_rows_before_norms
 from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
 from edgevit.targets.tensorrt.fp16 import to_half_body
+from edgevit.targets.tensorrt.operators import refuse_operators
 from edgevit.targets.tensorrt.placement import UNPLACED, main_placement, variant_placements
 from edgevit.targets.tensorrt.products import QdqWriter
 from edgevit.targets.tensorrt.profiles import PROFILES, DeviceProfile
@@ -51,6 +52,11 @@ class TensorRTTarget:
     def prepare(self, graph: Graph) -> Graph:
         """Return the graph: a fused q, k, v projection is one product, the best there is."""
         return graph
+
+    def check_graph(self, graph: Graph) -> None:
+        """Write it in float32 once, and look for what TensorRT has no layer for."""
+        reference = float_reference(graph)
+        refuse_operators(graph, whole_model(reference.onnx, reference.tensors), self.profile)
 
     def place(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -58,6 +60,7 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
         count_include_pad=True,
         divisor_override=None,
     )
+    count_pads = bool(count_pads) and any(_pair(padding))  # without pads there are none to count
     if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
         raise UnsupportedError(
             "EV313",
@@ -106,14 +109,15 @@ def _conv_transpose(context: Lowering, node: fx.Node) -> None:
 def _upsample(mode: str) -> Emitter:
     def emit(context: Lowering, node: fx.Node) -> None:
         corners = mode != "nearest" and bool(arguments(node, x=None, size=None, corners=False)[2])
-        size = context.integers("size", list(context.shapes[node.name][2:]))
+        x = args(node)[0]
+        factors = _factors(context.shapes[x.name][2:], context.shapes[node.name][2:])
         further: dict[str, Any] = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
         kind = "align_corners" if corners else "half_pixel"
         if mode == "nearest":
             kind, further = "asymmetric", {"nearest_mode": "floor"}
         context.builder.add(
             "Resize",
-            [context.operand(args(node)[0]), "", "", size],
+            [context.operand(x), "", context.builder.constant(f"{node.name}_factors", factors)],
             node.name,
             mode=mode,
             coordinate_transformation_mode=kind,
@@ -122,6 +126,17 @@ def _upsample(mode: str) -> Emitter:
         )
 
     return emit
+
+
+def _factors(before: Sequence[int], after: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Return the factors, float32 [2], with which an engine comes to the size that is wanted.
+
+    TensorRT does not take a size beside a batch that it does not know. An engine rounds the size
+    times the factor down, in float32.
+    """
+    factors = np.array(after, np.float32) / np.array(before, np.float32)
+    short = np.floor(factors * np.array(before, np.float32)) < np.array(after)
+    return np.where(short, np.nextafter(factors, np.float32(np.inf)), factors)
 
 
 def _pair(value: Any) -> list[int]:

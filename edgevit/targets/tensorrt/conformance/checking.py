@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,16 @@ def check_onnx(
     *,
     tensorrt: tuple[str, str] | None = None,
     facts: BuildFacts | None = None,
+    rules: Collection[int] | None = None,
 ) -> Conformance:
-    """Look at a model with all rules.
+    """Look at a model with all rules, or with some.
 
     Args:
         model: A model, a serialized one, or a file (its external data beside it).
         profile: The device it is for.
         tensorrt: Oldest and newest TensorRT it has to serve; the profile's own if left out.
         facts: What is known beyond the graph.
+        rules: Numbers of the rules to look with; all if left out.
     """
     proto, base_dir = _load(model)
     subject = CheckedGraph(
@@ -126,7 +129,7 @@ def check_onnx(
     )
     findings: list[RuleFinding] = []
     not_run: dict[int, str] = {}
-    for number in sorted(RULES):
+    for number in sorted(RULES if rules is None else rules):
         try:
             findings += _findings(RULES[number], subject)
         except NotRun as reason:
@@ -181,7 +184,7 @@ def _finding(rule: Rule, fault: Fault) -> RuleFinding:
         level=fault.level or rule.level,
         node=fault.node,
         message=fault.message,
-        remedy=rule.remedy,
+        remedy=fault.remedy or rule.remedy,
     )
 
 

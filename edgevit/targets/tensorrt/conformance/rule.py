@@ -97,11 +97,13 @@ class Fault:
         node: Name of the node, tensor or graph concerned.
         message: What is wrong there.
         level: Another level than the rule's own.
+        remedy: Another remedy than the rule's own.
     """
 
     node: str
     message: str
     level: Level | None = None
+    remedy: str = ""
 
 
 class NotRun(Exception):

@@ -112,8 +112,8 @@ def one_kind_of_codes(subject: CheckedGraph) -> Iterator[Fault]:
     Level.WARNING,
     "codes of weights are symmetric, and few values are cut off",
     source="TensorRT quantized types: [-127, 127] keeps a weight symmetric; share of 0.1 %",
-    remedy="Use the narrow range for weights (qmin = -127), and wider ranges where values are cut "
-    "off.",
+    remedy="Give a wider range to what is cut off (a method that keeps the largest value, such as "
+    "minmax, does).",
 )
 def few_values_are_cut_off(subject: CheckedGraph) -> Iterator[Fault]:
     """Look for the code -128 and for clipping: in weights by value, in activations as told."""
@@ -133,7 +133,8 @@ def few_values_are_cut_off(subject: CheckedGraph) -> Iterator[Fault]:
 def _find_cut_codes(subject: CheckedGraph, found: Quantizer, codes: Array) -> Iterator[Fault]:
     lowest = int((codes == -128).sum())
     if lowest:
-        yield Fault(_name(subject, found), f"{lowest} codes are -128")
+        remedy = "Use the narrow range for these weights (qmin = -127)."
+        yield Fault(_name(subject, found), f"{lowest} codes are -128", remedy=remedy)
     # The largest value of every channel may rightly have the largest code.
     channels = scale_size(subject.view, found) or 1
     extra = int((np.abs(codes.astype(np.int16)) >= 127).sum()) - channels

@@ -1,6 +1,6 @@
-"""Rules about operators and the precision they are in (2, 29, 32, 41).
+"""Rules about operators and the precision they are in (2, 29, 32, 41, 44).
 
-Rule 41 was added for operators of other makers.
+Rule 41 was added for operators of other makers, rule 44 for forms of ONNX's own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+
+import onnx
 
 from edgevit.targets.tensorrt.conformance.rule import CheckedGraph, Fault, Level, rule
 from edgevit.targets.tensorrt.conformance.view import (
@@ -18,6 +20,7 @@ from edgevit.targets.tensorrt.conformance.view import (
     INT4,
     INT8,
     GraphView,
+    attribute,
 )
 
 _OWN_INTEGER_OPERATOR = re.compile(r"^QLinear|Integer|^DynamicQuantize")
@@ -102,6 +105,41 @@ def no_foreign_operators(subject: CheckedGraph) -> Iterator[Fault]:
             found[f"{node.domain}.{node.op_type}"].append(subject.view.label(node))
     for name, nodes in found.items():
         yield Fault(nodes[0], f"{len(nodes)} node(s) {name}, which TensorRT does not know")
+
+
+OPERATOR_RULE = 44
+_MAX_RANK = 8
+_UNDILATED = {"MaxPool", "AveragePool", "ConvTranspose"}
+
+
+@rule(
+    OPERATOR_RULE,
+    Level.ERROR,
+    "TensorRT has a layer for the form of every operator",
+    source="compiled by TensorRT for RTX 1.7.1 for SM89; NvInfer.h: Dims::MAX_DIMS",
+    remedy="Pool and transpose convolutions without dilations; reshape in steps of 8 dimensions at "
+    "most; resize by factors (scales), not to a size beside an open batch.",
+)
+def forms_have_a_layer(subject: CheckedGraph) -> Iterator[Fault]:
+    """Look for more dimensions than 8, dilated windows, and sizes beside an open batch."""
+    view = subject.view
+    for node in view.nodes:
+        rank = max((len(view.shape(name) or ()) for name in (*node.input, *node.output)), default=0)
+        dilations = list(attribute(node, "dilations") or ())
+        if rank > _MAX_RANK:
+            text = f"{node.op_type} has {rank} dimensions, and TensorRT {_MAX_RANK} at most"
+            yield Fault(view.label(node), text)
+        elif node.op_type in _UNDILATED and any(step != 1 for step in dilations):
+            yield Fault(view.label(node), f"{node.op_type} with dilations {dilations} has no layer")
+        elif node.op_type == "Resize" and _is_open_resize(view, node):
+            text = "Resize to a size along some axes is not read beside an open batch"
+            yield Fault(view.label(node), text)
+
+
+def _is_open_resize(view: GraphView, node: onnx.NodeProto) -> bool:
+    sizes = node.input[3] if len(node.input) > 3 else ""
+    shape = view.shape(node.input[0]) or (None,)
+    return bool(sizes) and bool(attribute(node, "axes")) and not isinstance(shape[0], int)
 
 
 def _all_types(view: GraphView) -> set[int]:

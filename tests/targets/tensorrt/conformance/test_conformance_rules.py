@@ -325,6 +325,15 @@ def codes_at_the_end():
     return put(small(), "proj.codes", np.full((WIDTH, WIDTH), 127, np.int8))
 
 
+def test_rule_36_tells_what_helps():
+    """The narrow range is for codes of -128; wider ranges are for what is cut off."""
+    lowest, cut = (
+        check_onnx(make(), PROFILES["tensorrt"]) for make in (lowest_code, codes_at_the_end)
+    )
+    remedies = [{f.remedy for f in report.findings if f.rule == 36} for report in (lowest, cut)]
+    assert ["narrow" in remedy for found in remedies for remedy in found] == [True, False]
+
+
 @breaks(36, "W", "head.w.q")
 def weights_cut_off():
     return rounded(small(), "head.weight", ["head"], "head.w", scale=0.0005)
@@ -338,6 +347,35 @@ def weights_cut_off():
 )
 def activations_cut_off():
     return small()
+
+
+@breaks(44, "E", "wide")
+def nine_dimensions():
+    model = small()
+    shape = [1] * 8 + [-1]
+    model = put(model, "nine", np.array(shape, np.int64))
+    model.graph.node.append(helper.make_node("Reshape", ["logits", "nine"], ["wide"], "wide"))
+    return model
+
+
+@breaks(44, "E", "dilated")
+def dilated_pool():
+    model = small()
+    pool = helper.make_node(
+        "MaxPool", ["image"], ["dilated"], "dilated", kernel_shape=[2, 2], dilations=[2, 2]
+    )
+    model.graph.node.append(pool)
+    return model
+
+
+@breaks(44, "E", "resized")
+def resized_beside_an_open_batch():
+    model = put(small(), "sides", np.array([16, 16], np.int64))
+    node = helper.make_node(
+        "Resize", ["image", "", "", "sides"], ["resized"], "resized", axes=[2, 3]
+    )
+    model.graph.node.append(node)
+    return model
 
 
 @breaks(37, "W", "proj.codes")
@@ -593,7 +631,7 @@ def test_rule(number, level, node, make, target, keep, facts, tensorrt):
 
 
 def test_every_rule_has_a_graph_that_breaks_it():
-    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 44)}
+    assert {case.values[0] for case in CASES} == set(RULES) == {*range(1, 45)}
 
 
 @pytest.mark.parametrize("target", PROFILES)

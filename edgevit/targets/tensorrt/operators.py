@@ -1,0 +1,39 @@
+"""Refuses, before anything is calibrated, operators in forms that TensorRT has no layer for."""
+
+from __future__ import annotations
+
+from edgevit.errors import UnsupportedError
+from edgevit.graph.model import Graph
+from edgevit.targets.tensorrt.conformance import check_onnx
+from edgevit.targets.tensorrt.conformance.rules_operators import OPERATOR_RULE
+from edgevit.targets.tensorrt.profiles import DeviceProfile
+
+
+def refuse_operators(graph: Graph, model: bytes, profile: DeviceProfile) -> None:
+    """Refuse a graph by the rule about operators, with the module of the first that breaks it.
+
+    Args:
+        graph: The graph that the model was written from.
+        model: It in ONNX, in any precision.
+        profile: The device.
+
+    Raises:
+        UnsupportedError: TensorRT has no layer for an operator (EV319).
+    """
+    found = check_onnx(model, profile, rules={OPERATOR_RULE}).errors
+    if not found:
+        return
+    raise UnsupportedError(
+        "EV319",
+        f"{profile.name} has no layer for an operator of this model.",
+        where=_module_of(graph, found[0].node),
+        why=found[0].message,
+        try_next=found[0].remedy,
+    )
+
+
+def _module_of(graph: Graph, name: str) -> str:
+    """Return the module of the operator that a node of ONNX belongs to; its name begins with it."""
+    nodes = [node for node in graph.module.graph.nodes if name.startswith(node.name)]
+    longest = max(nodes, key=lambda node: len(node.name), default=None)
+    return str(longest.meta.get("module") or longest.name) if longest is not None else name
