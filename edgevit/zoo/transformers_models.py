@@ -24,10 +24,8 @@ from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.names import check_hub_or_folder
 from edgevit.zoo.network import downloads, hub_failure
-from edgevit.zoo.preprocessing import (
-    preprocessing_from_transformers,
-    unsupported_preprocessing_error,
-)
+from edgevit.zoo.preprocessing import unsupported_preprocessing_error
+from edgevit.zoo.processors import preprocessing_from_transformers
 from edgevit.zoo.shapes import classifier_rows
 
 _OFFLINE = (
