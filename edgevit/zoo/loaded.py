@@ -17,6 +17,7 @@ from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
+from edgevit.zoo.tasks import CLASSIFY, DETECT, SEGMENT, TaskOutputs, check_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,12 @@ class LoadedModel:
         name: As the user gave it.
         source: Library and exact checkpoint, such as
             ``"timm:vit_base_patch16_224.augreg_in21k_ft_in1k"``.
-        model: In eval mode; float32 [B, 3, H, W] -> logits [B, num_classes].
+        model: In eval mode; float32 [B, 3, H, W] -> logits [B, num_classes]; for other tasks than
+            "classify" -> name -> float32 [B, ...], see `edgevit.zoo.tasks`.
         preprocessing: How pictures become its inputs.
         classes: Class names in label order (WordNet ids for ImageNet), None when unknown; two for a
             single logit: what it says below 0, then above.
-        num_classes: Number of logits.
+        num_classes: Number of logits, of a segmentation's or detection's classes; else 0.
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
             figure of the literature, None without one; `edgevit.verbs.inputs.subject_of` replaces
@@ -43,6 +45,7 @@ class LoadedModel:
         preprocessing_source: Where the preprocessing's values came from, in words.
         own_preprocessing: Whether all of them are the model's own.
         notes: What was taken, converted and left out while loading, in sentences.
+        task: What it is for, one of `edgevit.zoo.tasks.TASKS`.
     """
 
     name: str
@@ -59,6 +62,7 @@ class LoadedModel:
     preprocessing_source: str = ""
     own_preprocessing: bool = True
     notes: tuple[str, ...] = ()
+    task: str = CLASSIFY
 
     def preprocessing_to_keep(self) -> dict[str, Any]:
         """Return what a recipe has to say of the preprocessing: nothing if it is the model's."""
@@ -77,6 +81,7 @@ def describe_model(
     arguments: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     flops: int | None = None,
+    task: str = CLASSIFY,
 ) -> LoadedModel:
     """Put the model into eval mode, decide its preprocessing and fill in what follows.
 
@@ -84,14 +89,18 @@ def describe_model(
         preprocessing: Reads the model's own.
         choices: What the caller said; its preprocessing wins.
         arguments: What the model was built with.
+        task: What the model is for; one that does not classify is tried on a black image.
 
     Raises:
-        UsageError: The model does not take images of that size (EV174).
+        UsageError: The model does not take images of that size (EV174), or what it returns is
+            nothing for that task (EV234).
     """
     model.eval()
     arguments = arguments or {}
     chosen = choose_preprocessing(preprocessing, source, choices, arguments)
-    if not chosen.is_own:
+    if task != CLASSIFY:
+        check_outputs(model, chosen.preprocessing.input_size)
+    elif not chosen.is_own:
         num_logits(model, chosen.preprocessing.input_size)
     return LoadedModel(
         name=name,
@@ -108,6 +117,7 @@ def describe_model(
         preprocessing_source=chosen.source,
         own_preprocessing=chosen.is_own,
         notes=notes,
+        task=task,
     )
 
 
@@ -121,6 +131,7 @@ def loaded_from_module(
     choices: LoadingChoices | None = None,
     carrier: Any = None,
     notes: tuple[str, ...] = (),
+    task: str | None = None,
 ) -> LoadedModel:
     """Describe a module of the user's own.
 
@@ -136,16 +147,20 @@ def loaded_from_module(
         choices: What the caller said of a named model.
         carrier: Has the attributes above; the model if left out.
         notes: Notes of an earlier step.
+        task: What it is for, one of `edgevit.zoo.tasks.TASKS`; left out, that of `choices`, or
+            "classify".
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), the output is no logits (EV183), or there are more or fewer class names than
-            logits (EV165).
+            (EV157), the output is no logits (EV183) or nothing for the task (EV234), or there are
+            more or fewer class names than logits (EV165).
     """
     model, more = plain_module(model)
     name = name or type(model).__name__
     carrier = model if carrier is None else carrier
-    choices = choices or LoadingChoices(preprocessing=preprocessing_values(preprocessing))
+    choices = choices or LoadingChoices(
+        preprocessing=preprocessing_values(preprocessing), task=task
+    )
     named = classes or getattr(model, "edgevit_classes", None)
     source = source or f"module:{type(model).__module__}.{type(model).__qualname__}"
 
@@ -153,7 +168,12 @@ def loaded_from_module(
         return preprocessing_of(carrier, name)
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
-    num_classes = num_logits(model.eval(), chosen.input_size)
+    task = choices.task or CLASSIFY
+    if task == CLASSIFY:
+        num_classes = num_logits(model.eval(), chosen.input_size)
+    else:
+        model = TaskOutputs(model, check_task(task)).eval()
+        num_classes = _num_labels(model, chosen.input_size, task)
     if named is not None and len(named) != num_labels(num_classes):
         raise _misnamed_error(name, len(named), num_classes)
     return describe_model(
@@ -165,7 +185,14 @@ def loaded_from_module(
         num_classes=num_classes,
         choices=choices,
         notes=(*notes, *more),
+        task=task,
     )
+
+
+def _num_labels(model: nn.Module, input_size: tuple[int, int, int], task: str) -> int:
+    """Return the number of classes that a segmentation's or detection's logits show, else 0."""
+    axis = {SEGMENT: 1, DETECT: -1}.get(task)
+    return 0 if axis is None else int(_outputs(model, input_size)["logits"].shape[axis])
 
 
 def preprocessing_values(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -270,16 +297,22 @@ def _carry(model: Any) -> Preprocessing | None:
     return None
 
 
-@torch.no_grad()
-def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Run one black image [1, 3, H, W] and return the number of logits.
+def check_outputs(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Run one black image [1, 3, H, W] through a model that names its outputs.
 
     Raises:
-        UsageError: The output is no float tensor [1, classes] (EV183), or the model fails on
-            such an image (EV174).
+        UsageError: What it returns is nothing for its task (EV234), or it fails on such an image
+            (EV174).
     """
+    _outputs(model, input_size)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, input_size: tuple[int, int, int]) -> Any:
     try:
-        logits = model(torch.zeros(1, *input_size))
+        return model(torch.zeros(1, *input_size))
+    except EdgeViTError:
+        raise
     except Exception as error:  # the model's own code, which may fail in any way
         raise UsageError(
             "EV174",
@@ -289,6 +322,16 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
             try_next="--input-size with what the model takes, or --model-arg img_size=N (timm), "
             "image_size=N (torchvision) builds it for another size.",
         ) from error
+
+
+def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Run one black image [1, 3, H, W] and return the number of logits.
+
+    Raises:
+        UsageError: The output is no float tensor [1, classes] (EV183), or the model fails on
+            such an image (EV174).
+    """
+    logits = _outputs(model, input_size)
     if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[0] == 1:
         return int(logits.shape[1])
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -296,7 +339,8 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
         "EV183",
         "The model does not return logits.",
         why=f"For an image [1, 3, H, W] it returned {shape} instead of a tensor [1, classes].",
-        try_next="Wrap it in a module whose forward returns the logits.",
+        try_next="Wrap it in a module whose forward returns the logits; or, where it is no "
+        "classifier, --task embed, segment, detect or features.",
     )
 
 

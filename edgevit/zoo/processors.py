@@ -95,7 +95,9 @@ def _preprocessing(processor: Any, reading: Reading) -> Preprocessing:
 
 def _is_centred(resize: int | Size, crop: Size) -> bool:
     """Return whether the crop is never off the middle by half a pixel."""
-    return isinstance(resize, tuple) and all((a - b) % 2 == 0 for a, b in zip(resize, crop, strict=True))
+    if isinstance(resize, int):
+        return False
+    return all((a - b) % 2 == 0 for a, b in zip(resize, crop, strict=True))
 
 
 def _readings(processor: Any, kind: str, asked: Size | None) -> Iterator[Reading]:
