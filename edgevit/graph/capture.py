@@ -13,79 +13,74 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._decomp import get_decompositions
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import aten
-from edgevit.graph.passes import canonicalise
+from edgevit.graph.outputs import Asked, Outputs, Selection, keep_outputs, output_nodes
+from edgevit.graph.passes import canonicalise, finish
 from edgevit.graph.passes.intake import module_from_program
 from edgevit.graph.verify import check_against, check_operators
 
 _TRACE_BATCH = 2  # 0 and 1 are sizes torch.export specialises on
 
 
-class _Logits(nn.Module):
-    """Calls the model and takes the logits out of whatever it returns."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, 3, H, W]."""
-        return _logits(self.model(image), self.model)
-
-
 def graph_from_module(
-    model: nn.Module, input_size: tuple[int, int, int], *, check: bool = True
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    *,
+    check: bool = True,
+    outputs: Asked = None,
 ) -> Graph:
     """Return the canonical graph of `model`, which is left as it was.
 
     Args:
-        model: Takes float32 images [B, 3, H, W]; returns logits [B, classes], or an object,
-            dict or tuple that holds them as ``logits`` or first.
+        model: Takes float32 images [B, 3, H, W]; returns logits [B, classes], or float tensors of
+            any shape with the batch in front, alone or in a tuple, dict or ModelOutput.
         input_size: (3, H, W).
-        check: Compare the graph's logits with the model's at batches 1 and 7.
+        check: Compare the graph's outputs with the model's at batches 1 and 7.
+        outputs: Names of what to keep of what the model returns (see `graph.outputs`), the main
+            one first; "all"; left out, the logits [B, classes] if it returns some, by that name or
+            first, and otherwise all.
 
     Raises:
-        UnsupportedError: The model can't be captured (EV301), returns no logits (EV302), mixes
-            the batch with something else (EV303), contains an operator without a canonical form
-            (EV304, EV316), its graph computes something else (EV305), or its logits are not finite
-            (EV309).
+        UnsupportedError: The model can't be captured (EV301), returns no output (EV302) or not
+            those asked for (EV350), mixes the batch with something else (EV303), contains an
+            operator without a canonical form (EV304, EV316), its graph computes something else
+            (EV305), or its outputs are not finite (EV309).
     """
     model = _float32_on_cpu(model)
     with _evaluate(model), torch.no_grad():
-        wrapped = _Logits(model)
+        wrapped = Outputs(model, Selection(asked=outputs))
         program = _export(wrapped, input_size)
         module = module_from_program(program, prefix="model")
         canonicalise(module)
+        _drop_constant(module, wrapped.selection)
         check_operators(module)
-        graph = Graph(module=module, input_size=input_size)
+        selection = wrapped.selection
+        graph = Graph(
+            module=module,
+            input_size=input_size,
+            outputs=selection.names,
+            notes=tuple(selection.notes),
+        )
         if check:
             check_against(graph, wrapped)
     return graph
 
 
-def _logits(output: Any, model: nn.Module) -> Tensor:
-    if hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, dict):
-        output = output.get("logits")
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output
-    shape = f" of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
-    raise UnsupportedError(
-        "EV302",
-        "The model doesn't return logits of shape [batch, classes].",
-        where=type(model).__name__,
-        why=f"It returns {type(output).__name__}{shape}.",
-        try_next="Pass an image classifier, or wrap the model in a module that returns logits.",
-    )
+def _drop_constant(module: GraphModule, selection: Selection) -> None:
+    """Leave out what is the same for every image, which is folded into a constant."""
+    nodes = output_nodes(module)
+    constant = [at for at, node in enumerate(nodes) if node.op == "get_attr"]
+    if constant:
+        selection.drop(constant, "does not depend on the image")
+        keep_outputs(module, [at for at in range(len(nodes)) if at not in constant])
+        finish(module)
 
 
 def _float32_on_cpu(model: nn.Module) -> nn.Module:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.outputs import output_nodes
 from edgevit.graph.shapes import args_of, target_of
 
 Product = Callable[[Gemm, Tensor, "Tensor | None"], Tensor]
@@ -32,7 +34,7 @@ def run_graph(
     observe: Observer | None = None,
     keep: Keeper | None = None,
 ) -> Tensor:
-    """Return logits float32 [B, classes] of images float32 [B, 3, H, W].
+    """Return the main output of images float32 [B, 3, H, W]; the whole graph is run.
 
     Args:
         graph: What to run; gradients flow as in `graph.forward`.
@@ -42,8 +44,36 @@ def run_graph(
         observe: Sees the fx name and output of the image and of every operator.
         keep: Replaces the image and every output, such as by rounding it to a narrower type.
     """
-    first = next(n for n in graph.module.graph.nodes if n.op == "placeholder")
-    return run_part(graph, first.name, image, None, gemm=gemm, observe=observe, keep=keep)
+    found = run_outputs(graph, image, gemm=gemm, observe=observe, keep=keep)
+    return found[graph.outputs[0]]
+
+
+def run_outputs(
+    graph: Graph,
+    image: Tensor,
+    *,
+    gemm: Product | None = None,
+    observe: Observer | None = None,
+    keep: Keeper | None = None,
+) -> dict[str, Tensor]:
+    """Return every output by name; arguments as for `run_graph`."""
+    nodes = list(graph.module.graph.nodes)
+    first = next(node for node in nodes if node.op == "placeholder")
+    value = image if keep is None else keep(first.name, image)
+    if observe is not None:
+        observe(first.name, value)
+    values: dict[str, Any] = {first.name: value}
+    run_nodes(
+        graph,
+        [node for node in nodes if node.op not in {"placeholder", "output"}],
+        values,
+        gemm=gemm,
+        observe=observe,
+        keep=keep,
+        last_uses=_last_uses(graph),
+    )
+    ends = output_nodes(graph.module)
+    return {name: values[node.name] for name, node in zip(graph.outputs, ends, strict=True)}
 
 
 def run_part(
@@ -61,7 +91,8 @@ def run_part(
 
     Args:
         start, stop: fx node names; everything computed in between may depend on `start` and
-            constants only. `stop` None means the logits.
+            constants only. `stop` None means the outputs that come behind `start`: of several
+            their elements side by side, [B, elements].
         gemm, observe, keep: As for `run_graph`.
         constants: Used in place of the graph's own of these names.
 
@@ -69,20 +100,23 @@ def run_part(
         KeyError: A node in between needs another tensor from before `start`.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes}
-    last = nodes[stop] if stop else args_of(graph.module.graph.output_node())[0]
+    ends = [nodes[stop]] if stop else _behind(graph, start)
     value = value if keep is None else keep(start, value)
     if observe is not None:
         observe(start, value)
-    return run_nodes(
+    values: dict[str, Any] = {start: value}
+    run_nodes(
         graph,
-        _between(nodes.values(), nodes[start], last),
-        {start: value},
+        _between(nodes.values(), nodes[start], ends[-1]),
+        values,
         gemm=gemm,
         observe=observe,
         keep=keep,
         constants=constants,
         last_uses=_last_uses(graph),
     )
+    found = [values[node.name] for node in ends]
+    return found[0] if len(found) == 1 else torch.cat([one.flatten(1) for one in found], 1)
 
 
 def run_nodes(
@@ -127,6 +161,14 @@ def run_nodes(
             values.pop(dead, None)
     last: Tensor = values[nodes[-1].name]
     return last
+
+
+def _behind(graph: Graph, start: str) -> list[Node]:
+    """Return the nodes of the outputs from `start` on, in execution order."""
+    order = {node: at for at, node in enumerate(graph.module.graph.nodes)}
+    first = next(at for node, at in order.items() if node.name == start)
+    ends = {node for node in output_nodes(graph.module) if order[node] >= first}
+    return sorted(ends, key=order.__getitem__)
 
 
 def _between(nodes: Iterable[Node], first: Node, last: Node) -> list[Node]:

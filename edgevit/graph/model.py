@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from edgevit.graph.outputs import output_nodes
 from edgevit.graph.roles import Gemm, Kind, Role, Site
+from edgevit.graph.shapes import Shape, shape_of
 from edgevit.graph.sites import find_gemms
+from edgevit.zoo.outputs import LOGITS
 
 __all__ = ["Gemm", "Graph", "Kind", "Role", "Site"]
 
@@ -24,22 +27,43 @@ class Graph:
 
     Args:
         module: ATen operators only; constants are buffers reached by get_attr; one placeholder
-            "image" float32 [B, 3, H, W]; one output, logits float32 [B, classes].
+            "image" float32 [B, 3, H, W]; one output, such as logits float32 [B, classes], or a
+            tuple of several.
         input_size: (3, H, W).
+        outputs: Names of the outputs; the first is the main one.
+        notes: What the model returns beside them and why it was left out.
         gemms: All products in execution order; made by `refresh`.
     """
 
     module: GraphModule
     input_size: tuple[int, int, int]
+    outputs: tuple[str, ...] = (LOGITS,)
+    notes: tuple[str, ...] = ()
     gemms: tuple[Gemm, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         self.refresh()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits float32 [B, classes] of images float32 [B, 3, H, W]."""
-        logits: Tensor = self.module(image)
-        return logits
+        """Return the main output of images float32 [B, 3, H, W]: of classifiers the logits."""
+        return self.forward_all(image)[self.outputs[0]]
+
+    def forward_all(self, image: Tensor) -> dict[str, Tensor]:
+        """Return every output, float32 [B, ...], by name."""
+        found = self.module(image)
+        values = (found,) if isinstance(found, Tensor) else found
+        return dict(zip(self.outputs, values, strict=True))
+
+    @property
+    def output_shapes(self) -> dict[str, Shape]:
+        """Name -> shape of every output, -1 for the batch in front."""
+        nodes = output_nodes(self.module)
+        return {name: shape_of(node) for name, node in zip(self.outputs, nodes, strict=True)}
+
+    @property
+    def is_classifier(self) -> bool:
+        """Return whether its one output is logits [B, classes]."""
+        return self.outputs == (LOGITS,) and len(self.output_shapes[LOGITS]) == 2
 
     def constant(self, name: str) -> Tensor:
         """Return a constant by its name (a get_attr node's target)."""
@@ -111,4 +135,7 @@ class Graph:
         """
         shared = {id(buffer): buffer for buffer in self.module.buffers()}
         with torch.no_grad():
-            return Graph(module=copy.deepcopy(self.module, shared), input_size=self.input_size)
+            module = copy.deepcopy(self.module, shared)
+        return Graph(
+            module=module, input_size=self.input_size, outputs=self.outputs, notes=self.notes
+        )

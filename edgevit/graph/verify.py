@@ -1,4 +1,4 @@
-"""Proves a canonical graph: only allowed operators, and the same logits as the model.
+"""Proves a canonical graph: only allowed operators, and the same outputs as the model.
 
 The comparison runs the real model and the graph on the same random images.
 """
@@ -18,7 +18,7 @@ from edgevit.graph.shapes import batch_error
 
 BATCHES = (1, 7)
 TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to the largest logit."""
+"""Largest difference of an element of an output, relative to the largest element."""
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -26,37 +26,44 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
 
 
-def check_against(graph: Graph, model: Callable[[Tensor], Tensor]) -> float:
-    """Return the largest relative error of the graph's logits at batches 1 and 7.
+def check_against(graph: Graph, model: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> float:
+    """Return the largest relative error of the graph's outputs at batches 1 and 7.
 
     Raises:
         UnsupportedError: It is above `TOLERANCE`, or the graph doesn't run (EV305); or the model's
-            own logits are not finite (EV309).
+            own outputs are not finite (EV309).
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in BATCHES:
         image = torch.randn(batch, *graph.input_size, generator=generator)  # [B, 3, H, W]
-        wanted = model(image)
-        if not bool(wanted.isfinite().all()):
-            raise _not_finite(batch)
+        returned = model(image)
+        wanted = (returned,) if isinstance(returned, Tensor) else returned
+        for name, value in zip(graph.outputs, wanted, strict=True):
+            if not bool(value.isfinite().all()):
+                raise _not_finite(name, batch)
         try:
-            found = graph.forward(image)
+            found = graph.forward_all(image)
         except RuntimeError as cause:
             raise _mismatch(f"At batch {batch} it doesn't run: {cause}") from cause
-        if found.shape != wanted.shape:
-            raise _mismatch(f"Logits {tuple(found.shape)} instead of {tuple(wanted.shape)}.")
-        error = relative_error(found, wanted)
-        if not error <= TOLERANCE:
-            raise _mismatch(f"Relative error {error:.2e} at batch {batch}.")
-        worst = max(worst, error)
+        for (name, value), own in zip(found.items(), wanted, strict=True):
+            worst = max(worst, _error(name, value, own, batch))
     return worst
 
 
-def _not_finite(batch: int) -> UnsupportedError:
+def _error(name: str, found: Tensor, wanted: Tensor, batch: int) -> float:
+    if found.shape != wanted.shape:
+        raise _mismatch(f"{name} {tuple(found.shape)} instead of {tuple(wanted.shape)}.")
+    error = relative_error(found, wanted)
+    if not error <= TOLERANCE:
+        raise _mismatch(f"Relative error of {name} {error:.2e} at batch {batch}.")
+    return error
+
+
+def _not_finite(name: str, batch: int) -> UnsupportedError:
     return UnsupportedError(
         "EV309",
-        "The model's logits are not finite numbers.",
+        f"The model's {name} are not finite numbers.",
         where="model",
         why=f"At batch {batch} of random images it returns NaN or infinity; its weights may be "
         "damaged, or made for another architecture.",
@@ -67,7 +74,7 @@ def _not_finite(batch: int) -> UnsupportedError:
 def _mismatch(why: str) -> UnsupportedError:
     return UnsupportedError(
         "EV305",
-        "The canonical graph and the model compute different logits.",
+        "The canonical graph and the model compute different outputs.",
         where="graph capture",
         why=why,
         try_next="Report the model's name: this is a defect of a graph pass.",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UnsupportedError
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_outputs
 from edgevit.graph.model import Gemm, Graph
 from edgevit.quantizers.base import Grid as Grid
 from edgevit.quantizers.fp16 import exact_grid, half_grid, round_to_half, to_half
@@ -259,10 +259,14 @@ class QuantizedGraph:
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Return float32 logits [B, classes] of float32 images [B, 3, H, W]."""
-        if self.placement.float_type == "float32":
-            return run_graph(self.graph, image, gemm=self.compute)
-        return run_graph(self.graph, image, gemm=self.compute, keep=self.kept)
+        """Return the main output of float32 images [B, 3, H, W]: of classifiers the logits."""
+        return self.forward_all(image)[self.graph.outputs[0]]
+
+    @torch.no_grad()
+    def forward_all(self, image: Tensor) -> dict[str, Tensor]:
+        """Return every output, float32 [B, ...], by name."""
+        keep = None if self.placement.float_type == "float32" else self.kept
+        return run_outputs(self.graph, image, gemm=self.compute, keep=keep)
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return what a float16 body keeps of a float32 output of the fx node `name`."""

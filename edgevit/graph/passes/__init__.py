@@ -76,3 +76,10 @@ def canonicalise(module: GraphModule) -> None:
         if each(module):
             dead_code(module)
     module.recompile()
+
+
+def finish(module: GraphModule) -> None:
+    """Drop what no output needs any more, and renumber what is left."""
+    dead_code(module)
+    tidy(module)
+    module.recompile()

@@ -4,7 +4,8 @@ Rules:
 1. Parameters, buffers and lifted constants become buffers with flat names, float32, no gradient.
 2. Every node carries only: "module" (its path), "shape" and "dtype" (`graph.shapes`), "size" (a
    batch-sized integer, encoded like a dimension) and "fqn" (constants).
-3. Guards and assertions are dropped; the image is the one placeholder, the logits the output.
+3. Guards and assertions are dropped; the image is the one placeholder, what the model
+   returns the output: one tensor, or a tuple of several.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def module_from_program(program: ExportedProgram, *, prefix: str) -> GraphModule
         if any(name in str(node.target) for name in _ASSERTIONS):
             continue
         if node.op == "output":
-            logits = node.all_input_nodes[0]
-            module.graph.output(copies[logits])
+            given: Any = node.args[0]  # a tuple, of one tensor too
+            found = tuple(copies[each] for each in given)
+            module.graph.output(found[0] if len(found) == 1 else found)
         else:
             copies[node] = _copy(node, module, image, copies, exported, prefix)
     module.graph.lint()

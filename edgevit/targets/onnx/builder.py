@@ -32,6 +32,7 @@ class OnnxBuilder:
         tensors: Large constants by name.
         packed_bits: Name of a large integer constant -> width of its codes.
         float8_zeros: Names of zeros in float8_e4m3fn, a type that numpy does not have.
+        outputs: Name -> dimensions of the float32 outputs, a name for one that is not fixed.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -39,6 +40,9 @@ class OnnxBuilder:
     tensors: dict[str, Array] = field(default_factory=dict)
     packed_bits: dict[str, int] = field(default_factory=dict)
     float8_zeros: list[str] = field(default_factory=list)
+    outputs: dict[str, list[int | str]] = field(
+        default_factory=lambda: {"logits": ["batch", "classes"]}
+    )
     _known: dict[bytes, str] = field(default_factory=dict)
 
     def add(
@@ -89,9 +93,9 @@ class OnnxBuilder:
         self.float8_zeros = ["zero_float8.constant"]
         return self.float8_zeros[0]
 
-    def prune(self, result: str) -> None:
-        """Drop nodes and constants that do not lead to `result`."""
-        needed, kept = {result}, []
+    def prune(self, results: Sequence[str]) -> None:
+        """Drop nodes and constants that do not lead to one of `results`."""
+        needed, kept = set(results), []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 needed.update(node.input)
@@ -103,7 +107,7 @@ class OnnxBuilder:
         self.float8_zeros = [name for name in self.float8_zeros if name in needed]
 
     def model(self, input_size: Sequence[int]) -> bytes:
-        """Return the serialized skeleton: float32 "image" [B, 3, H, W] to "logits" [B, classes].
+        """Return the serialized skeleton: float32 "image" [B, 3, H, W] to the outputs.
 
         Args:
             input_size: (3, H, W).
@@ -116,7 +120,10 @@ class OnnxBuilder:
             self.nodes,
             "edgevit",
             [helper.make_tensor_value_info("image", float32, ["batch", *input_size])],
-            [helper.make_tensor_value_info("logits", float32, ["batch", "classes"])],
+            [
+                helper.make_tensor_value_info(name, float32, dims)
+                for name, dims in self.outputs.items()
+            ],
             inside,
         )
         opsets = [helper.make_opsetid("", OPSET)]

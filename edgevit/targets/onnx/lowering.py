@@ -13,6 +13,7 @@ from torch import fx
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
+from edgevit.graph.outputs import output_nodes
 from edgevit.graph.shapes import Shape, reshape_argument, shape_of
 from edgevit.targets.onnx.builder import OnnxBuilder
 from edgevit.targets.onnx.context import Lowering, args, arguments
@@ -31,7 +32,7 @@ class ProductWriter(Protocol):
 
 
 def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
-    """Write the whole graph and return the builder; the last node writes "logits"."""
+    """Write the whole graph and return the builder; the last nodes write its outputs."""
     graph = with_gathered_rows(graph)
     context = Lowering(graph=graph, builder=OnnxBuilder(), shapes=_onnx_shapes(graph))
     context.gemms = {gemm.name: gemm for gemm in graph.gemms}
@@ -39,11 +40,18 @@ def lower_graph(graph: Graph, writer: ProductWriter) -> OnnxBuilder:
     for node in graph.module.graph.nodes:
         if node.op == "call_function":
             _lower_node(context, node, writer)
-        elif node.op == "output":
-            result = args(node)[0][0] if isinstance(args(node)[0], (tuple, list)) else args(node)[0]
-            context.builder.add("Identity", [context.operand(result)], "logits")
-    context.builder.prune("logits")
+    for name, node in zip(graph.outputs, output_nodes(graph.module), strict=True):
+        context.builder.add("Identity", [context.operand(node)], name)
+    context.builder.outputs = _declared(graph)
+    context.builder.prune(graph.outputs)
     return context.builder
+
+
+def _declared(graph: Graph) -> dict[str, list[int | str]]:
+    """Return output -> its dimensions, as the model declares them."""
+    if graph.is_classifier:
+        return {graph.outputs[0]: ["batch", "classes"]}
+    return {name: ["batch", *shape[1:]] for name, shape in graph.output_shapes.items()}
 
 
 def _onnx_shapes(graph: Graph) -> dict[str, Shape]:

@@ -24,11 +24,11 @@ _TYPES = {HALF: TensorProto.FLOAT16, FLOAT: TensorProto.FLOAT}
 _SEVERAL = {"Gelu", "LayerNormalization"}
 """Operators that a compiler writes as several: each of these would round to float16."""
 _MOVING = {"Reshape", "Transpose", "Gather", "Slice", "Concat", "Pad", "Identity"}
-IMAGE, LOGITS = "image", "logits"
+IMAGE = "image"
 
 
 def to_half_body(builder: OnnxBuilder, *, wide: Collection[str]) -> None:
-    """Rewrite the model under construction in place; its image and logits stay float32.
+    """Rewrite the model under construction in place; its image and outputs stay float32.
 
     Args:
         wide: Tensors that stay in float32; their operators compute in it.
@@ -59,7 +59,7 @@ class _Body:
     def add(self, node: onnx.NodeProto) -> None:
         """Append a node in the type it computes in, with the casts it needs."""
         output = node.output[0]
-        kind = FLOAT if output == LOGITS else self._computed_in(node)
+        kind = FLOAT if output in self.builder.outputs else self._computed_in(node)
         first = node.input[0]
         if self._divides(node):  # a float16 number, so that its code is that of every engine
             first = self._read(first, HALF)
