@@ -136,15 +136,27 @@ class Preprocessing:
         picture = rgb_from_image(image)
         if channels == 1:
             picture = picture.convert("L")
-        resized = _resize(picture, self.resize_size, self.interpolation)
-        rounded = _CROP_ROUNDINGS[self.crop_rounding]
-        cropped = np.asarray(_center_crop(resized, height, width, rounded), dtype=np.uint8)
+        cropped = np.asarray(placed(picture, self), dtype=np.uint8)
         pixels = cropped.reshape(height, width, channels)  # [H, W, C]
         return np.ascontiguousarray(pixels[..., ::-1]) if self.channel_order == "BGR" else pixels
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
         return normalize(pixels, self.mean, self.std)
+
+
+def placed(image: Image.Image, preprocessing: Preprocessing, border: int = 0) -> Image.Image:
+    """Return the part of a picture, or of a label map, that the model sees, in its size.
+
+    Args:
+        image: Of any mode that Pillow resizes.
+        preprocessing: Sizes and interpolation are read.
+        border: Value around a picture that is smaller than the crop.
+    """
+    _, height, width = preprocessing.input_size
+    resized = _resize(image, preprocessing.resize_size, preprocessing.interpolation)
+    rounded = _CROP_ROUNDINGS[preprocessing.crop_rounding]
+    return _center_crop(resized, height, width, rounded, border)
 
 
 def _checks(p: Preprocessing) -> dict[str, bool]:
@@ -192,13 +204,13 @@ def _resize(image: Image.Image, size: int | tuple[int, int], interpolation: str)
 
 
 def _center_crop(
-    image: Image.Image, height: int, width: int, rounded: Callable[[float], int]
+    image: Image.Image, height: int, width: int, rounded: Callable[[float], int], fill: int
 ) -> Image.Image:
-    """Crop as `torchvision.transforms.CenterCrop` does: black border first."""
+    """Crop as `torchvision.transforms.CenterCrop` does: a border first, black in a picture."""
     missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
     if missing_x or missing_y:
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
-        image = ImageOps.expand(image, border=border, fill=0)
+        image = ImageOps.expand(image, border=border, fill=fill)
     top = rounded((image.height - height) / 2.0)
     left = rounded((image.width - width) / 2.0)
     return image.crop((left, top, left + width, top + height))

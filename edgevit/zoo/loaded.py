@@ -13,11 +13,12 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
+from edgevit.data.tasks import CLASSIFY, DETECT, SEGMENT
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
-from edgevit.zoo.tasks import CLASSIFY, DETECT, SEGMENT, TaskOutputs, check_task
+from edgevit.zoo.tasks import TaskOutputs, check_task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 
 from edgevit.data import Preprocessing
 from edgevit.data.paths import look_at
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.checkpoints import CHECKPOINTS
@@ -23,7 +24,7 @@ from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, describe_model, preprocessing_values
 from edgevit.zoo.names import check_spelling, is_path
 from edgevit.zoo.preprocessing import preprocessing_from_timm
-from edgevit.zoo.tasks import CLASSIFY, check_task
+from edgevit.zoo.tasks import check_task
 from edgevit.zoo.timm_towers import for_task, timm_task
 from edgevit.zoo.weights import read_checkpoint
 

@@ -11,10 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, FEATURES, SEGMENT, TASKS
 from edgevit.errors import UsageError
-
-CLASSIFY, EMBED, SEGMENT, DETECT, FEATURES = "classify", "embed", "segment", "detect", "features"
-TASKS = (CLASSIFY, EMBED, SEGMENT, DETECT, FEATURES)
 
 
 @dataclass(frozen=True, kw_only=True)

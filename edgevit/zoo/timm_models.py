@@ -14,6 +14,7 @@ import timm
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import DataError, UnsupportedError, UsageError
 from edgevit.zoo.arguments import blame_arguments, refuse_arguments
 from edgevit.zoo.augreg import fit_from_npz
@@ -27,7 +28,6 @@ from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, hub_failure, hub_way_out, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.shapes import timm_arguments
-from edgevit.zoo.tasks import CLASSIFY
 from edgevit.zoo.timm_towers import for_task, timm_task
 from edgevit.zoo.weights import read_checkpoint
 

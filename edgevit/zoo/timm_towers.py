@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.zoo.tasks import CLASSIFY, EMBED, FEATURES, TaskOutputs, choose_task
+from edgevit.data.tasks import CLASSIFY, EMBED, FEATURES
+from edgevit.zoo.tasks import TaskOutputs, choose_task
 
 MOST_STAGES = 4
 

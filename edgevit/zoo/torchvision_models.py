@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import blame_arguments, refuse_arguments
 from edgevit.zoo.choices import LoadingChoices
@@ -20,7 +21,7 @@ from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, no_network, url_failure, ways_out
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.shapes import torchvision_arguments
-from edgevit.zoo.tasks import CLASSIFY, choose_task
+from edgevit.zoo.tasks import choose_task
 
 
 def load(name: str, choices: LoadingChoices) -> LoadedModel:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgevit.zoo.tasks import CLASSIFY, DETECT, EMBED, FEATURES, SEGMENT
+from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, FEATURES, SEGMENT
 
 _HEADS = {
     CLASSIFY: ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES", "AutoModelForImageClassification"),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.data import Preprocessing
+from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, SEGMENT
 from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
 from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.choices import LoadingChoices
@@ -31,7 +32,7 @@ from edgevit.zoo.preprocessing import unsupported_preprocessing_error
 from edgevit.zoo.processors import preprocessing_from_transformers
 from edgevit.zoo.settings import asked_size
 from edgevit.zoo.shapes import classifier_rows
-from edgevit.zoo.tasks import CLASSIFY, DETECT, EMBED, SEGMENT, TaskOutputs, choose_task
+from edgevit.zoo.tasks import TaskOutputs, choose_task
 from edgevit.zoo.transformers_heads import (
     fitting_tasks,
     model_class,

@@ -12,9 +12,9 @@ from edgevit.runner.measure.tasks.boxes import Found, box_ious, found_boxes, mat
 from edgevit.runner.measure.tasks.dense import (
     IGNORED,
     Overlaps,
-    drop_of_miou,
+    change_of_miou,
     label_maps,
-    miou_points,
+    miou_percent,
     overlaps,
     resize,
 )
@@ -101,13 +101,13 @@ def test_interval_of_mean_iou_holds_the_value_and_pairs_the_images() -> None:
     fp32 = np.where(random.random(truth.shape) < 0.3, random.integers(0, 4, truth.shape), truth)
     engine = np.where(random.random(truth.shape) < 0.02, 0, fp32)
     counts = [overlaps(maps, truth, 4) for maps in (fp32, engine)]
-    one = miou_points(counts[0])
+    one = miou_percent(counts[0])
     assert one.low < one.value < one.high
     assert one.value == pytest.approx(100 * counts[0].mean_iou())
-    drop = drop_of_miou(*counts)
-    assert drop.value == pytest.approx(100 * (counts[0].mean_iou() - counts[1].mean_iou()))
-    assert drop.high - drop.low < (one.high - one.low) / 2  # the images' own spread cancels
-    assert drop_of_miou(counts[0], counts[0]).to_dict() == {"value": 0, "low": 0, "high": 0}
+    change = change_of_miou(*counts)
+    assert change.value == pytest.approx(100 * (counts[1].mean_iou() - counts[0].mean_iou()))
+    assert change.high - change.low < (one.high - one.low) / 2  # the images' own spread cancels
+    assert change_of_miou(counts[0], counts[0]).to_dict() == {"value": 0, "low": 0, "high": 0}
 
 
 @pytest.mark.parametrize(("old", "new"), [((3, 5), (12, 20)), ((8, 8), (3, 20)), ((1, 4), (5, 4))])

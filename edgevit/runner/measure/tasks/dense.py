@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevit.runner.measure.paired import Interval
+from edgevit.runner.measure.tasks.resampling import percent_over_images
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edgevit.runner.measure.paired import Interval
+
 IGNORED = 255
 """Label of pixels that do not count."""
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -95,33 +96,15 @@ def overlaps(
     )
 
 
-def miou_points(one: Overlaps, *, confidence: float = 0.95, seed: int = 0) -> Interval:
+def miou_percent(one: Overlaps) -> Interval:
     """Return mean IoU in percent with a bootstrap interval over images."""
-    return _interval(lambda weights: one.mean_iou(weights), len(one.counted), confidence, seed)
+    return percent_over_images(one.mean_iou, len(one.counted))
 
 
-def drop_of_miou(
-    fp32: Overlaps, engine: Overlaps, *, confidence: float = 0.95, seed: int = 0
-) -> Interval:
-    """Return fp32's mean IoU minus the engine's in points; both see each draw of the images."""
-    return _interval(
-        lambda weights: fp32.mean_iou(weights) - engine.mean_iou(weights),
-        len(fp32.counted),
-        confidence,
-        seed,
-    )
-
-
-def _interval(value, num_images: int, confidence: float, seed: int) -> Interval:  # type: ignore[no-untyped-def]
-    random = np.random.default_rng(seed)
-    even = np.full(num_images, 1 / num_images)
-    draws = [
-        value(random.multinomial(num_images, even).astype(np.float64)) for _ in range(_RESAMPLES)
-    ]
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Interval(
-        value=100 * value(np.ones(num_images)), low=100 * float(low), high=100 * float(high)
+def change_of_miou(fp32: Overlaps, engine: Overlaps) -> Interval:
+    """Return the engine's mean IoU minus fp32's in points; both see each draw of the images."""
+    return percent_over_images(
+        lambda weights: engine.mean_iou(weights) - fp32.mean_iou(weights), len(fp32.counted)
     )
 
 
