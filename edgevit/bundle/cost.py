@@ -2,7 +2,7 @@
 
 Shapes are inferred for any number of images (`edgevit.bundle.shape_rules`). Memory is the largest
 sum of what is alive at once, in whichever of three orders of the nodes it is largest: as written,
-and depth first from the logits with the inputs of a node taken from either end, which is how
+and depth first from the outputs with the inputs of a node taken from either end, which is how
 engines order them.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from edgevit.bundle.graph import Node, OnnxGraph
 from edgevit.bundle.operators import ELEMENT_BYTES, HALF, OPERATORS
+from edgevit.bundle.outputs import LOGITS, Output
 from edgevit.bundle.shape_rules import Impossible, NodeReading, Value, count
 from edgevit.errors import BundleError
 
@@ -65,7 +66,7 @@ def cost_of(
     *,
     model_bytes: int,
     input_size: tuple[int, ...],
-    num_classes: int,
+    outputs: Sequence[Output],
     where: str,
 ) -> Cost:
     """Return what a graph costs.
@@ -76,7 +77,8 @@ def cost_of(
         model_bytes: What its weights may take once an engine has made float32 of them; what else
             it computes from constants counts as activations.
         input_size: (3, H, W) that its image has to have.
-        num_classes: Columns its logits have to have.
+        outputs: What it has to give back, in this order; the memory of those of a model that is no
+            classifier is counted twice, as it is copied out of the engine.
         where: The file's name, for errors.
 
     Raises:
@@ -91,14 +93,36 @@ def cost_of(
         step, work = add_output(node, values, where)
         steps.append(step)
         works.append(work)
-    logits = values.get(graph.logits)
-    if logits is None or logits.shape != (-1, num_classes) or graph.logits in tensors:
-        raise _no_shape(where, f"logits that are not [images, {num_classes}]")
+    for name, wanted in zip(graph.outputs, outputs):
+        _check_output(name, wanted, graph, values, where)
+    if tuple(graph.outputs) != tuple(one.name for one in outputs):
+        raise _no_shape(where, f"other outputs than {', '.join(one.name for one in outputs)[:200]}")
+    copied = 0 if _is_logits(outputs) else sum(one.image_bytes for one in outputs)
+    memory = _memory(steps, _bytes_of(values[image]), graph, model_bytes)
     fixed, per_image = (sum(max(sign * work, 0) for work in works) for sign in (1, -1))
     return Cost(
-        activation_bytes=_memory(steps, _bytes_of(values[image]), graph, model_bytes),
+        activation_bytes=Amount(memory.fixed, memory.per_image + copied),
         multiply_adds=Amount(fixed, per_image),
     )
+
+
+def _is_logits(outputs: Sequence[Output]) -> bool:
+    return len(outputs) == 1 and outputs[0].name == LOGITS and len(outputs[0].shape) == 1
+
+
+def _check_output(
+    name: str, wanted: Output, graph: OnnxGraph, values: Mapping[str, Value], where: str
+) -> None:
+    """Refuse an output that no node writes, or of another shape than the manifest says."""
+    shape, found = (-1, *wanted.shape), values.get(name)
+    sizes = f"[{', '.join(['images', *map(str, wanted.shape)])}]"
+    written = any(node.output == name for node in graph.nodes)
+    if found is None or not written or found.shape != shape or found.dtype != "float32":
+        raise _no_shape(where, f"{wanted.name} that are not {sizes}")
+    declared = graph.outputs[name]
+    fits = len(declared) == len(shape) and declared[0] == -1
+    if not fits or any(said not in (-1, size) for said, size in zip(declared, shape)):
+        raise _no_shape(where, f"{wanted.name} declared as {list(declared)}, not {sizes}")
 
 
 def inputs_of(graph: OnnxGraph, tensors: Mapping[str, Value], where: str) -> dict[str, Value]:
@@ -194,7 +218,7 @@ def _depth_first(steps: Sequence[_Step]) -> Iterable[list[int]]:
 def _peak(steps: Sequence[_Step], image: Amount, graph: OnnxGraph) -> Amount:
     """Return the largest memory of one order: fixed and per image, each at its own worst."""
     last = {name: index for index, step in enumerate(steps) for name in step.reads}
-    last[graph.logits] = len(steps)
+    last.update(dict.fromkeys(graph.outputs, len(steps)))
     alive = {graph.image[0]: image}
     fixed, per_image = image.fixed, image.per_image
     most_fixed, most_per_image = fixed, per_image

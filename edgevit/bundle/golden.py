@@ -12,24 +12,30 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from edgevit.bundle.manifest import MAIN_VARIANT
+from edgevit.bundle.outputs import LOGITS, MAX_RANK, NAME_PATTERN
+from edgevit.bundle.variants import golden_key
 from edgevit.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edgevit.bundle.outputs import Output
+
 MAX_GOLDEN_BYTES = 256 << 20
 MAX_IMAGES = 64
-_MAX_DIRECTORY_BYTES, _NAME_BYTES = 4096, 4096
+_MAX_DIRECTORY_BYTES, _NAME_BYTES = 1 << 16, 4096
 _END_OF_ARCHIVE = struct.Struct("<4s4H2LH")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy.savez writes
 _NAMES = ("images", "logits_simulated", "logits_fp32", "names")
 _VARIANT_LOGITS = re.compile(r"logits_simulated_[a-z0-9_]{1,40}\Z")
-_REQUIRED = ("images", "logits_simulated")
+_NAMED_OUTPUT = re.compile(rf"(simulated(_[a-z0-9_]{{1,40}})?|fp32)/{NAME_PATTERN}\Z")
+LEAST_IMAGES, OUTPUT_BUDGET_BYTES = 2, 32 << 20
 _HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[<>|][uifU][1-9]\d{0,3})', 'fortran_order': False, "
     r"'shape': \((?P<shape>[\d, ]*)\), \}\s*\Z"
@@ -93,21 +99,60 @@ def golden_from_bytes(
     return arrays
 
 
-def golden_limit_bytes(input_size: tuple[int, int, int], num_classes: int, variants: int) -> int:
+def num_golden(outputs: Sequence[Output], most: int) -> int:
+    """Return how many golden images to keep: fewer of large outputs, 2 at least."""
+    image_bytes = sum(one.image_bytes for one in outputs)
+    return max(LEAST_IMAGES, min(most, OUTPUT_BUDGET_BYTES // max(image_bytes, 1)))
+
+
+def simulated_of(
+    golden: Mapping[str, npt.NDArray[Any]], variant: str = MAIN_VARIANT
+) -> dict[str, npt.NDArray[Any]]:
+    """Return output -> what the simulation of a variant gave, float32 [n, ...]; {} without any."""
+    key = golden_key(variant)
+    if key in golden:
+        return {LOGITS: golden[key]}
+    return _under(golden, golden_key(variant, named=True))
+
+
+def fp32_of(golden: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return output -> what fp32 gave, float32 [n, ...]; {} where none was written."""
+    if "logits_fp32" in golden:
+        return {LOGITS: golden["logits_fp32"]}
+    return _under(golden, "fp32")
+
+
+def as_main(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the golden arrays as if the variant were the main one; {} where it has none."""
+    found = simulated_of(golden, variant)
+    if golden_key(variant) in golden:
+        return {**golden, golden_key(MAIN_VARIANT): found[LOGITS]}
+    key = golden_key(MAIN_VARIANT, named=True)
+    return {**golden, **{f"{key}/{name}": value for name, value in found.items()}} if found else {}
+
+
+def _under(golden: Mapping[str, npt.NDArray[Any]], stem: str) -> dict[str, npt.NDArray[Any]]:
+    start = f"{stem}/"
+    return {name[len(start) :]: one for name, one in golden.items() if name.startswith(start)}
+
+
+def golden_limit_bytes(
+    input_size: tuple[int, int, int], outputs: Sequence[Output], variants: int
+) -> int:
     """Return what the golden arrays of a model may take at most.
 
     Args:
         input_size: (3, H, W) of its images.
-        num_classes: Columns of its logits.
-        variants: Forms of the model that have logits of their own.
+        outputs: Of the model.
+        variants: Forms of the model that have outputs of their own.
     """
     _, height, width = input_size
-    logits_bytes = (variants + 1) * num_classes * 4
-    return MAX_IMAGES * (height * width * 3 + logits_bytes + _NAME_BYTES)
+    output_bytes = (variants + 1) * sum(one.image_bytes for one in outputs)
+    return MAX_IMAGES * (height * width * 3 + output_bytes + _NAME_BYTES)
 
 
 def _is_known(name: str) -> bool:
-    return name in _NAMES or bool(_VARIANT_LOGITS.match(name))
+    return name in _NAMES or bool(_VARIANT_LOGITS.match(name) or _NAMED_OUTPUT.match(name))
 
 
 def _is_member(file_name: str) -> bool:
@@ -160,7 +205,9 @@ def _read_header(content: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     """Return what is wrong with a set of golden arrays, or an empty string."""
-    missing = [name for name in _REQUIRED if name not in arrays]
+    missing = [] if "images" in arrays else ["images"]
+    if not simulated_of(arrays):
+        missing.append("logits_simulated")
     unknown = sorted(name for name in arrays if not _is_known(name))
     if missing or unknown:
         return f"missing {missing}, unknown {unknown}"
@@ -172,14 +219,21 @@ def _problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
         return f"images are {images.dtype} {list(images.shape)}, not uint8 [n, H, W, 3]"
     for name in set(arrays) - {"images"}:
         array = arrays[name]
-        kind, rank = ("U", 1) if name == "names" else ("f", 2)
-        if array.dtype.kind != kind or array.ndim != rank or len(array) != len(images):
+        kind = "U" if name == "names" else "f"
+        if array.dtype.kind != kind or not _has_rank(name, array) or len(array) != len(images):
             return f"{name} is {array.dtype} {list(array.shape)} for {len(images)} images"
     if {array.dtype.itemsize for array in arrays.values() if array.dtype.kind == "f"} != {4}:
         return "logits are not float32"
     if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
         return "logits are not finite"
     return ""
+
+
+def _has_rank(name: str, array: npt.NDArray[Any]) -> bool:
+    """Return whether an array has as many dimensions as one of its name may have."""
+    if name == "names":
+        return bool(array.ndim == 1)
+    return 1 <= array.ndim <= MAX_RANK if "/" in name else bool(array.ndim == 2)
 
 
 def _refuse(where: str, why: str, cause: BaseException | None) -> NoReturn:

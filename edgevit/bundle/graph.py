@@ -34,7 +34,7 @@ INSIDE_BYTES = 512
 """Constants up to this size live in the graph itself."""
 MAX_GRAPH_BYTES = 32 << 20
 MAX_NODES = 4096
-MAX_RANK = 8
+MAX_RANK, MAX_OUTPUTS = 8, 64
 MAX_NAME_CHARACTERS = 512
 _MAX_CONSTANTS, _MAX_INPUTS, _MAX_OPSETS, _MAX_FIELDS = 1 << 15, 256, 4, 1 << 20
 _PLAIN = re.compile(rf"[A-Za-z0-9_.:/+-]{{1,{MAX_NAME_CHARACTERS}}}\Z")
@@ -59,7 +59,7 @@ _MESSAGES: dict[str, dict[int, tuple[str, str, int]]] = {
         2: ("name", _TEXT, 1),
         5: ("initializer", "TensorProto", _MAX_CONSTANTS),
         11: ("input", "ValueInfoProto", 1),
-        12: ("output", "ValueInfoProto", 1),
+        12: ("output", "ValueInfoProto", MAX_OUTPUTS),
     },
     "NodeProto": {
         1: ("input", _TEXT, _MAX_INPUTS),
@@ -134,13 +134,13 @@ class OnnxGraph:
         nodes: In the order in which they are written.
         constants: Small tensors inside the graph by name.
         image: Name and dimensions of the input, -1 for the batch.
-        logits: Name of the output.
+        outputs: Name -> declared dimensions of each output, -1 where one has a name.
     """
 
     nodes: tuple[Node, ...]
     constants: dict[str, Constant]
     image: tuple[str, Shape]
-    logits: str
+    outputs: dict[str, Shape]
 
 
 def is_plain(name: str) -> bool:
@@ -171,8 +171,12 @@ def read_graph(skeleton: bytes, where: str) -> OnnxGraph:
             foreign(where, f"a second constant {name!r}")
         constants[name] = _constant(tensor, where)
     nodes = tuple(_node(node, where) for node in graph.get("node", []))
-    image, logits = (_value_info(graph, end, where) for end in ("input", "output"))
-    return OnnxGraph(nodes=nodes, constants=constants, image=image, logits=logits[0])
+    image = _value_info(graph.get("input"), "input", where)
+    given = [_value_info(one, "output", where) for one in graph.get("output") or [None]]
+    outputs = dict(given)
+    if len(outputs) != len(given):
+        foreign(where, "a second output of one name")
+    return OnnxGraph(nodes=nodes, constants=constants, image=image, outputs=outputs)
 
 
 class _Reader:
@@ -304,10 +308,9 @@ def _attribute(attribute: dict[str, Any], kind: str, name: str, where: str) -> A
     return value
 
 
-def _value_info(graph: dict[str, Any], end: str, where: str) -> tuple[str, Shape]:
-    """Return the name and dimensions of the graph's input or output, -1 where one is a name."""
-    found = graph.get(end, [])
-    info: dict[str, Any] = found[0] if isinstance(found, list) and found else found or {}
+def _value_info(found: dict[str, Any] | None, end: str, where: str) -> tuple[str, Shape]:
+    """Return the name and dimensions of the graph's input or an output, -1 where one is a name."""
+    info = found or {}
     kind = _need(_need(info, "type", where), "tensor_type", where)
     if kind.get("elem_type") != 1:
         foreign(where, f"an {end} that is not float32")

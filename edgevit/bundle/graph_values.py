@@ -28,13 +28,13 @@ class GraphValues:
         reads: Node -> the values that it reads, in the order in which the nodes are written.
         per_image: Value -> elements per image; those that do not depend on the image are left out.
         image: Name of the input.
-        logits: Name of the output.
+        outputs: Names of the outputs.
     """
 
     reads: Mapping[str, tuple[str, ...]]
     per_image: Mapping[str, int]
     image: str
-    logits: str
+    outputs: frozenset[str]
 
 
 def graph_values(bundle: Bundle, variant: str) -> GraphValues:
@@ -57,5 +57,5 @@ def graph_values(bundle: Bundle, variant: str) -> GraphValues:
         reads={node.output: node.inputs for node in graph.nodes},
         per_image={key: -size for key, size in counts.items() if size < 0},
         image=graph.image[0],
-        logits=graph.logits,
+        outputs=frozenset(graph.outputs),
     )

@@ -20,6 +20,7 @@ from edgevit.bundle.manifest_schema import (
     check_values,
     plain_from_json,
 )
+from edgevit.bundle.outputs import check_outputs
 from edgevit.errors import BundleError, UsageError
 
 SCHEMA_VERSION = 1
@@ -97,6 +98,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
     if manifest.get(_SEAL) != seal:
         raise bad_manifest("its content does not match its own SHA-256")
     check_values(manifest)
+    check_outputs(manifest["model"])
     check_engine(manifest.get("engine", {}))
     check_target_name(manifest.get("target"))
     _check_files(manifest["files"])

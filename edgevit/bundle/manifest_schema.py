@@ -151,9 +151,9 @@ def check_layers(layers: Any, where: str) -> None:
 
 def _check_names(model: dict[str, Any]) -> None:
     names = model.get("classes")
-    count = max(model["num_classes"], 2)  # a single logit tells two classes apart
     if names is None:
         return
+    count = max(model["num_classes"] or 0, 2)  # a single logit tells two classes apart
     if not isinstance(names, list) or len(names) != count:
         _refuse_names(f"is not a list of {count} names")
     if not all(isinstance(name, str) for name in names):
@@ -234,7 +234,7 @@ _TABLES: dict[str, dict[str, Check]] = {
     "model": {
         "name": _is(str),
         "input_size": _is_size,
-        "num_classes": _is_whole(1, _MAX_CLASSES),
+        "num_classes": _is_or_none(_is_whole(1, _MAX_CLASSES)),  # see bundle/outputs.py
         "parameters": _is_or_none(_is_whole(0, _MAX_COUNT)),
         "flops": _is_or_none(_is_whole(0, _MAX_COUNT)),
         "class_order": lambda value: value in (None, "torchvision", "timm"),

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, List, Literal, Tuple
 
 from edgevit.bundle.compiled import MAX_ENGINE_BYTES, check_engines, is_left_out
 from edgevit.bundle.cost import Cost, cost_of
-from edgevit.bundle.golden import MAX_GOLDEN_BYTES, golden_from_bytes, golden_limit_bytes
+from edgevit.bundle.golden import (
+    MAX_GOLDEN_BYTES,
+    as_main,
+    fp32_of,
+    golden_from_bytes,
+    golden_limit_bytes,
+    simulated_of,
+)
 from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
 from edgevit.bundle.kernels import MAX_KERNELS_BYTES, bad_kernels, tables_from_bytes
 from edgevit.bundle.limits import IMAGES_AT_ONCE, check_cost, limits_from
@@ -38,6 +45,7 @@ from edgevit.bundle.manifest import (
 )
 from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.bundle.members import damaged_file_error, member, verify
+from edgevit.bundle.outputs import Output, is_classifier, outputs_of, task_of
 from edgevit.bundle.protobuf import initializer_prefix
 from edgevit.bundle.shape_rules import Value
 from edgevit.bundle.tensors import TensorEntry, decode, parse_entries
@@ -87,6 +95,16 @@ class Bundle:
         """(3, H, W) of the model's input."""
         channels, height, width = self.manifest["model"]["input_size"]
         return channels, height, width
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The model's outputs, the main one first: of a classifier its logits."""
+        return outputs_of(self.manifest["model"])
+
+    @property
+    def task(self) -> str:
+        """What the model is for, one of `edgevit.bundle.outputs.TASKS`."""
+        return task_of(self.manifest["model"])
 
     @property
     def session_config(self) -> dict[str, str]:
@@ -183,6 +201,10 @@ class Bundle:
     def golden(self, variant: str | None = None) -> dict[str, npt.NDArray[Any]]:
         """Return the golden arrays, ``logits_simulated`` being those of a variant.
 
+        Of a model with named outputs ``simulated/<output>`` stands in its place, and
+        ``fp32/<output>`` in that of ``logits_fp32``; `edgevit.bundle.golden.simulated_of` and
+        `fp32_of` read both forms.
+
         ``images`` uint8 [n, H, W, 3] and ``logits_simulated`` float32 [n, classes] are always
         there, ``logits_fp32`` float32 [n, classes] and ``names`` str [n] where they were written.
 
@@ -190,24 +212,31 @@ class Bundle:
             BundleError: The archive is damaged (EV405, EV410) or of another model (EV402).
             UsageError: There is no such variant (EV416).
         """
-        classes = self.manifest["model"]["num_classes"]
-        limit_bytes = golden_limit_bytes(self.input_size, classes, len(self.variants))
+        limit_bytes = golden_limit_bytes(self.input_size, self.outputs, len(self.variants))
         data = self._read(GOLDEN, min(limit_bytes, MAX_GOLDEN_BYTES) + _ARCHIVE_BYTES)
         arrays = golden_from_bytes(data, GOLDEN, limit_bytes)
         self._check_golden(arrays)
         if variant in (None, MAIN_VARIANT):
             return arrays
         key = variant_of(self.manifest, str(variant))["golden"]
-        if key not in arrays:
+        found = as_main(arrays, str(variant))
+        if not found:
             raise bad_manifest(f"{GOLDEN} lacks {key}")
-        return {**arrays, "logits_simulated": arrays[key]}
+        return found
 
     def _check_golden(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Refuse images and logits of another model than the manifest's."""
-        (channels, *side), classes = self.input_size, self.manifest["model"]["num_classes"]
+        """Refuse images and outputs of another model than the manifest's."""
+        channels, *side = self.input_size
         fits = arrays["images"].shape[1:] == (*side, channels)
-        if not fits or arrays["logits_simulated"].shape[1] != classes:
+        wanted = {one.name: one.shape for one in self.outputs}
+        sets = [simulated_of(arrays, variant) for variant in self.variants]
+        for one in (found for found in (*sets, fp32_of(arrays)) if found):
+            fits = fits and {name: value.shape[1:] for name, value in one.items()} == wanted
+        if not fits and is_classifier(self.manifest["model"]):
+            classes = self.manifest["model"]["num_classes"]
             raise bad_manifest(f"{GOLDEN} is not of {classes} classes at {side} pixels")
+        if not fits:
+            raise bad_manifest(f"{GOLDEN} is not of the model's outputs at {side} pixels")
 
     def engines(self) -> list[dict[str, Any]]:
         """Return the rows of the compiled engines that are here; see `CompiledFile`.
@@ -421,7 +450,7 @@ def _cost(bundle: Bundle, name: str, tensors: Mapping[str, TensorEntry]) -> Cost
         {name: Value(one.shape, one.dtype, is_constant=True) for name, one in tensors.items()},
         model_bytes=sum(entry.float_bytes for entry in stored.values()),
         input_size=bundle.input_size,
-        num_classes=bundle.manifest["model"]["num_classes"],
+        outputs=bundle.outputs,
         where=name,
     )
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from edgevit.bundle.manifest_schema import bad_manifest
+from edgevit.data.tasks import CLASSIFY, TASKS
 
-CLASSIFY = "classify"
-TASKS = (CLASSIFY, "embed", "segment", "detect", "features")
 LOGITS = "logits"
 MAX_OUTPUTS, MAX_RANK, MAX_IMAGE_BYTES = 64, 6, 256 << 20
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,63}"
@@ -62,7 +61,7 @@ def task_of(model: Mapping[str, Any]) -> str:
 
 
 def outputs_of(model: Mapping[str, Any]) -> tuple[Output, ...]:
-    """Return the outputs in a manifest's ``model``, which was checked; the first is the main one."""
+    """Return the outputs in a manifest's ``model``, checked already; the main one first."""
     if is_classifier(model):
         return (Output(LOGITS, (model["num_classes"],)),)
     return tuple(Output(one["name"], tuple(one["shape"])) for one in model["outputs"])
@@ -80,6 +79,8 @@ def check_outputs(model: Mapping[str, Any]) -> None:
     if is_classifier(model):
         if task != CLASSIFY:
             raise bad_manifest("model.outputs is missing for a model that does not classify")
+        if model.get("num_classes") is None:
+            raise bad_manifest("model.num_classes is missing or has the wrong type")
         return
     outputs = model["outputs"]
     if not isinstance(outputs, list) or not 1 <= len(outputs) <= MAX_OUTPUTS:

@@ -15,6 +15,7 @@ from edgevit.bundle.graph import is_plain
 from edgevit.bundle.limits import check_expansion
 from edgevit.bundle.manifest import MAIN_VARIANT, VARIANT_GRAPHS
 from edgevit.bundle.manifest_schema import bad_manifest, check_layers
+from edgevit.bundle.outputs import is_classifier
 from edgevit.bundle.tensors import MAX_MODEL_BYTES
 from edgevit.errors import UsageError
 
@@ -103,8 +104,9 @@ def check_variants(
         if VARIANT_GRAPHS[name] not in manifest["files"]:
             raise bad_manifest(f"files lacks {VARIANT_GRAPHS[name]}")
         check_layers(variant.get("layers"), f"{where}.layers")
-        if variant.get("golden") != golden_key(name):
-            raise bad_manifest(f"{where}.golden is not {golden_key(name)}")
+        key = golden_key(name, named=not is_classifier(manifest["model"]))
+        if variant.get("golden") != key:
+            raise bad_manifest(f"{where}.golden is not {key}")
         _check_tensors(variant.get("tensors"), (*tensors, *variant_tensors), f"{where}.tensors")
 
 
@@ -130,9 +132,14 @@ def _table(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def golden_key(variant: str) -> str:
-    """Return the name of the golden logits of a variant; "int8" is the bundle's main graph."""
-    return "logits_simulated" if variant == MAIN_VARIANT else f"logits_simulated_{variant}"
+def golden_key(variant: str, *, named: bool = False) -> str:
+    """Return the name of the golden logits of a variant; "int8" is the bundle's main graph.
+
+    Args:
+        named: Of a model with named outputs: what stands in front of "/" and an output's name.
+    """
+    stem = "simulated" if named else "logits_simulated"
+    return stem if variant == MAIN_VARIANT else f"{stem}_{variant}"
 
 
 def variant_of(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:

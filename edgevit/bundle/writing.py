@@ -24,6 +24,7 @@ from edgevit.bundle.manifest import (
 )
 from edgevit.bundle.new_folder import NewBundle, new_bundle
 from edgevit.bundle.opening import check_skeleton
+from edgevit.bundle.outputs import is_classifier
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
 from edgevit.bundle.variants import TensorStore, VariantModel, golden_key
 from edgevit.errors import UnsupportedError, UsageError
@@ -61,7 +62,8 @@ def write_bundle(
         reference: The fp32 model in the same form, or None.
         golden: ``images`` uint8 [n, H, W, 3], ``logits_simulated`` float32 [n, classes] and
             optionally ``logits_fp32`` float32 [n, classes], ``names`` str [n], and for each
-            variant ``logits_simulated_<variant>``.
+            variant ``logits_simulated_<variant>``. Of a model with named outputs
+            ``simulated/<output>``, ``fp32/<output>`` and ``simulated_<variant>/<output>``.
         manifest: All keys but schema_version, tensors, reference_tensors and files, which are
             made here; edgevit_version and created are filled in where missing.
         recipe_toml: The recipe as TOML.
@@ -94,7 +96,8 @@ def write_bundle(
         if variants:
             store = TensorStore()
             store.note_main(tensors, packed_bits)
-            complete.update(models.add_variants(store, variants))
+            named = not is_classifier(manifest["model"])
+            complete.update(models.add_variants(store, variants, named=named))
         new.add(GOLDEN, golden_npz)
         new.add(RECIPE, recipe_toml.encode())
         if kernel_tables:
@@ -130,15 +133,19 @@ class _Models:
         return table
 
     def add_variants(
-        self, store: TensorStore, variants: Mapping[str, VariantModel]
+        self, store: TensorStore, variants: Mapping[str, VariantModel], *, named: bool
     ) -> dict[str, Any]:
-        """Write the graphs and further tensors of all variants; return their manifest keys."""
+        """Write the graphs and further tensors of all variants; return their manifest keys.
+
+        Args:
+            named: The model has named outputs, see `golden_key`.
+        """
         table: dict[str, Any] = {}
         for name, model in variants.items():
             _check_size(VARIANT_GRAPHS[name], model.onnx, model.tensors)
             table[name] = {
                 "graph": VARIANT_GRAPHS[name],
-                "golden": golden_key(name),
+                "golden": golden_key(name, named=named),
                 "tensors": store.add(name, model),
                 "layers": model.layers,
             }

@@ -93,9 +93,7 @@ def read_annotations(
     """
     path = Path(path)
     if preprocessing.resize_size != preprocessing.input_size[1:]:
-        raise _unusable(
-            path, "The model takes crops, and boxes are those of whole pictures."
-        )
+        raise _unusable(path, "The model takes crops, and boxes are those of whole pictures.")
     values = _read(path)
     try:
         labels = _labels(values["categories"], classes, num_classes, path)

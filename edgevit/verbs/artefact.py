@@ -69,13 +69,22 @@ class Artefact:
     naming: Naming | None = None
 
     def simulate(self, pixels: Pixels, variant: str | None = None) -> npt.NDArray[np.float32]:
-        """Return logits [B, classes] of pixels uint8 [B, H, W, 3], as the engine computes them.
+        """Return the main output [B, ...] of pixels uint8 [B, H, W, 3], as the engine computes it.
+
+        Of a classifier these are the logits [B, classes]; `simulate_all` returns every output.
 
         Args:
             variant: One of `variants`; the main form if left out.
         """
         quantized = self.quantized if variant is None else self.variants[variant].quantized
         return logits_of(quantized.forward, self.model.preprocessing, pixels)
+
+    def simulate_all(
+        self, pixels: Pixels, variant: str | None = None
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every output, float32 [B, ...] by name; arguments as for `simulate`."""
+        quantized = self.quantized if variant is None else self.variants[variant].quantized
+        return outputs_over(quantized.forward_all, self.model.preprocessing, pixels)
 
     def save(
         self, path: str | Path, *, overwrite: bool = False, include_reference: bool = True
@@ -117,6 +126,7 @@ class Artefact:
                 "num_classes": model.num_classes,
                 "classes": None if model.classes is None else list(model.classes),
                 **self._classes_stated(),
+                **self._outputs_stated(),
                 "parameters": model.parameters,
                 "flops": model.flops,
                 "weights_sha256": model.weights_sha256,
@@ -139,6 +149,15 @@ class Artefact:
         """The kernels of every form that was compiled, the main one first."""
         forms = [self.lowered, *(variant.lowered for variant in self.variants.values())]
         return [form.kernels for form in forms if form.kernels is not None]
+
+    def _outputs_stated(self) -> dict[str, Any]:
+        """Return outputs and task; nothing of a classifier, whose logits go without saying."""
+        from edgevit.verbs.golden import stated_outputs
+
+        outputs = stated_outputs(self.quantized.graph, self.model)
+        if not outputs:
+            return {}
+        return {"outputs": [one.to_dict() for one in outputs], "task": self.model.task}
 
     def _classes_stated(self) -> dict[str, str]:
         """Return where names and order of the classes are from, as far as anybody stated them."""
@@ -189,6 +208,24 @@ def tensor_of(array: npt.NDArray[Any]) -> Tensor:
     import torch
 
     return torch.from_numpy(array)
+
+
+def outputs_over(
+    forward_all: Callable[[Tensor], dict[str, Tensor]],
+    preprocessing: Preprocessing,
+    pixels: Pixels,
+    batch_size: int = 8,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return output -> float32 [N, ...], a torch function run over pixels uint8 [N, H, W, 3]."""
+    import torch
+
+    found: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for part in _parts(pixels, batch_size):
+        with torch.no_grad():
+            values = forward_all(tensor_of(preprocessing.normalize(part)))
+        for name, value in values.items():
+            found.setdefault(name, []).append(value.numpy().astype(np.float32))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def logits_of(

@@ -68,10 +68,11 @@ def subject_of(
 
     pixels, calibration = _calibration_pixels(images, loaded.preprocessing, num, seed)
     progress("capture graph", 0, 1)
-    graph = graph_from_module(loaded.model, loaded.preprocessing.input_size)
+    size = loaded.preprocessing.input_size
+    graph = graph_from_module(loaded.model, size, outputs=loaded.outputs)
     progress("capture graph", 1, 1)
     return QuantizationInputs(
-        loaded=replace(loaded, flops=multiply_adds(graph)),
+        loaded=replace(loaded, flops=multiply_adds(graph), notes=(*loaded.notes, *graph.notes)),
         graph=graph,
         prepared=target.prepare(graph),
         pixels=pixels,

@@ -7,17 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgevit.bundle.manifest import MAIN_VARIANT
-from edgevit.bundle.variants import golden_key
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import check_together
 from edgevit.progress import Progress, no_progress
 from edgevit.recipe import Recipe, digest_of
-from edgevit.verbs.artefact import Artefact, Variant, logits_of
+from edgevit.verbs.artefact import Artefact, Variant
 from edgevit.verbs.budget import BudgetLimits, check_size, common_bits, placement_of, with_widths
+from edgevit.verbs.golden import golden_arrays
 from edgevit.verbs.honoured import with_judged_kernels
 from edgevit.verbs.inputs import (
     QuantizationInputs,
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
     from edgevit.quantizers.quantized_graph import QuantizedGraph
     from edgevit.targets.base import Target
     from edgevit.zoo.class_names import ClassNames
-
-NUM_GOLDEN = 32
 
 
 def quantize(
@@ -194,7 +189,7 @@ def _quantize(
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _make(subject, asked, recipe, limits, target, checkpoint, progress)
     artefact.quantized.notes += [
-        *loaded.notes,
+        *subject.loaded.notes,
         *naming.notes,
         *notes,
         *asked.differences(loaded, subject.calibration),
@@ -317,17 +312,6 @@ def _artefact(
         for name, form in target.same_integers(quantized).items()
     }
     progress("lower and check kernels", 1, 1)
-    pixels, preprocessing = subject.pixels[:NUM_GOLDEN], subject.loaded.preprocessing
-    golden: dict[str, npt.NDArray[Any]] = {
-        "images": pixels,
-        "logits_simulated": logits_of(quantized.forward, preprocessing, pixels),
-        "logits_fp32": logits_of(subject.graph.forward, preprocessing, pixels),
-        "names": np.array(subject.calibration["names"][:NUM_GOLDEN]),
-    }
-    for name, variant in variants.items():
-        simulated = logits_of(variant.quantized.forward, preprocessing, pixels)
-        golden[golden_key(name)] = simulated
-    golden |= {golden_key(name): golden["logits_simulated"] for name in same}
     return Artefact(
         quantized=quantized,
         lowered=lowered,
@@ -340,7 +324,7 @@ def _artefact(
             "seed": recipe.seed,
             **_scale_shift([quantized, *(variant.quantized for variant in variants.values())]),
         },
-        golden=golden,
+        golden=golden_arrays(subject, quantized, variants, tuple(same)),
         engine=target.engine,
         variants=variants | same,
     )

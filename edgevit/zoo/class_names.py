@@ -100,10 +100,10 @@ def name_classes(
         DataError: Names can't be read or don't fit (see `edgevit.data.classes`), or several files
             beside the checkpoint say different things (EV124).
     """
-    if classes is not None:
+    if classes is not None and loaded.num_classes is not None:
         names, source = stated_names(classes, loaded.num_classes)
         return Naming(names=names, source=source)
-    if weights is None:
+    if weights is None or loaded.num_classes is None:
         return Naming(names=loaded.classes, order=order)
     found, notes = _beside(Path(weights), loaded.num_classes)
     if not found:

@@ -13,12 +13,18 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
-from edgevit.data.tasks import CLASSIFY, DETECT, SEGMENT
+from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, SEGMENT
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
+from edgevit.zoo.outputs import LOGITS, named_values
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
-from edgevit.zoo.tasks import TaskOutputs, check_task
+from edgevit.zoo.tasks import TaskOutputs, check_task, task_outputs
+
+_COMPARED = (
+    "the model returns no logits [batch, classes], and no --task says what it is for: its outputs "
+    "are compared with those of fp32 as features"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,8 @@ class LoadedModel:
         preprocessing: How pictures become its inputs.
         classes: Class names in label order (WordNet ids for ImageNet), None when unknown; two for a
             single logit: what it says below 0, then above.
-        num_classes: Number of logits, of a segmentation's or detection's classes; else 0.
+        num_classes: Number of logits, or of a segmentation's or detection's classes; None of a
+            model that gives none.
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
             figure of the literature, None without one; `edgevit.verbs.inputs.subject_of` replaces
@@ -46,7 +53,9 @@ class LoadedModel:
         preprocessing_source: Where the preprocessing's values came from, in words.
         own_preprocessing: Whether all of them are the model's own.
         notes: What was taken, converted and left out while loading, in sentences.
-        task: What it is for, one of `edgevit.zoo.tasks.TASKS`.
+        task: What it is for, one of `edgevit.data.tasks.TASKS`.
+        outputs: What of all that it returns is an output, as `graph_from_module` takes it; None for
+            logits.
     """
 
     name: str
@@ -54,7 +63,7 @@ class LoadedModel:
     model: nn.Module
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
-    num_classes: int
+    num_classes: int | None
     parameters: int
     flops: int | None
     weights_sha256: str
@@ -64,6 +73,7 @@ class LoadedModel:
     own_preprocessing: bool = True
     notes: tuple[str, ...] = ()
     task: str = CLASSIFY
+    outputs: str | tuple[str, ...] | None = None
 
     def preprocessing_to_keep(self) -> dict[str, Any]:
         """Return what a recipe has to say of the preprocessing: nothing if it is the model's."""
@@ -77,7 +87,7 @@ def describe_model(
     model: nn.Module,
     preprocessing: Callable[[], Preprocessing],
     classes: tuple[str, ...] | None,
-    num_classes: int,
+    num_classes: int | None,
     choices: LoadingChoices,
     arguments: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
@@ -100,7 +110,7 @@ def describe_model(
     arguments = arguments or {}
     chosen = choose_preprocessing(preprocessing, source, choices, arguments)
     if task != CLASSIFY:
-        check_outputs(model, chosen.preprocessing.input_size)
+        returned_by(model, chosen.preprocessing.input_size)
     elif not chosen.is_own:
         num_logits(model, chosen.preprocessing.input_size)
     return LoadedModel(
@@ -108,7 +118,7 @@ def describe_model(
         source=source,
         model=model,
         preprocessing=chosen.preprocessing,
-        classes=classes if classes and len(classes) == num_labels(num_classes) else None,
+        classes=classes if classes and len(classes) == num_labels(num_classes or 0) else None,
         num_classes=num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
@@ -119,6 +129,7 @@ def describe_model(
         own_preprocessing=chosen.is_own,
         notes=notes,
         task=task,
+        outputs=None if task == CLASSIFY else "all",
     )
 
 
@@ -137,7 +148,8 @@ def loaded_from_module(
     """Describe a module of the user's own.
 
     Args:
-        model: Any module [B, C, H, W] -> logits [B, classes]; put into eval mode. One that is
+        model: Any module [B, C, H, W] -> logits [B, classes], or other float tensors with the
+            batch in front, alone or in a tuple or dict; put into eval mode. One that is
             compiled or wrapped for several devices is unwrapped; one in another type than
             float32, or on a device, is copied.
         preprocessing: All of it, or some values by name. What it leaves out,
@@ -153,7 +165,7 @@ def loaded_from_module(
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), the output is no logits (EV183) or nothing for the task (EV234), or there are
+            (EV157), no output is a float tensor (EV183) or one for the task (EV234), or there are
             more or fewer class names than logits (EV165).
     """
     model, more = plain_module(model)
@@ -169,18 +181,16 @@ def loaded_from_module(
         return preprocessing_of(carrier, name)
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
-    task = choices.task or CLASSIFY
-    if task == CLASSIFY:
-        num_classes = num_logits(model.eval(), chosen.input_size)
-    else:
-        model = TaskOutputs(model, check_task(task)).eval()
-        num_classes = _num_labels(model, chosen.input_size, task)
-    if named is not None and len(named) != num_labels(num_classes):
+    num_classes = _num_classes(model.eval(), chosen.input_size, choices.task)
+    if num_classes is None and choices.task is None:
+        more += (_COMPARED,)
+    if named is not None and num_classes is not None and len(named) != num_labels(num_classes):
         raise _misnamed_error(name, len(named), num_classes)
+    task = choices.task or (FEATURES if num_classes is None else CLASSIFY)
     return describe_model(
         name=name,
         source=source,
-        model=model,
+        model=model if choices.task in (None, CLASSIFY) else TaskOutputs(model, task),
         preprocessing=own,
         classes=None if named is None else tuple(str(item) for item in named),
         num_classes=num_classes,
@@ -190,10 +200,18 @@ def loaded_from_module(
     )
 
 
-def _num_labels(model: nn.Module, input_size: tuple[int, int, int], task: str) -> int:
-    """Return the number of classes that a segmentation's or detection's logits show, else 0."""
-    axis = {SEGMENT: 1, DETECT: -1}.get(task)
-    return 0 if axis is None else int(_outputs(model, input_size)["logits"].shape[axis])
+def _num_classes(
+    model: nn.Module, input_size: tuple[int, int, int], task: str | None
+) -> int | None:
+    """Return the number of classes that the outputs show, None where they have none."""
+    if task in (None, CLASSIFY):
+        found = num_logits(model, input_size)
+        if found is None and task == CLASSIFY:
+            task_outputs(returned_by(model, input_size), CLASSIFY)  # says what it returned
+        return found
+    axis = {SEGMENT: 1, DETECT: -1}.get(str(task))
+    returned = returned_by(TaskOutputs(model, check_task(str(task))), input_size)
+    return None if axis is None else int(returned[LOGITS].shape[axis])
 
 
 def preprocessing_values(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -298,18 +316,13 @@ def _carry(model: Any) -> Preprocessing | None:
     return None
 
 
-def check_outputs(model: nn.Module, input_size: tuple[int, int, int]) -> None:
-    """Run one black image [1, 3, H, W] through a model that names its outputs.
+@torch.no_grad()
+def returned_by(model: nn.Module, input_size: tuple[int, int, int]) -> Any:
+    """Return what a model says of one black image [1, 3, H, W].
 
     Raises:
-        UsageError: What it returns is nothing for its task (EV234), or it fails on such an image
-            (EV174).
+        UsageError: It fails on such an image (EV174), or returns nothing for its task (EV234).
     """
-    _outputs(model, input_size)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, input_size: tuple[int, int, int]) -> Any:
     try:
         return model(torch.zeros(1, *input_size))
     except EdgeViTError:
@@ -325,24 +338,34 @@ def _outputs(model: nn.Module, input_size: tuple[int, int, int]) -> Any:
         ) from error
 
 
-def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Run one black image [1, 3, H, W] and return the number of logits.
+def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
+    """Run one black image [1, 3, H, W] and return the number of logits, None without logits.
+
+    Logits are a tensor [1, classes], by itself or by that name.
 
     Raises:
-        UsageError: The output is no float tensor [1, classes] (EV183), or the model fails on
-            such an image (EV174).
+        UsageError: No output is a float tensor of one image (EV183), or the model fails on such
+            an image (EV174).
     """
-    logits = _outputs(model, input_size)
+    returned = returned_by(model, input_size)
+    values = named_values(returned)
+    logits = returned if isinstance(returned, torch.Tensor) else values.get(LOGITS)
     if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[0] == 1:
         return int(logits.shape[1])
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if any(_is_output(value) for value in values.values()):
+        return None
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(returned).__name__
     raise UsageError(
         "EV183",
         "The model does not return logits.",
         why=f"For an image [1, 3, H, W] it returned {shape} instead of a tensor [1, classes].",
-        try_next="Wrap it in a module whose forward returns the logits; or, where it is no "
-        "classifier, --task embed, segment, detect or features.",
+        try_next="Wrap it in a module whose forward returns the logits, or float tensors [1, ...].",
     )
+
+
+def _is_output(value: Any) -> bool:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return bool(is_float and value.ndim > 0 and value.shape[0] == 1)
 
 
 def weights_sha256(model: nn.Module) -> str:

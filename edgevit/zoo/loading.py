@@ -201,7 +201,7 @@ def _load_embedded(name: str, choices: LoadingChoices) -> LoadedModel:
         model=for_task(model, task),
         preprocessing=lambda: preprocessing_from_timm(config),
         classes=tuple(config["classes"]) if classifies else None,
-        num_classes=len(config["classes"]) if classifies else 0,
+        num_classes=len(config["classes"]) if classifies else None,
         task=task,
         choices=choices,
         notes=notes,

@@ -110,7 +110,7 @@ def load(name: str, choices: LoadingChoices) -> LoadedModel:
         model=_wrapped(fitted.model.float(), task),
         preprocessing=lambda: _own_preprocessing(name, config, where, choices),
         classes=_classes(config) if labelled else None,
-        num_classes=int(config.num_labels) if labelled else 0,  # type: ignore[arg-type, union-attr]
+        num_classes=int(config.num_labels) if labelled else None,  # type: ignore[arg-type, union-attr]
         choices=choices,
         arguments=fitted.arguments,
         notes=fitted.notes,

@@ -116,7 +116,7 @@ def at(height: int, width: int) -> dict[str, Any]:
     return {"preprocessing": {"input_size": (height, width)}}
 
 
-PLAIN: list[tuple[Any, Any, dict[str, Any], str, int, Shapes]] = [
+PLAIN: list[tuple[Any, Any, dict[str, Any], str, int | None, Shapes]] = [
     (segformer, tf.SegformerImageProcessor(size=SQUARE), {}, "segment", 7, {"logits": (7, 16, 16)}),
     (
         yolos,
@@ -131,7 +131,7 @@ PLAIN: list[tuple[Any, Any, dict[str, Any], str, int, Shapes]] = [
         bit_processor(),
         {},
         "features",
-        0,
+        None,
         {"stage1": (32, 4, 4)},
     ),
     (
@@ -139,7 +139,7 @@ PLAIN: list[tuple[Any, Any, dict[str, Any], str, int, Shapes]] = [
         tf.DPTImageProcessor(size={"height": 56, "width": 56}, keep_aspect_ratio=True),
         at(56, 70),
         "features",
-        0,
+        None,
         {"depth": (56, 70)},
     ),
     (
@@ -191,7 +191,7 @@ def test_a_head_says_the_task(
     processor: Any,
     choices: dict[str, Any],
     task: str,
-    classes: int,
+    classes: int | None,
     outputs: Shapes,
     tmp_path: Path,
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_tower_has_to_be_told(
     error = caught(UsageError, "EV233", name, **choices)
     assert "--task embed" in error.try_next
     loaded = load_model(name, task=task, **choices)
-    assert (loaded.task, loaded.num_classes, loaded.classes) == (task, 0, None)
+    assert (loaded.task, loaded.num_classes, loaded.classes) == (task, None, None)
     assert shapes(loaded.model, loaded.preprocessing.input_size) == outputs
     random = load_model(name, task=task, pretrained=False, **choices)
     assert random.weights_sha256 != loaded.weights_sha256
@@ -304,9 +304,11 @@ def test_modules_of_ones_own() -> None:
     def load(returned: Any, task: str | None = None) -> Any:
         return loaded_from_module(Dense(returned), PREPROCESSING, task=task)
 
-    with pytest.raises(UsageError, match="EV183") as info:
-        load(lambda x: x)
-    assert "--task" in info.value.try_next
+    plain = load(lambda x: x)
+    assert (plain.task, plain.num_classes) == ("features", None)
+    assert "no --task says" in plain.notes[-1]
+    with pytest.raises(UsageError, match="EV234"):
+        load(lambda x: x, "classify")
     loaded = load(lambda x: x, "segment")
     assert (loaded.task, loaded.num_classes) == ("segment", 5)
     assert shapes(loaded.model, (3, 16, 16)) == {"logits": (5, 4, 4)}

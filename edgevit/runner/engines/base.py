@@ -38,7 +38,10 @@ class Session(Protocol):
     threads: int | None
 
     def run(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
-        """Return float32 [B, classes] for float32 [B, 3, H, W]."""
+        """Return the main output for float32 [B, 3, H, W]: of classifiers [B, classes]."""
+
+    def run_all(self, images: npt.NDArray[np.float32], /) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every output by name, float32 [B, ...], the main one first."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class OpenedBundle:
 
     Args:
         sessions: "engine", and "fp32" where the bundle has a reference; each is a `Session`.
-        golden: Golden images with the simulated logits of the variant that "engine" is.
+        golden: Golden images with the simulated outputs of the variant that "engine" is.
         variant: Which one that is.
         build: The decision among the variants, its rows, and what the engine made of each layer;
             None where there was no choice.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgevit.runner.engines.onnxruntime.plugin import ProviderPlugin
 
     Images = npt.NDArray[np.float32]
-    Logits = npt.NDArray[np.float32]
+    Values = npt.NDArray[np.float32]
 
 # Threads of an idle session would spin for a while and slow down the session measured next.
 _DEFAULT_CONFIG = {"session.force_spinning_stop": "1"}
@@ -105,51 +105,66 @@ class EngineSession:
             raise _wrong_provider(provider, self._session.get_providers())
         self._session.disable_fallback()
         self.engine = f"onnxruntime {runtime.__version__}"
-        self._input, self._output = self._ends()
+        self._input, self._outputs = self._ends()
+        self.outputs = tuple(self._outputs)
 
-    def run(self, images: Images) -> Logits:
-        """Return the logits of normalized images.
+    def run(self, images: Images) -> Values:
+        """Return the main output of normalized images: of classifiers the logits.
 
         Args:
             images: float32 [B, 3, H, W].
 
         Returns:
-            float32 [B, classes].
+            float32 [B, ...], of classifiers [B, classes].
 
         Raises:
             UsageError: The images have another dtype or shape (EV706).
             DeviceError: The engine failed (EV704) or returned NaN or infinity (EV705).
         """
+        return self._run(images, self.outputs[:1])[self.outputs[0]]
+
+    def run_all(self, images: Images) -> dict[str, Values]:
+        """Return every output by name, float32 [B, ...]; arguments and errors as `run`."""
+        return self._run(images, self.outputs)
+
+    def _run(self, images: Images, names: tuple[str, ...]) -> dict[str, Values]:
         self._check_images(images)
         try:
-            (logits,) = self._session.run([self._output], {self._input.name: images})
+            values = self._session.run(list(names), {self._input.name: images})
         except Exception as error:  # as above
             raise _engine_failed("EV704", "The engine failed while running.", error) from error
-        if logits.ndim != 2 or len(logits) != len(images) or not np.isfinite(logits).all():
+        for name, value in zip(names, values):
+            self._check_output(name, value, len(images))
+        return {name: np.asarray(value, dtype=np.float32) for name, value in zip(names, values)}
+
+    def _check_output(self, name: str, value: Values, images: int) -> None:
+        fits = value.ndim == self._outputs[name] and len(value) == images
+        if not fits or not np.isfinite(value).all():
             raise DeviceError(
                 "EV705",
-                "The engine returned logits that can't be used.",
+                f"The engine returned {name} that can't be used.",
                 where=self.provider,
-                why=f"Shape {list(logits.shape)}, {np.count_nonzero(~np.isfinite(logits))} values"
+                why=f"Shape {list(value.shape)}, {np.count_nonzero(~np.isfinite(value))} values"
                 " are NaN or infinite.",
                 try_next="Try the fp32 model on the same images: if it fails as well, its weights"
                 " or the images are to blame; else write the bundle again.",
             )
-        return np.asarray(logits, dtype=np.float32)
 
     def end_profile(self) -> str:
         """Stop profiling; return the path of the file."""
         return str(self._session.end_profiling())
 
-    def _ends(self) -> tuple[Any, str]:
+    def _ends(self) -> tuple[Any, dict[str, int]]:
+        """Return the input, and output -> its number of dimensions, the main one first."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
+        if len(inputs) != 1 or not outputs or len(inputs[0].shape) != 4:
             raise DeviceError(
                 "EV713",
-                "The model is not an image classifier.",
-                why=f"{len(inputs)} inputs, {len(outputs)} outputs; one of each is expected.",
+                "The model does not take one image.",
+                why=f"{len(inputs)} inputs, {len(outputs)} outputs; one image [B, 3, H, W] goes "
+                "in, and something comes out.",
             )
-        return inputs[0], outputs[0].name
+        return inputs[0], {one.name: len(one.shape) for one in outputs}
 
     def _check_images(self, images: Images) -> None:
         expected = [size if isinstance(size, int) else None for size in self._input.shape]

@@ -155,7 +155,7 @@ class _Reader:
         leaving = [
             node
             for node in order
-            if node == self.values.logits or self.readers.get(node, set()) - inside
+            if node in self.values.outputs or self.readers.get(node, set()) - inside
         ]
         return [self.values.per_image[node] for node in leaving if node in self.values.per_image]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgevit.runner.engines.tensorrt.kept_kernels import KernelStore
 
     Images = npt.NDArray[np.float32]
-    Logits = npt.NDArray[np.float32]
+    Values = npt.NDArray[np.float32]
 
 _FLOAT_BYTES = 4
 
@@ -34,9 +34,8 @@ class _Ends:
     """Names, sizes without the batch, and the smallest and largest batch of an engine."""
 
     image: str
-    logits: str
     image_shape: tuple[int, ...]
-    classes: int
+    outputs: dict[str, tuple[int, ...]]
     min_batch: int
     max_batch: int
 
@@ -55,8 +54,8 @@ class TensorRTSession:
 
     Raises:
         EnvironmentError_: The library or CUDA is missing (EV750, EV751, EV757, EV770).
-        DeviceError: The plan does not load here (EV760), it is no image classifier with float32
-            ends (EV761), there is no driver (EV772), GPU (EV773) or memory (EV774) for it, or CUDA
+        DeviceError: The plan does not load here (EV760), it has other ends than one image
+            and float32 outputs (EV761), there is no driver (EV772), GPU (EV773) or memory (EV774) for it, or CUDA
             fails (EV758); for TensorRT for RTX also as
             `edgevit.runner.engines.tensorrt_rtx.validity.check_engine`.
     """
@@ -89,6 +88,7 @@ class TensorRTSession:
         if self._context is None:
             raise _failure("create_execution_context", self.log)
         self._ends = _ends(self._trt, self._engine)
+        self.outputs = tuple(self._ends.outputs)
         self._kept_batches: set[int] = set()
         self.device = open_device() if device is None else device
         self._use_graph, self._graph, self._batch, self._repeats = graph, None, 0, 0
@@ -101,26 +101,38 @@ class TensorRTSession:
             self.close()  # a device that ran out of memory gets back what it gave
             raise
 
-    def run(self, images: Images) -> Logits:
-        """Return the logits of normalized images.
+    def run(self, images: Images) -> Values:
+        """Return the main output of normalized images: of classifiers the logits.
 
         Args:
             images: float32 [B, 3, H, W].
 
         Returns:
-            float32 [B, classes].
+            float32 [B, ...], of classifiers [B, classes].
 
         Raises:
             UsageError: The images have another dtype or shape (EV762).
             DeviceError: The engine failed (EV758, EV763) or returned NaN or infinity (EV764).
         """
+        return self._run(images, self.outputs[:1])[self.outputs[0]]
+
+    def run_all(self, images: Images) -> dict[str, Values]:
+        """Return every output by name, float32 [B, ...]; arguments and errors as `run`."""
+        return self._run(images, self.outputs)
+
+    def _run(self, images: Images, names: tuple[str, ...]) -> dict[str, Values]:
         self._check_images(images)
         size = self._ends.max_batch
-        parts = [self._run_part(images[at : at + size]) for at in range(0, len(images), size)]
-        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)  # [B, classes]
-        if not np.isfinite(logits).all():
-            raise _not_finite(logits)
-        return logits
+        parts = [
+            self._run_part(images[at : at + size], names) for at in range(0, len(images), size)
+        ]
+        found = {}
+        for name in names:
+            values = [part[name] for part in parts]
+            found[name] = values[0] if len(values) == 1 else np.concatenate(values)  # [B, ...]
+            if not np.isfinite(found[name]).all():
+                raise _not_finite(name, found[name])
+        return found
 
     def kernel_times_ms(self, images: Images, rounds: int) -> npt.NDArray[np.float64]:
         """Return the time on the GPU of each of `rounds` runs, float64 [rounds], without copies.
@@ -135,7 +147,7 @@ class TensorRTSession:
         """
         self._check_images(images)
         for _ in range(3):  # the third run is the first that launches a graph
-            self._run_part(images[: self._ends.max_batch])
+            self._run_part(images[: self._ends.max_batch], self.outputs)
         start, stop = self.device.event(), self.device.event()
         times = np.zeros(rounds)
         for index in range(rounds):
@@ -198,41 +210,44 @@ class TensorRTSession:
     def _open_buffers(self) -> None:
         ends = self._ends
         image_bytes = ends.max_batch * int(np.prod(ends.image_shape)) * _FLOAT_BYTES
-        logits_bytes = ends.max_batch * ends.classes * _FLOAT_BYTES
-        for size in (image_bytes, logits_bytes):
+        output_bytes = [_bytes((ends.max_batch, *shape)) for shape in ends.outputs.values()]
+        for size in (image_bytes, *output_bytes):
             self._pointers.append(self.device.allocate(size))
-        for size in (image_bytes, logits_bytes):
+        for size in (image_bytes, *output_bytes):
             self._pinned.append(self.device.pinned(size))
-        self._host_in, self._host_out = self._pinned
         self._stream = self.device.stream()
-        for name, pointer in zip((ends.image, ends.logits), self._pointers):
+        for name, pointer in zip((ends.image, *ends.outputs), self._pointers):
             if not self._context.set_tensor_address(name, int(pointer)):
                 raise _failure(f"set_tensor_address {name}", self.log)
 
-    def _run_part(self, images: Images) -> Logits:
-        """Run at most the largest batch."""
+    def _run_part(self, images: Images, names: tuple[str, ...]) -> dict[str, Values]:
+        """Run at most the largest batch; return the outputs of these names."""
         batch = self._load(images)
         self._enqueue()
-        size = batch * self._ends.classes * _FLOAT_BYTES
-        self.device.copy_out(self._host_out, self._pointers[1], size, self._stream)
+        shapes = {name: (batch, *self._ends.outputs[name]) for name in names}
+        places = {name: 1 + self.outputs.index(name) for name in names}
+        for name, at in places.items():
+            size = _bytes(shapes[name])
+            self.device.copy_out(self._pinned[at], self._pointers[at], size, self._stream)
         self.device.synchronize(self._stream)
         if batch not in self._kept_batches:
             self._kept_batches.add(batch)
             self._running.keep()
-        found = _view(self._host_out, (batch, self._ends.classes))
-        logits: Logits = found[: len(images)].copy()  # the next run writes the buffer again
-        return logits
+        return {  # copies: the next run writes the buffers again
+            name: _view(self._pinned[at], shapes[name])[: len(images)].copy()
+            for name, at in places.items()
+        }
 
     def _load(self, images: Images) -> int:
         """Copy images to the device and return the batch size that runs."""
         batch = max(len(images), self._ends.min_batch)
-        room = _view(self._host_in, (batch, *self._ends.image_shape))
+        room = _view(self._pinned[0], (batch, *self._ends.image_shape))
         room[: len(images)] = images
         room[len(images) :] = 0
         if batch != self._batch:
             self._set_batch(batch)
         self._repeats += 1
-        self.device.copy_in(self._pointers[0], self._host_in, room.nbytes, self._stream)
+        self.device.copy_in(self._pointers[0], self._pinned[0], room.nbytes, self._stream)
         return batch
 
     def _set_batch(self, batch: int) -> None:
@@ -279,9 +294,13 @@ class TensorRTSession:
 
 def _view(buffer: HostBuffer, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return the first bytes of a buffer as float32 of a shape."""
-    size = int(np.prod(shape)) * _FLOAT_BYTES
+    size = _bytes(shape)
     view: npt.NDArray[np.float32] = buffer.array[:size].view(np.float32).reshape(shape)
     return view
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * _FLOAT_BYTES
 
 
 def _ends(trt: Any, engine: Any) -> _Ends:
@@ -289,17 +308,19 @@ def _ends(trt: Any, engine: Any) -> _Ends:
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if name not in inputs]
     kinds = {engine.get_tensor_dtype(name) for name in names}
-    if len(inputs) != 1 or len(outputs) != 1 or kinds != {trt.DataType.FLOAT}:
-        raise _not_a_classifier(f"inputs {inputs}, outputs {outputs}, types {kinds}")
+    if len(inputs) != 1 or not outputs or kinds != {trt.DataType.FLOAT}:
+        raise _other_ends(f"inputs {inputs}, outputs {outputs}, types {kinds}")
     shape = tuple(engine.get_tensor_shape(inputs[0]))
-    logits = tuple(engine.get_tensor_shape(outputs[0]))
-    if len(shape) != 4 or len(logits) != 2 or min(*shape[1:], logits[1]) < 1:
-        raise _not_a_classifier(f"input {list(shape)}, output {list(logits)}")
+    given = {name: tuple(engine.get_tensor_shape(name)) for name in outputs}
+    sizes = [*shape[1:], *(size for one in given.values() for size in one[1:])]
+    if len(shape) != 4 or not all(given.values()) or min(sizes) < 1:
+        raise _other_ends(f"input {list(shape)}, outputs {given}")
     smallest, largest = shape[0], shape[0]
     if shape[0] == -1:
         shapes = engine.get_tensor_profile_shape(inputs[0], 0)  # smallest, best, largest
         smallest, largest = shapes[0][0], shapes[2][0]
-    return _Ends(inputs[0], outputs[0], shape[1:], logits[1], smallest, largest)
+    ends = {name: one[1:] for name, one in given.items()}
+    return _Ends(inputs[0], shape[1:], ends, smallest, largest)
 
 
 def _profiler(trt: Any) -> Any:
@@ -328,10 +349,10 @@ def _does_not_load(log: MessageLog) -> DeviceError:
     )
 
 
-def _not_a_classifier(why: str) -> DeviceError:
+def _other_ends(why: str) -> DeviceError:
     return DeviceError(
         "EV761",
-        "The engine is not an image classifier with float32 input and output.",
+        "The engine does not take one float32 image and give float32 outputs.",
         why=why,
         try_next="Write the bundle again for a TensorRT target.",
     )
@@ -347,13 +368,13 @@ def _failure(where: str, log: MessageLog) -> DeviceError:
     )
 
 
-def _not_finite(logits: Logits) -> DeviceError:
-    wrong = int(np.count_nonzero(~np.isfinite(logits)))
+def _not_finite(name: str, values: Values) -> DeviceError:
+    wrong = int(np.count_nonzero(~np.isfinite(values)))
     return DeviceError(
         "EV764",
-        "The engine returned logits that can't be used.",
+        f"The engine returned {name} that can't be used.",
         where="TensorRT",
-        why=f"{wrong} of {logits.size} values are NaN or infinite; float16 overflow is likely.",
+        why=f"{wrong} of {values.size} values are NaN or infinite; float16 overflow is likely.",
         try_next="Keep the overflowing layers in float32: write the bundle again with more"
         " calibration images, so that their range is seen.",
     )

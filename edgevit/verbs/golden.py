@@ -1,0 +1,72 @@
+"""The golden arrays of an artefact: a few images, and what simulation and fp32 give for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.bundle.golden import num_golden
+from edgevit.bundle.manifest import MAIN_VARIANT
+from edgevit.bundle.outputs import LOGITS, Output
+from edgevit.bundle.variants import golden_key
+from edgevit.data.tasks import CLASSIFY
+from edgevit.verbs.artefact import Variant, outputs_over
+
+if TYPE_CHECKING:
+    from edgevit.graph.model import Graph
+    from edgevit.quantizers.quantized_graph import QuantizedGraph
+    from edgevit.verbs.inputs import QuantizationInputs
+    from edgevit.zoo import LoadedModel
+
+NUM_GOLDEN = 32
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def stated_outputs(graph: Graph, loaded: LoadedModel) -> tuple[Output, ...]:
+    """Return the outputs that a manifest has to state; () for a classifier."""
+    if graph.is_classifier and loaded.task == CLASSIFY:
+        return ()
+    return tuple(Output(name, shape[1:]) for name, shape in graph.output_shapes.items())
+
+
+def golden_arrays(
+    subject: QuantizationInputs,
+    quantized: QuantizedGraph,
+    variants: Mapping[str, Variant],
+    same: tuple[str, ...],
+) -> Arrays:
+    """Return the golden arrays in the form that `write_bundle` takes.
+
+    Args:
+        variants: Further forms of the model, each with outputs of its own.
+        same: Names of forms with the outputs of the main one.
+    """
+    outputs = stated_outputs(subject.graph, subject.loaded)
+    count = num_golden(outputs, NUM_GOLDEN) if outputs else NUM_GOLDEN
+    pixels, preprocessing = subject.pixels[:count], subject.loaded.preprocessing
+    simulated = outputs_over(quantized.forward_all, preprocessing, pixels)
+    exact = outputs_over(subject.graph.forward_all, preprocessing, pixels)
+    golden: Arrays = {
+        "images": pixels,
+        **_stored(simulated, MAIN_VARIANT, bool(outputs)),
+        **(
+            {f"fp32/{k}": v for k, v in exact.items()}
+            if outputs
+            else {"logits_fp32": exact[LOGITS]}
+        ),
+        "names": np.array(subject.calibration["names"][:count]),
+    }
+    for name, variant in variants.items():
+        found = outputs_over(variant.quantized.forward_all, preprocessing, pixels)
+        golden |= _stored(found, name, bool(outputs))
+    for name in same:
+        golden |= _stored(simulated, name, bool(outputs))
+    return golden
+
+
+def _stored(values: Arrays, variant: str, named: bool) -> Arrays:
+    key = golden_key(variant, named=named)
+    return {f"{key}/{k}": v for k, v in values.items()} if named else {key: values[LOGITS]}
