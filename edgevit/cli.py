@@ -219,6 +219,7 @@ def targets(json_path: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
 @click.option("--checkpoint", metavar="DIR", help="Where edgevit-train keeps and finds its work.")
 @_model_options
+@click.option("--task", metavar="NAME", help="classify, embed, segment, detect or features.")
 @click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
