@@ -115,6 +115,11 @@ def simulated_of(
     return _under(golden, golden_key(variant, named=True))
 
 
+def is_of_classes(golden: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Return whether the arrays are logits of a classifier, not named outputs."""
+    return golden_key(MAIN_VARIANT) in golden
+
+
 def fp32_of(golden: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """Return output -> what fp32 gave, float32 [n, ...]; {} where none was written."""
     if "logits_fp32" in golden:

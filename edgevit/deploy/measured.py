@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from edgevit.deploy.facts import PowerMode
 from edgevit.deploy.messages import Bytes, Count, Hash, Name, Text, decode_message
 from edgevit.deploy.words import all_plain
+from edgevit.runner.measure.tasks.base import MAX_ROWS
 
 _Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e7)]
@@ -17,6 +18,8 @@ _Percent = Annotated[float, Meta(ge=0, le=100)]
 _Points = Annotated[float, Meta(ge=-100, le=100)]
 _Positive = Annotated[float, Meta(ge=0, le=1e12)]
 _Real = Annotated[float, Meta(ge=-1e12, le=1e12)]
+_Decibels = Annotated[float, Meta(ge=-1000, le=1000)]
+_Cosine = Annotated[float, Meta(ge=-1.001, le=1.001)]
 _Class = Annotated[int, Meta(ge=-1, le=10**7)]
 _Size = Annotated[int, Meta(ge=-1, le=1 << 31)]
 _MOST_KERNELS, _MOST_OPERANDS = 4096, 256
@@ -29,19 +32,59 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
 class Answers(_Strict, frozen=True):
     """The best classes and the label of each image."""
 
-    top5: list[Annotated[list[_Class], Meta(min_length=1, max_length=5)]]
+    top5: list[Annotated[list[_Class], Meta(max_length=5)]]
     labels: list[_Class]
+
+
+class _OutputCheck(_Strict, frozen=True):
+    sqnr_db: _Decibels | None
+    cosine: _Cosine
+    fp32_sqnr_db: _Decibels | None
+    fp32_cosine: _Cosine | None
+    quantization_sqnr_db: _Decibels | None
+    within: bool
 
 
 class _SelfCheck(_Strict, frozen=True):
     num_images: Count
-    agreement_percent: _Percent
+    agreement_percent: _Percent | None
     identical_percent: _Percent
     max_error: _Positive
     rms_error: _Positive
     quantization_rms: _Positive | None
     max_error_relative: _Positive | None
     rms_error_relative: _Positive | None
+    outputs: dict[Name, _OutputCheck] | None = None
+
+
+class _OutputErrors(_Strict, frozen=True):
+    num_images: Count
+    sqnr_db: _Decibels | None
+    cosine: _Cosine
+    cosine_low: _Cosine
+    cosine_high: _Cosine
+    least_cosine: _Cosine
+    max_error: _Positive
+
+
+class _MetricRow(_Strict, frozen=True):
+    label: Name
+    fp32: _Real | None
+    engine: _Real | None
+    unit: Literal["%", "dB", ""]
+    change: _Real | None
+    low: _Real | None
+    high: _Real | None
+
+
+class Task(_Strict, frozen=True):
+    """Errors of the outputs against fp32, and the rows of the task's own metric."""
+
+    name: Name
+    num_images: Count
+    main: Text
+    metrics: Annotated[list[_MetricRow], Meta(max_length=MAX_ROWS)]
+    outputs: dict[Name, _OutputErrors]
 
 
 class ConditionsMessage(_Strict, frozen=True):
@@ -110,8 +153,8 @@ class _Telemetry(_Strict, frozen=True):
 
 class _Parity(_Strict, frozen=True):
     num_images: Count
-    agreement_percent: _Percent
-    cosine: Annotated[float, Meta(ge=-1.001, le=1.001)] | None
+    agreement_percent: _Percent | None
+    cosine: _Cosine | None
     max_error: _Positive | None
 
 
@@ -255,6 +298,7 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag_field="schem
     build: Build | None
     machine: Machine
     of: Of
+    task: Task | None = None
 
 
 def measured_from_json(data: bytes) -> Measured:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevit.bundle import Bundle
+from edgevit.bundle.outputs import CLASSIFY, is_classifier
 from edgevit.deploy.measured import Answers, Measured
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError
@@ -75,21 +76,41 @@ def _problems(measured: Measured, sent: Sent) -> Iterator[str]:
         yield "It has fp32 answers exactly where the bundle has no fp32 model."
     if measured.fp32 is not None:
         engines["fp32"] = measured.fp32
-    classes = max(int(sent.bundle.manifest["model"]["num_classes"]), 2)  # one logit tells two apart
+    classes = 0
+    if sent.bundle.task == CLASSIFY:
+        classes = max(int(sent.bundle.manifest["model"]["num_classes"]), 2)  # one logit has two
     for name, answers in engines.items():
         yield from _answers(name, answers, sent.shipment, classes)
+    yield from _task(measured, sent)
     yield from _engine(measured, sent)
     yield from _latency(measured, sent, set(engines))
 
 
+def _task(measured: Measured, sent: Sent) -> Iterator[str]:
+    """Yield what of the task's block is not of the bundle's task, outputs and images."""
+    names = {one.name for one in sent.bundle.outputs}
+    checked = measured.self_check.outputs
+    wanted = None if is_classifier(sent.bundle.manifest["model"]) else names
+    if (None if checked is None else set(checked)) != wanted:
+        yield "The golden outputs checked are not the model's."
+    if measured.task is None:
+        yield "It says nothing of the outputs."
+        return
+    if measured.task.name != sent.bundle.task or measured.task.num_images != len(sent.shipment):
+        yield f"The task is {measured.task.name!r} on {measured.task.num_images} images."
+    if set(measured.task.outputs) != (names if sent.bundle.has_reference else set()):
+        yield "The outputs compared with fp32 are not the model's."
+
+
 def _answers(name: str, answers: Answers, shipment: Shipment, classes: int) -> Iterator[str]:
-    if not np.array_equal(answers.labels, shipment.labels):
+    labels = shipment.labels if classes else [-1] * len(shipment)
+    if not np.array_equal(answers.labels, labels):
         yield f"The labels of {name} are not those that were sent."
     best = min(TOP_K, classes)
     if len(answers.top5) != len(shipment) or any(len(row) != best for row in answers.top5):
         yield f"{name} does not have the {best} best classes of each image."
     for row in answers.top5:
-        if len(set(row)) != len(row) or min(row) < 0 or max(row) >= classes:
+        if row and (len(set(row)) != len(row) or min(row) < 0 or max(row) >= classes):
             yield f"The classes {row} of {name} are none of the model's {classes}."
 
 

@@ -1,6 +1,7 @@
 """Cuts a whole graph into parts that follow each other, one transformer block to a part.
 
-What stands before the first block or between two (patch embedding, patch merging) belongs to the
+A block behind which something reads what was computed before its end (a skip connection, as decoders
+have it) ends no part. What stands before the first block or between two (patch embedding, patch merging) belongs to the
 block behind it; what stands after the last one (norm, pooling, head) is the last part.
 """
 
@@ -47,9 +48,24 @@ def parts_of(graph: Graph) -> tuple[Part, ...]:
     order = {node.name: at for at, node in enumerate(graph.module.graph.nodes)}
     start = next(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
     parts = []
-    for name, stop in [*((b.name, b.output) for b in blocks_of(graph)), ("head", None)]:
+    cuts = _cuts(graph)
+    blocks = [(b.name, b.output) for b in blocks_of(graph) if b.output in cuts]
+    for name, stop in [*blocks, ("head", None)]:
         end = len(order) if stop is None else order[stop]
         inside = tuple(g.name for g in graph.gemms if order[start] < order[g.name] <= end)
         parts.append(Part(name=name, start=start, stop=stop, gemms=inside))
         start = stop or start
     return tuple(parts)
+
+
+def _cuts(graph: Graph) -> set[str]:
+    """Return the nodes of which alone, and of constants, everything later is computed."""
+    nodes = [node for node in graph.module.graph.nodes if node.op not in {"get_attr", "output"}]
+    order = {node: at for at, node in enumerate(nodes)}
+    found, earliest = set(), len(nodes)
+    for at in range(len(nodes) - 1, -1, -1):
+        if earliest >= at:
+            found.add(nodes[at].name)
+        read = [order[source] for source in nodes[at].all_input_nodes if source in order]
+        earliest = min([earliest, *read])
+    return found

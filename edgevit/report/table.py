@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.manifest import EXACT_VARIANT, MAIN_VARIANT
+from edgevit.bundle.outputs import CLASSIFY, is_classifier, outputs_of, task_of
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
 from edgevit.report.kernels import LIBRARY, kernel_of, kernels_report
+from edgevit.report.task import checked_lines, task_name, task_rows
 from edgevit.report.telemetry import telemetry_notes
 from edgevit.runner.measure.eer import DEFAULT_METRICS
 
@@ -40,7 +42,9 @@ def validation_table(report: Mapping[str, Any]) -> RenderableType:
     bits = report["bits"]
     title = f"{report['model']}  {_widths(bits)}  {report['num_images']} images"
     table = new_table(title, "", "fp32", "engine", "change", numbers=("fp32", "engine"))
-    for row in [*_accuracy_rows(report), *_latency_rows(report), *_cost_rows(report)]:
+    accuracies = _accuracy_rows(report) if task_name(report) == CLASSIFY else []
+    rows = [*accuracies, *task_rows(report), *_latency_rows(report), *_cost_rows(report)]
+    for row in rows:
         table.add_row(*(plain_text(cell) for cell in row))
     lines: list[RenderableType] = [plain_text(line) for line in _notes(report)]
     if report["build"] is not None:
@@ -84,7 +88,7 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     lines = [
         f"{model['name']}  {_widths(manifest['bits'])}  for {_target(manifest['target'])}",
         *counts_lines(model),
-        f"{model['num_classes']} classes, input {'x'.join(map(str, model['input_size']))}, "
+        f"{_gives(model)}, input {'x'.join(map(str, model['input_size']))}, "
         f"calibrated on {_show_text(calibration.get('num_images'))} images "
         f"with {_show_text(calibration.get('method'))}",
         f"written by EdgeViT {manifest['edgevit_version']} on {manifest['created']}",
@@ -110,6 +114,18 @@ def inspect_table(manifest: Mapping[str, Any]) -> RenderableType:
     main = next((one for one in tables if one["variant"] == MAIN_VARIANT), None)
     texts = (plain_text(line) for line in lines)
     return Group(*texts, layers_table(manifest["layers"], main), *kernels_report(tables, engine))
+
+
+def _gives(model: Mapping[str, Any]) -> str:
+    """Return what comes out: classes, or the outputs with their dimensions and the task."""
+    if is_classifier(model):
+        return f"{model['num_classes']} classes"
+    shown = [
+        f"{one.name} {'x'.join(map(str, one.shape)) or '1'}"
+        for one in outputs_of(model)[:_SHOWN_LABELS]
+    ]
+    more = ", ..." if len(outputs_of(model)) > _SHOWN_LABELS else ""
+    return f"{task_of(model)}: {', '.join(shown)}{more}"
 
 
 def _class_lines(model: Mapping[str, Any]) -> list[str]:
@@ -305,7 +321,9 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     agreement, skipped = report["agreement"], report["skipped_images"]
     lines = [*counts_lines(report), *_label_lines(report["labels"])]
-    lines.append(f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}")
+    if agreement["engine_vs_simulated"] is not None:
+        lines.append(f"engine and simulation agree on {_percent(agreement['engine_vs_simulated'])}")
+    lines += checked_lines(report)
     if agreement["engine_vs_fp32"] is not None:
         lines.append(f"engine and fp32 agree on {_percent(agreement['engine_vs_fp32'])}")
     if report["mcnemar_p"] is not None:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgevit.bundle.golden import fp32_of, simulated_of
 from edgevit.bundle.manifest import (
     EXACT_VARIANT,
     GRAPH,
@@ -23,7 +22,6 @@ from edgevit.bundle.manifest import (
     REFERENCE_GRAPH,
     VARIANT_GRAPHS,
 )
-from edgevit.bundle.variants import golden_key
 from edgevit.data.paths import look_at
 from edgevit.errors import DeviceError
 
@@ -77,40 +75,40 @@ def check_graphs(
         yield name, check_onnx(onnx, profile, tensorrt=served, facts=facts)
 
 
-def _wanted(bundle: Bundle, name: str) -> Any:
-    """Return the golden logits of a graph, float32 [n, classes], or None."""
-    return bundle.golden().get("logits_fp32" if name == _REFERENCE else golden_key(name))
+def _wanted(bundle: Bundle, name: str) -> dict[str, Any]:
+    """Return the golden outputs of a graph, float32 [n, ...] by name; {} where it has none."""
+    golden = bundle.golden()
+    return fp32_of(golden) if name == _REFERENCE else simulated_of(golden, name)
 
 
 def _facts(bundle: Bundle, onnx: bytes, wanted: Any, asked: str) -> BuildFacts:
     from edgevit.targets.tensorrt.conformance import BuildFacts
 
-    if wanted is None:
-        return BuildFacts(asked=asked, no_parity="the bundle has no logits of this graph")
+    if not wanted:
+        return BuildFacts(asked=asked, no_parity="the bundle has no outputs of this graph")
     try:
         return BuildFacts(asked=asked, parity=_parity(bundle, onnx, wanted))
     except DeviceError as error:
         return BuildFacts(asked=asked, no_parity=f"ONNX Runtime can't run it: {error.why[:200]}")
 
 
-def _parity(bundle: Bundle, onnx: bytes, simulated: Any) -> GraphParity:
-    """Compare logits float32 [n, classes] on the golden images, optimisations off."""
+def _parity(bundle: Bundle, onnx: bytes, simulated: dict[str, Any]) -> GraphParity:
+    """Compare the outputs, float32 [n, ...], on the golden images, optimisations off."""
     from edgevit.data import Preprocessing
     from edgevit.runner.engines.onnxruntime.session import EngineSession
-    from edgevit.runner.measure.scores import agreement_percent
-    from edgevit.runner.measure.selfcheck import logits_on
+    from edgevit.runner.measure.outputs import errors_of
+    from edgevit.runner.measure.scores import agreement_of
+    from edgevit.runner.measure.selfcheck import outputs_on
     from edgevit.targets.tensorrt.conformance import GraphParity
 
     images = bundle.golden()["images"]  # [n, H, W, 3]
     normalize = Preprocessing.from_dict(bundle.preprocessing).normalize
     session = EngineSession(onnx, optimize=False)
-    found = logits_on(session, images, normalize).astype(np.float64)
-    wanted = simulated.astype(np.float64)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)  # [n]
-    cosine = (found * wanted).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    found = outputs_on(session, images, normalize)
+    errors = errors_of(simulated, found).values()
     return GraphParity(
         num_images=len(images),
-        agreement_percent=agreement_percent(found, wanted),
-        cosine=float(cosine.min()),
-        max_error=float(np.abs(found - wanted).max()),
+        agreement_percent=agreement_of(found, simulated),
+        cosine=min(one.least for one in errors),
+        max_error=max(one.largest for one in errors),
     )

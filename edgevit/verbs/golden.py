@@ -52,11 +52,7 @@ def golden_arrays(
     golden: Arrays = {
         "images": pixels,
         **_stored(simulated, MAIN_VARIANT, bool(outputs)),
-        **(
-            {f"fp32/{k}": v for k, v in exact.items()}
-            if outputs
-            else {"logits_fp32": exact[LOGITS]}
-        ),
+        **_named(exact, "fp32" if outputs else "logits_fp32", bool(outputs)),
         "names": np.array(subject.calibration["names"][:count]),
     }
     for name, variant in variants.items():
@@ -68,5 +64,8 @@ def golden_arrays(
 
 
 def _stored(values: Arrays, variant: str, named: bool) -> Arrays:
-    key = golden_key(variant, named=named)
+    return _named(values, golden_key(variant, named=named), named)
+
+
+def _named(values: Arrays, key: str, named: bool) -> Arrays:
     return {f"{key}/{k}": v for k, v in values.items()} if named else {key: values[LOGITS]}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle
+from edgevit.bundle.outputs import CLASSIFY
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
 from edgevit.progress import Progress, no_progress
@@ -125,6 +126,8 @@ def open_labelled_for(
 
     check_naming(classes, class_order)
     model = bundle.manifest["model"]
+    if bundle.task != CLASSIFY:
+        return numbered_folders(data, num, seed)
     names, order = model.get("classes"), class_order or model.get("class_order")
     naming = Naming(names=tuple(names) if names else None, order=order)
     if classes is not None:
@@ -133,6 +136,15 @@ def open_labelled_for(
     elif names and "classes_from" in model:
         naming = replace(naming, source=model["classes_from"])
     return open_labelled(data, naming, model["num_classes"], num, seed)
+
+
+def numbered_folders(data: str | Path | ImageSet, num: int | None, seed: int) -> ImageSet:
+    """Return the images, their folders numbered in order: labels that are no outputs' classes."""
+    images = data if isinstance(data, ImageSet) else open_images(data)
+    if num is not None:
+        images = images.subset(num, seed, option="--num")
+    labels = {folder: at for at, folder in enumerate(images.classes)}
+    return replace(images, labels=labels, labels_from="order of the folders" if labels else "")
 
 
 def open_labelled(

@@ -40,10 +40,10 @@ from edgevit.calibration.search.parallel import (
 )
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.search.weight_scales import search_scale
-from edgevit.calibration.statistics.fisher import Statistics, sampled_loss
+from edgevit.calibration.statistics.fisher import Statistics, output_loss
 from edgevit.calibration.statistics.ranges import Ranges, batches
 from edgevit.graph.blocks import Block, block_nodes, blocks_of
-from edgevit.graph.interpret import run_graph, run_nodes
+from edgevit.graph.interpret import run_nodes, run_outputs
 from edgevit.graph.model import Gemm, Role, Site
 from edgevit.quantizers.quantized_graph import (
     Grid,
@@ -160,8 +160,8 @@ def _block_tensors(
                 kept[name] = value
 
         with torch.enable_grad():
-            logits = run_graph(run.graph, batch.clone().requires_grad_(True), observe=keep)
-            sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+            outputs = run_outputs(run.graph, batch.clone().requires_grad_(True), observe=keep)
+            output_loss(outputs, generator).backward()  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             values[name].append(value.detach())
             if name in ends:

@@ -22,13 +22,13 @@ from edgevit.calibration.methods.edgevit import WITH_CODEBOOKS, plan_calibration
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.parallel import SearchChoices
 from edgevit.calibration.search.sequential import walk_part
-from edgevit.calibration.statistics.fisher import sampled_loss
+from edgevit.calibration.statistics.fisher import output_loss
 from edgevit.calibration.statistics.ranges import batches
 from edgevit.calibration.statistics.scores import class_scores_tensor
 from edgevit.calibration.training.checkpoint import TrainingCheckpoint, fingerprint
 from edgevit.calibration.training.devices import Workbench, default_device, device_of
 from edgevit.calibration.training.trainable import TrainablePart, trainable_part
-from edgevit.graph.interpret import Product, run_graph, run_part
+from edgevit.graph.interpret import Product, run_outputs, run_part
 from edgevit.graph.layernorm import LayerNormFeed
 from edgevit.graph.model import Graph, Role
 from edgevit.graph.parts import Part, feeds_in, parts_of
@@ -76,7 +76,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
     bench = Workbench(quantized=quantized, device=device)
     graph, start = bench.graph, graph_start(run.graph)
     importance = importance_of_parts(graph, run, parts)
-    logits = _run_all(graph, start, None, run.images, run.batch_size, None)
+    outputs = _run_all(graph, start, None, run.images, run.batch_size, None)
     behind = features_of(graph) if training.suffix else None
     features = None
     if behind is not None:
@@ -91,7 +91,7 @@ def train(run: Run, training: Training) -> QuantizedGraph:
             inputs=simulated,
             wanted=wanted,
             importance=importance.get(part.stop or "", torch.ones(())),
-            logits=logits,
+            outputs=outputs if len(graph.outputs) == 1 else _behind(graph, part, wanted, run),
             behind=behind,
             features=features,
         )
@@ -111,6 +111,13 @@ def train(run: Run, training: Training) -> QuantizedGraph:
         simulated = _run_all(graph, part.start, part.stop, simulated, run.batch_size, compute)
         run.progress("training", done, len(parts))
     return quantized
+
+
+def _behind(graph: Graph, part: Part, wanted: Tensor, run: Run) -> Tensor:
+    """Return the float32 outputs that come behind a part, [N, elements]; `wanted` is its own."""
+    if part.stop is None:
+        return wanted
+    return _run_all(graph, part.stop, None, wanted, run.batch_size, None)
 
 
 def _feeds(quantized: QuantizedGraph, part: Part) -> tuple[LayerNormFeed, ...]:
@@ -140,7 +147,8 @@ class PartTrainingData:
         inputs: Output of the quantized parts before it, float32 [N, ...].
         wanted: Its float32 output, [N, ...].
         importance: Fisher weight of each element of the output, mean 1, without the first axis.
-        logits: The float32 network's logits, [N, classes]; they judge the part.
+        outputs: The float32 network's outputs behind the part, [N, ...] as `run_part` gives them,
+            of classifiers the logits; they judge the part.
         behind: fx name of the features that the head reads, None to leave them out.
         features: The float32 network's features, [N, ...].
     """
@@ -149,7 +157,7 @@ class PartTrainingData:
     inputs: Tensor
     wanted: Tensor
     importance: Tensor
-    logits: Tensor
+    outputs: Tensor
     behind: str | None
     features: Tensor | None
 
@@ -163,7 +171,7 @@ def train_part(
 ) -> None:
     """Train one part; put it into the quantized graph if held-out images find it better.
 
-    They judge it by the logits that the float32 rest of the network makes of its output.
+    They judge it by the outputs that the float32 rest of the network makes of its output.
     """
     count = len(lesson.inputs)
     held = torch.arange(0, count, HELD_OUT if count >= 2 * HELD_OUT else 1)
@@ -192,16 +200,30 @@ def train_part(
 
 @torch.no_grad()
 def _judge(graph: Graph, learner: TrainablePart, lesson: PartTrainingData, chosen: Tensor) -> float:
-    """Return the mean KL divergence of the logits from float32, the rest of the network exact."""
+    """Return the outputs' mean distance from float32, the rest of the network exact.
+
+    Of logits it is the KL divergence, of other outputs the relative squared error.
+    """
     total = 0.0
     for some in batches(chosen, HELD_OUT):
         output = _output(graph, learner, lesson, some)
         if lesson.part.stop is not None:
             output = run_part(graph, lesson.part.stop, output, None)
-        logits = lesson.logits[some].to(output.device), output
-        wanted, found = (class_scores_tensor(one).log_softmax(1) for one in logits)
-        total += float((wanted.exp() * (wanted - found)).sum())
+        distance = _divergence if graph.is_classifier else _relative_error
+        total += distance(lesson.outputs[some].to(output.device), output)
     return total / len(chosen)
+
+
+def _divergence(wanted: Tensor, found: Tensor) -> float:
+    """Return the sum over images of the KL divergence of logits [B, classes]."""
+    wanted, found = (class_scores_tensor(one).log_softmax(1) for one in (wanted, found))
+    return float((wanted.exp() * (wanted - found)).sum())
+
+
+def _relative_error(wanted: Tensor, found: Tensor) -> float:
+    """Return the sum over images of |found - wanted|^2 / |wanted|^2, of outputs [B, ...]."""
+    error, power = ((one.flatten(1) ** 2).sum(1) for one in (found - wanted, wanted))
+    return float((error / power.clamp_min(1e-12)).sum())
 
 
 def _losses(
@@ -280,10 +302,10 @@ def _squared_gradients(
             kept[name] = value
 
     with torch.enable_grad():
-        logits = run_graph(
+        outputs = run_outputs(
             graph, images.to(device_of(graph), copy=True).requires_grad_(), observe=keep
         )
-        sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+        output_loss(outputs, generator).backward()  # type: ignore[no-untyped-call]
     for name, value in kept.items():
         if value.grad is not None:
             yield name, value.grad.square().sum(0).cpu()

@@ -9,6 +9,7 @@ normalised by the norm of its logit gradient, so that confident images count as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.calibration.statistics.ranges import Ranges, batches
 from edgevit.calibration.statistics.scores import class_scores_tensor
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_outputs
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sharing import shared_grid_sites
 from edgevit.progress import Progress
 from edgevit.quantizers.quantized_graph import float_product
+from edgevit.zoo.outputs import LOGITS
 
 
 @dataclass(kw_only=True)
@@ -99,7 +101,7 @@ def forward_backward(
     """Run one batch [B, 3, H, W] and return the products whose left site is in `ranges`.
 
     Args:
-        weighted: Also run backward from `sampled_loss`, so that every output has its gradient.
+        weighted: Also run backward from `output_loss`, so that every output has its gradient.
     """
     products: list[ProductStatistics] = []
 
@@ -113,10 +115,35 @@ def forward_backward(
         return output
 
     with torch.set_grad_enabled(weighted):
-        logits = run_graph(graph, batch.clone().requires_grad_(weighted), gemm=keep)
+        outputs = run_outputs(graph, batch.clone().requires_grad_(weighted), gemm=keep)
         if weighted:
-            sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+            output_loss(outputs, generator).backward()  # type: ignore[no-untyped-call]
     return products
+
+
+def output_loss(outputs: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    """Return the loss whose squared gradient says how much the outputs [B, ...] matter.
+
+    Logits have their `sampled_loss`. Any other output has its product with random normal numbers,
+    each image divided by the norms of both: in the mean over the draws the squared gradient is
+    that of the relative squared error (Gauss-Newton), as labels drawn from a normal distribution
+    around the output give it.
+    """
+    losses = [
+        sampled_loss(value, generator)
+        if name == LOGITS and value.ndim == 2
+        else _drawn_error(value, generator)
+        for name, value in outputs.items()
+    ]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _drawn_error(output: Tensor, generator: torch.Generator) -> Tensor:
+    values = output.reshape(len(output), -1)  # [B, elements]
+    noise = torch.randn(values.shape, generator=generator).to(values.device)
+    norms = noise.norm(dim=1) * values.detach().norm(dim=1)
+    loss: Tensor = ((values * noise).sum(1) / norms.clamp_min(1e-6)).sum()
+    return loss
 
 
 def sampled_loss(logits: Tensor, generator: torch.Generator) -> Tensor:

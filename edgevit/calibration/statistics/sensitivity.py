@@ -15,10 +15,10 @@ from math import log10
 import torch
 from torch import Tensor
 
-from edgevit.calibration.statistics.fisher import sampled_loss
+from edgevit.calibration.statistics.fisher import output_loss
 from edgevit.calibration.statistics.ranges import batches
 from edgevit.calibration.statistics.scores import class_scores_tensor
-from edgevit.graph.interpret import run_graph
+from edgevit.graph.interpret import run_outputs
 from edgevit.graph.model import Gemm
 from edgevit.progress import Progress
 from edgevit.quantizers.quantized_graph import QuantizedGraph, float_product
@@ -83,8 +83,8 @@ def _products(
             products.append((gemm, left, right, output))
         return output
 
-    logits = run_graph(quantized.graph, batch.clone().requires_grad_(True), gemm=keep)
-    sampled_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+    outputs = run_outputs(quantized.graph, batch.clone().requires_grad_(True), gemm=keep)
+    output_loss(outputs, generator).backward()  # type: ignore[no-untyped-call]
     return products
 
 

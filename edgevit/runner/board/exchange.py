@@ -1,6 +1,7 @@
 """Measurements as JSON, so that a board can measure and another machine make the report.
 
-Logits are left out: the report needs each image's five best classes, its label and no more.
+Outputs are left out: the report needs each image's five best classes, its label, what was added
+up of the outputs, and no more.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def dict_from_measurements(measured: Measurements) -> dict[str, Any]:
         "engine_used": dict(measured.engine_used),
         "telemetry": None if measured.telemetry is None else dict(measured.telemetry),
         "build": None if measured.build is None else dict(measured.build),
+        "task": None if measured.task is None else dict(measured.task),
     }
 
 
@@ -60,6 +62,7 @@ def measurements_from_dict(content: Mapping[str, Any]) -> Measurements:
             engine_used=content["engine_used"],
             telemetry=content["telemetry"],
             build=content["build"],
+            task=content.get("task"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceError(
@@ -75,8 +78,8 @@ def _predictions_dict(predictions: Predictions) -> dict[str, Any]:
 
 
 def _predictions(content: Mapping[str, Any]) -> Predictions:
-    top5 = np.array(content["top5"], dtype=np.int64)  # [N, 5]
     labels = np.array(content["labels"], dtype=np.int64)  # [N]
+    top5 = np.array(content["top5"], dtype=np.int64)  # [N, 5], or [N, 0] without classes
     if top5.ndim != 2 or len(top5) != len(labels):
         raise ValueError(f"{list(top5.shape)} classes for {list(labels.shape)} labels")
     return Predictions(top5=top5, labels=labels, logits=np.zeros((0, 0), np.float32))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from edgevit.bundle.outputs import LOGITS
 from edgevit.errors import DataError
 from edgevit.runner.measure.scores import class_scores
 
@@ -21,16 +22,28 @@ if TYPE_CHECKING:
 
     Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Any]
     Normalize = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+    Watch = Callable[[Mapping[str, Mapping[str, npt.NDArray[np.float32]]], Any], None]
 
 TOP_K = 5
 LOGITS_BUDGET_BYTES = 256 << 20
 
 
 class Runnable(Protocol):
-    """Anything that turns float32 [B, 3, H, W] into float32 logits [B, classes]."""
+    """Anything that turns float32 [B, 3, H, W] into float32 logits [B, classes].
+
+    One whose model has named outputs also has ``run_all``, see `outputs_from`.
+    """
 
     def run(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
-        """Return the logits."""
+        """Return the main output, of classifiers the logits."""
+
+
+def outputs_from(
+    session: Runnable, images: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return every output by name, the main one first; what has one only gives logits."""
+    run_all = getattr(session, "run_all", None)
+    return {LOGITS: session.run(images)} if run_all is None else dict(run_all(images))
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,8 @@ class Predictions:
     """One engine's answers for N images.
 
     Args:
-        top5: int64 [N, min(5, classes)], best class first; ties go to the lower class.
+        top5: int64 [N, min(5, classes)], best class first; ties go to the lower class. [N, 0] of
+            a model that does not classify.
         labels: int64 [N]; -1 where an image has no label.
         logits: float32 [K, classes] of the first K <= N images.
     """
@@ -74,6 +88,8 @@ def predict_all(
     *,
     logits_budget_bytes: int = LOGITS_BUDGET_BYTES,
     on_batch: Callable[[int], None] | None = None,
+    classifies: bool = True,
+    watch: Watch | None = None,
 ) -> dict[str, Predictions]:
     """Return each engine's predictions for the same images.
 
@@ -83,6 +99,9 @@ def predict_all(
         normalize: Turns pixels into float32 [b, 3, H, W].
         logits_budget_bytes: Most bytes of logits kept per engine.
         on_batch: Called with the number of images done so far.
+        classifies: Whether the main output is logits; else no classes are read from it, and no
+            label is a class: those of the predictions are -1.
+        watch: Sees the outputs of all engines for each batch, and its labels.
 
     Raises:
         DataError: There is no image (EV930), or a label is not a class of the model (EV931).
@@ -93,11 +112,16 @@ def predict_all(
     done = 0
     for pixels, batch_labels, _ in batches:
         images = normalize(pixels)  # [b, 3, H, W]
-        labels.append(np.asarray(batch_labels, dtype=np.int64))
-        for name, session in sessions.items():
-            logits = session.run(images)
-            _check_labels(labels[-1], class_scores(logits[:1]).shape[1])
-            kept[name].add(logits)
+        given = np.asarray(batch_labels) if classifies else np.full(len(images), -1)
+        labels.append(given.astype(np.int64))
+        found = {name: outputs_from(session, images) for name, session in sessions.items()}
+        for name, values in found.items():
+            logits = next(iter(values.values())) if classifies else np.zeros((len(images), 0))
+            if classifies:
+                _check_labels(labels[-1], class_scores(logits[:1]).shape[1])
+            kept[name].add(logits.astype(np.float32, copy=False))
+        if watch is not None:
+            watch(found, batch_labels)
         done += len(images)
         if on_batch is not None:
             on_batch(done)
@@ -127,8 +151,11 @@ def predict(
 def top_classes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Return the best classes of each row, int64 [B, min(5, classes)], ties to the lower one.
 
-    A single logit has two classes; see `edgevit.runner.measure.scores`.
+    Without logits there are none, [B, 0]; a single logit has two classes; see
+    `edgevit.runner.measure.scores`.
     """
+    if not logits.shape[1]:
+        return np.zeros((len(logits), 0), np.int64)
     order = np.argsort(-class_scores(logits), axis=1, kind="stable")  # [B, classes]
     return order[:, :TOP_K].astype(np.int64)
 
@@ -143,7 +170,7 @@ class _Collected:
 
     def add(self, logits: npt.NDArray[np.float32]) -> None:
         self.top.append(top_classes(logits))
-        rows = min(len(logits), self.budget_bytes // (4 * logits.shape[1]))
+        rows = min(len(logits), self.budget_bytes // max(4 * logits.shape[1], 1))
         self.logits.append(logits[:rows].copy())
         self.budget_bytes = self.budget_bytes - self.logits[-1].nbytes
         if rows < len(logits):

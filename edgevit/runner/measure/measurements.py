@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.bundle.limits import IMAGES_AT_ONCE
+from edgevit.bundle.outputs import CLASSIFY, is_classifier
 from edgevit.data.normalizing import normalizer
 from edgevit.runner.engines import engine_named
 from edgevit.runner.engines.choice import choose_engine
@@ -20,7 +21,8 @@ from edgevit.runner.measure.accuracy import Predictions, predict_all
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.latency import LatencySamples
 from edgevit.runner.measure.memory import peak_memory_bytes
-from edgevit.runner.measure.selfcheck import SelfCheck, self_check
+from edgevit.runner.measure.selfcheck import MIN_COSINE, SelfCheck, self_check
+from edgevit.runner.measure.task import started
 from edgevit.runner.telemetry import measure_watched, why_not_counted
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Measurements:
         telemetry: What `edgevit.runner.telemetry.measure_watched` says of the latency runs; None
             where there are no sensors or nothing was timed.
         build: With TensorRT, which variant was kept and why, with a row for each.
+        task: Errors of every output against fp32, and the task's own rows, as
+            `edgevit.runner.measure.task.TaskMeasurement.to_dict` gives them.
     """
 
     engine: Predictions
@@ -69,6 +73,17 @@ class Measurements:
     engine_used: Mapping[str, Any] = field(default_factory=dict)
     telemetry: Mapping[str, Any] | None = None
     build: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
+
+
+class _WholeRun:
+    """A session whose run brings every output, which is what latency of such a model means."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, images: Any) -> Any:
+        return self._session.run_all(images)
 
 
 def measure(
@@ -99,8 +114,14 @@ def measure(
     )
     sessions, kinds = opened.sessions, list(opened.sessions)
     checked = self_check(sessions["engine"], opened.golden, normalize)
+    task = started(bundle.manifest["model"])
     predictions = predict_all(
-        sessions, batches(), normalize, on_batch=lambda done: progress("accuracy", done, num_images)
+        sessions,
+        batches(),
+        normalize,
+        on_batch=lambda done: progress("accuracy", done, num_images),
+        classifies=bundle.task == CLASSIFY,
+        watch=task.add,
     )
     used, threads = _used_engine(opened, choice), sessions["engine"].threads
     latency: dict[str, LatencySamples] = {}
@@ -110,7 +131,7 @@ def measure(
         images = golden[np.arange(conditions.batch) % len(golden)]  # [batch, H, W, 3]
         watch = opened.clock or engine.clock
         latency, telemetry = _latency(
-            sessions, normalize(images), conditions.rounds, watch, progress
+            _timed(sessions, bundle), normalize(images), conditions.rounds, watch, progress
         )
     sessions.clear()  # frees their memory before that of fresh processes is measured
     return Measurements(
@@ -120,11 +141,34 @@ def measure(
         latency=latency,
         latency_conditions=_describe(conditions, threads) if latency else {},
         peak_memory_bytes=_memory(bundle, kinds, choice, conditions, progress),
-        warnings=[*choice.warnings, *opened.warnings, *_void(opened.build, telemetry)],
+        warnings=[
+            *choice.warnings,
+            *opened.warnings,
+            *_far_outputs(checked),
+            *_void(opened.build, telemetry),
+        ],
         engine_used=used,
         telemetry=telemetry,
         build=opened.build,
+        task=task.to_dict(),
     )
+
+
+def _timed(sessions: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
+    if is_classifier(bundle.manifest["model"]):
+        return dict(sessions)
+    return {name: _WholeRun(session) for name, session in sessions.items()}
+
+
+def _far_outputs(checked: SelfCheck) -> list[str]:
+    """Return a warning for each output in which engine and simulation differ too much."""
+    rows = (checked.outputs or {}).items()
+    return [
+        f"the engine's {name} is not the simulation's: cosine {one['cosine']:.5f} on the golden "
+        f"images, {MIN_COSINE} or an error below that of quantization was expected"
+        for name, one in rows
+        if not one["within"]
+    ]
 
 
 def _used_engine(opened: OpenedBundle, choice: EngineChoice) -> dict[str, Any]:

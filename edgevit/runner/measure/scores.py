@@ -6,9 +6,11 @@ above 0 it means the second class.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
+
+from edgevit.bundle.outputs import LOGITS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,6 +27,16 @@ def predicted_classes(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the class of each image, int64 [B]; ties go to the lower one."""
     found: npt.NDArray[np.int64] = class_scores(logits).argmax(1)
     return found
+
+
+def agreement_of(
+    found: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, npt.NDArray[Any]]
+) -> float | None:
+    """Return the agreement of a classifier's logits, None where the outputs are others."""
+    logits = wanted.get(LOGITS)
+    if logits is None or len(wanted) != 1 or logits.ndim != 2:
+        return None
+    return agreement_percent(found[LOGITS], logits)
 
 
 def agreement_percent(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:

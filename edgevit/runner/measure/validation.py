@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from edgevit.bundle import Bundle
+from edgevit.bundle.outputs import CLASSIFY
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.chance import Chance, against_chance
 from edgevit.runner.measure.eer import EerAsked, rates_of
 from edgevit.runner.measure.latency import LatencySamples, median_paired_ratio
 from edgevit.runner.measure.measurements import Measurements
-from edgevit.runner.measure.paired import compare
+from edgevit.runner.measure.paired import Interval, compare
 from edgevit.runner.measure.statistics import (
     decide,
     mcnemar_exact_p,
@@ -80,7 +81,8 @@ def validation_report(
             "engine_vs_simulated": measured.self_check.agreement_percent,
         },
         "self_check": measured.self_check.to_dict(),
-        **_drop(measured, max_drop_points, confidence, worthless),
+        "task": None if measured.task is None else dict(measured.task),
+        **_drop(measured, max_drop_points, confidence, worthless, bundle.task),
         "latency_ms": {name: _percentiles(measured.latency.get(name)) for name in _ENGINES},
         "images_per_second": {name: _throughput(measured, name) for name in _ENGINES},
         "latency_conditions": dict(measured.latency_conditions),
@@ -153,7 +155,7 @@ def _accuracy_intervals(
 
 
 def _agreement(measured: Measurements) -> float | None:
-    if measured.fp32 is None:
+    if measured.fp32 is None or not measured.fp32.top5.shape[1]:
         return None
     return 100 * float(np.mean(measured.engine.top5[:, 0] == measured.fp32.top5[:, 0]))
 
@@ -163,6 +165,7 @@ def _drop(
     max_drop_points: float | None,
     confidence: float,
     worthless: tuple[str, ...],
+    task: str,
 ) -> dict[str, Any]:
     """Return the paired comparison of fp32 and engine, and the verdict with its reason."""
     undecided = max_drop_points is not None
@@ -177,6 +180,8 @@ def _drop(
     }
     if measured.fp32 is None:
         report["verdict_reason"] = "The bundle has no fp32 reference to compare with."
+    elif task != CLASSIFY:
+        report.update(_task_verdict(measured.task or {}, max_drop_points))
     elif not measured.engine.labelled:
         report["verdict_reason"] = "Not every image has a label."
     else:
@@ -184,6 +189,23 @@ def _drop(
         if worthless and undecided:
             report.update(verdict="UNDECIDED", verdict_reason=worthless[0], images_needed=None)
     return report
+
+
+def _task_verdict(task: Mapping[str, Any], max_drop_points: float | None) -> dict[str, Any]:
+    """Return drop and verdict of a task whose main row is in percent; else why there is none."""
+    main = next((row for row in task.get("metrics", []) if row["label"] == task["main"]), None)
+    known = main is not None and None not in (main["change"], main["low"], main["high"])
+    if main is None or not known or main["unit"] != "%":
+        return {"verdict_reason": "The task has no accuracy in points; see its own rows."}
+    drop = Interval(value=-main["change"], low=-main["high"], high=-main["low"])
+    if max_drop_points is None:
+        return {"drop_points": drop.to_dict()}
+    said = f"The drop of {main['label']} is {drop.value:.2f} points [{drop.low:.2f}, "
+    return {
+        "drop_points": drop.to_dict(),
+        "verdict": decide(drop, max_drop_points),
+        "verdict_reason": f"{said}{drop.high:.2f}]; {max_drop_points:g} are allowed.",
+    }
 
 
 def _comparison(

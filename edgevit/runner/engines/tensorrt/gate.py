@@ -52,6 +52,8 @@ def gate_against(
     max_drop: float,
     batches: Callable[[], Iterable[Batch]],
     normalize: Normalize,
+    *,
+    classifies: bool = True,
 ) -> Callable[[str, Runnable], Gate]:
     """Return what judges a variant against fp32 on the same images.
 
@@ -60,10 +62,14 @@ def gate_against(
         max_drop: Points of top-1 that may be lost.
         batches: Returns the labelled images, anew each time.
         normalize: Turns uint8 [B, H, W, 3] into float32 [B, 3, H, W].
+        classifies: Of a model that does not, nothing is judged here: its variants have to keep
+            the parity with their simulations alone.
 
     Raises:
         EdgeViTError: What the engine and the images raise.
     """
+    if not classifies:
+        return lambda variant, session: Gate()
     fp32 = predict(reference, batches(), normalize)
 
     def judge(variant: str, session: Runnable) -> Gate:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgevit.bundle.golden import as_main
+from edgevit.bundle.outputs import CLASSIFY
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.tensorrt.building import BuildSettings
@@ -16,7 +18,7 @@ from edgevit.runner.engines.tensorrt.cuda import open_device
 from edgevit.runner.engines.tensorrt.gate import gate_against
 from edgevit.runner.engines.tensorrt.library import TENSORRT, Library
 from edgevit.runner.engines.tensorrt.opening import EngineOptions, build_engine
-from edgevit.runner.engines.tensorrt.parity import simulated_logits
+from edgevit.runner.engines.tensorrt.parity import simulated_outputs
 from edgevit.runner.engines.tensorrt.trial_plan import TrialPlan
 
 if TYPE_CHECKING:
@@ -59,7 +61,13 @@ def open_kept(
         sessions["fp32"] = fp32.session
         notes += fp32.notes
         progress("build fp32", 1, 1)
-        gate = gate_against(sessions["fp32"], conditions.max_drop, batches, normalize)
+        gate = gate_against(
+            sessions["fp32"],
+            conditions.max_drop,
+            batches,
+            normalize,
+            classifies=bundle.task == CLASSIFY,
+        )
     plan = TrialPlan(
         golden=golden, normalize=normalize, batch=conditions.batch, rounds=conditions.rounds
     )
@@ -95,7 +103,8 @@ def _check_device(library: Library) -> None:
 
 def golden_of(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> dict[str, npt.NDArray[Any]]:
     """Return the golden arrays as if the variant were the only one."""
-    return {**golden, "logits_simulated": simulated_logits(golden, variant)}
+    simulated_outputs(golden, variant)  # refuses where there are none
+    return as_main(golden, variant)
 
 
 def keep_text(decision: Decision) -> str:

@@ -1,4 +1,4 @@
-"""Compares an engine's logits on the golden images of its variant with the simulated ones."""
+"""Compares an engine's outputs on the golden images of its variant with the simulated ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.bundle.golden import is_of_classes, simulated_of
 from edgevit.bundle.manifest_schema import bad_manifest
 from edgevit.bundle.variants import golden_key
-from edgevit.runner.measure.scores import agreement_percent
-from edgevit.runner.measure.selfcheck import logits_on
+from edgevit.runner.measure.scores import agreement_of
+from edgevit.runner.measure.selfcheck import outputs_on
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,13 +28,13 @@ class EngineParity:
 
     Args:
         num_images: How many there are.
-        agreement_percent: Images with the simulated top-1 class.
-        cosine: Cosine of all logits with the simulated ones.
-        max_error: Largest absolute logit error.
+        agreement_percent: Images with the simulated top-1 class; None of named outputs.
+        cosine: Cosine of an output of all images with the simulated one, the least of several.
+        max_error: Largest absolute error.
     """
 
     num_images: int
-    agreement_percent: float
+    agreement_percent: float | None
     cosine: float
     max_error: float
 
@@ -43,7 +44,7 @@ class ParityLimits:
     """Limits within which an engine counts as computing the same.
 
     Args:
-        min_cosine: Least cosine of the logits.
+        min_cosine: Least cosine of an output.
         max_flipped_percent: Most images whose top-1 class differs; one image is always allowed,
             as a near tie may fall either way.
     """
@@ -53,11 +54,12 @@ class ParityLimits:
 
     def broken_by(self, parity: EngineParity) -> str:
         """Return what is wrong, empty if nothing is."""
-        flipped = round(parity.num_images * (100 - parity.agreement_percent) / 100)
+        agreement = 100.0 if parity.agreement_percent is None else parity.agreement_percent
+        flipped = round(parity.num_images * (100 - agreement) / 100)
         allowed = max(1, int(parity.num_images * self.max_flipped_percent / 100))
         if not parity.cosine >= self.min_cosine:  # also when it is NaN
             return (
-                f"parity: logits differ from the simulation, cosine {parity.cosine:.5f}"
+                f"parity: outputs differ from the simulation, cosine {parity.cosine:.5f}"
                 f" below {self.min_cosine:g}"
             )
         if flipped > allowed:
@@ -83,26 +85,32 @@ def check_parity(
         EdgeViTError: What the session raises.
     """
     images = golden["images"]
-    expected = simulated_logits(golden, variant).astype(np.float64)  # [n, classes]
-    found = logits_on(session, images, normalize).astype(np.float64)  # [n, classes]
-    if found.shape != expected.shape:
+    expected, found = simulated_outputs(golden, variant), outputs_on(session, images, normalize)
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in expected.items()}:
         return EngineParity(len(images), 0.0, 0.0, float("inf"))
-    norms = float(np.linalg.norm(found) * np.linalg.norm(expected))
+    pairs = [(v.astype(np.float64), found[k].astype(np.float64)) for k, v in expected.items()]
+    cosines = [_cosine(*pair) for pair in pairs]
     return EngineParity(
         num_images=len(images),
-        agreement_percent=agreement_percent(found, expected),
-        cosine=float((found * expected).sum() / norms) if norms else float("nan"),
-        max_error=float(np.abs(found - expected).max()),
+        agreement_percent=agreement_of(found, expected),
+        cosine=float("nan") if np.isnan(cosines).any() else min(cosines),
+        max_error=max(float(np.abs(one - other).max()) for one, other in pairs),
     )
 
 
-def simulated_logits(golden: Mapping[str, npt.NDArray[Any]], variant: str) -> npt.NDArray[Any]:
-    """Return the simulated logits of a variant, float32 [n, classes].
+def _cosine(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum() / norms) if norms else float("nan")
+
+
+def simulated_outputs(golden: Golden, variant: str) -> dict[str, npt.NDArray[Any]]:
+    """Return output -> what the simulation of a variant gave, float32 [n, ...].
 
     Raises:
-        BundleError: There are none (EV402); those of another variant would not do.
+        BundleError: There is nothing (EV402); that of another variant would not do.
     """
-    key = golden_key(variant)
-    if key not in golden:
-        raise bad_manifest(f"the golden images have no {key}")
-    return golden[key]
+    found = simulated_of(golden, variant)
+    if not found:
+        named = not is_of_classes(golden)
+        raise bad_manifest(f"the golden images have no {golden_key(variant, named=named)}")
+    return found

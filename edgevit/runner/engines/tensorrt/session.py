@@ -54,9 +54,9 @@ class TensorRTSession:
 
     Raises:
         EnvironmentError_: The library or CUDA is missing (EV750, EV751, EV757, EV770).
-        DeviceError: The plan does not load here (EV760), it has other ends than one image
-            and float32 outputs (EV761), there is no driver (EV772), GPU (EV773) or memory (EV774) for it, or CUDA
-            fails (EV758); for TensorRT for RTX also as
+        DeviceError: The plan does not load here (EV760), it has other ends than one image and
+            float32 outputs (EV761), there is no driver (EV772), GPU (EV773) or memory (EV774) for
+            it, or CUDA fails (EV758); for TensorRT for RTX also as
             `edgevit.runner.engines.tensorrt_rtx.validity.check_engine`.
     """
 

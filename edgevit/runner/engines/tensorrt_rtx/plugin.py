@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from edgevit.bundle.outputs import CLASSIFY
 from edgevit.errors import EnvironmentError_
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
@@ -50,7 +51,13 @@ def open_with_plugin(
     gate, sessions = None, {}
     if bundle.has_reference:
         sessions["fp32"] = session_from_bundle(bundle, "fp32", plugin=plugin)
-        gate = gate_against(sessions["fp32"], conditions.max_drop, batches, normalize)
+        gate = gate_against(
+            sessions["fp32"],
+            conditions.max_drop,
+            batches,
+            normalize,
+            classifies=bundle.task == CLASSIFY,
+        )
 
     def session(variant: str) -> EngineSession:
         return session_from_bundle(bundle, variant=variant, plugin=plugin)

@@ -31,13 +31,14 @@ class GraphParity:
 
     Args:
         num_images: How many images were compared.
-        agreement_percent: Images whose top-1 class is the same, in percent.
-        cosine: Smallest cosine between the logits of one image.
-        max_error: Largest absolute difference of a logit.
+        agreement_percent: Images whose top-1 class is the same, in percent; None of a model that
+            does not classify.
+        cosine: Smallest cosine between the outputs of one image.
+        max_error: Largest absolute difference of an element.
     """
 
     num_images: int
-    agreement_percent: float
+    agreement_percent: float | None
     cosine: float
     max_error: float
 

@@ -220,6 +220,6 @@ def graph_matches_simulation(subject: CheckedGraph) -> Iterator[Fault]:
         raise NotRun(subject.facts.no_parity)
     if parity.cosine < 0.999:
         yield Fault("graph", f"cosine of the logits is {parity.cosine:.4f}, below 0.999")
-    if parity.agreement_percent < 99.5:
+    if parity.agreement_percent is not None and parity.agreement_percent < 99.5:
         text = f"top-1 agrees on {parity.agreement_percent:.1f} % of {parity.num_images} images"
         yield Fault("graph", f"{text}, below 99.5 %")
