@@ -13,12 +13,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from rows import add_row
 from scenes import CLASSES, SIDE, Material, material, scenes
 from torch import Tensor, nn
 from transformers import (
@@ -26,6 +30,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
 )
+
+from edgevit import api
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAIN_SEED, TEST_SEED, CALIBRATION_SEED = 1, 2, 3
@@ -74,6 +80,60 @@ def save(model: SegformerForSemanticSegmentation, folder: Path) -> None:
     SegformerImageProcessor(size=size, image_mean=MEAN, image_std=STD).save_pretrained(folder)
 
 
+def measure(options: argparse.Namespace) -> None:
+    """Add a row for every width: the engine's and fp32's mean IoU on the same test scenes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_scenes(material(options.data, "train"), CALIBRATION_SEED, 64, folder / "calibration")
+        write_scenes(material(options.data, "test"), TEST_SEED, options.num, folder / "test")
+        for bits in map(int, options.bits.split(",")):
+            add_row("segmentation", row(options, bits, folder))
+
+
+def write_scenes(source: Material, seed: int, count: int, folder: Path) -> None:
+    """Write images/N.png and masks/N.png."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index, scene in enumerate(itertools.islice(scenes(source, seed), count)):
+        for name, values in zip(("images", "masks"), scene, strict=True):
+            Image.fromarray(values).save(folder / name / f"{index:04}.png")
+
+
+def row(options: argparse.Namespace, bits: int, folder: Path) -> dict[str, Any]:
+    artefact = api.quantize(
+        str(options.cache / "model"),
+        folder / "calibration" / "images",
+        bits=bits,
+        method=options.method,
+        seed=options.seed,
+    )
+    bundle = artefact.save(folder / f"bundle{bits}")
+    images, masks = folder / "test" / "images", folder / "test" / "masks"
+    report = api.validate(bundle, images, masks=masks, rounds=10, threads=1)
+    rows = {one["label"]: one for one in report["task"]["metrics"]}
+    against_fp32, logits = rows["mean IoU against fp32"], report["task"]["outputs"]["logits"]
+    return {
+        "model": "segformer_b0 (64 x 64, trained here)",
+        "method": options.method,
+        "weight_bits": bits,
+        "act_bits": bits,
+        "num_calib": artefact.recipe.num_calib,
+        "seed": options.seed,
+        "images": report["num_images"],
+        "miou_fp32": rows["mean IoU"]["fp32"],
+        "miou_engine": rows["mean IoU"]["engine"],
+        "drop_points": report["drop_points"]["value"],
+        "drop_low": report["drop_points"]["low"],
+        "drop_high": report["drop_points"]["high"],
+        "miou_to_fp32": against_fp32["engine"],
+        "pixels_as_fp32": rows["pixels of the same class as fp32"]["engine"],
+        "sqnr_db": logits["sqnr_db"],
+        "cosine": logits["cosine"],
+        "engine_to_simulation_db": report["self_check"]["outputs"]["logits"]["sqnr_db"],
+        "verdict": report["verdict"],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,9 +144,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--bits", default="8,6", help="widths to measure")
+    parser.add_argument("--method", default="edgevit")
+    parser.add_argument("--num", type=int, default=1000, help="test scenes")
+    parser.add_argument("--seed", type=int, default=0, help="of the quantization")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train(options)
+    {"train": train, "measure": measure}[options.step](options)
     return 0
 
 

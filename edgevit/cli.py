@@ -340,6 +340,8 @@ def _quantize(
 @_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--masks", metavar="FOLDER", help="Label maps (PNG) of the images, to segment.")
+@click.option("--annotations", metavar="FILE", help="Boxes in COCO's JSON format, to detect.")
 @click.option("--trust-code", is_flag=True, help="Run the bundle's engines compiled elsewhere.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:
