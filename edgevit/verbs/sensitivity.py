@@ -13,6 +13,7 @@ from edgevit.progress import Progress, no_progress
 from edgevit.verbs.artefact import tensor_of
 from edgevit.verbs.inputs import (
     QuantizationInputs,
+    check_classifies,
     check_num_calib,
     check_seed,
     check_widths,
@@ -99,6 +100,7 @@ def sensitivity(
     )
     judged = None
     if data is not None:
+        check_classifies(loaded, "--data", "Leave out --data for the columns without accuracy.")
         naming = name_classes(loaded, classes, class_order, weights)
         judged = open_labelled(data, naming, loaded.num_classes, num, seed)
         _check_labelled(judged)

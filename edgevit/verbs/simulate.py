@@ -21,6 +21,7 @@ from edgevit.runner.measure.scores import predicted_classes
 from edgevit.verbs.artefact import Pixels, Simulation, logits_of
 from edgevit.verbs.inputs import (
     QuantizationInputs,
+    check_classifies,
     check_seed,
     check_widths,
     data_or_own,
@@ -283,6 +284,7 @@ def _case(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
+    check_classifies(loaded, "simulate", "quantize writes a bundle, which validate measures.")
     loaded = with_names(loaded, name_classes(loaded, *asked.stated, asked.weights))
     counts = {
         name: (num, [*loaded.notes, *stand_in_note(images, num, loaded), *notes])
