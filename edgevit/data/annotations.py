@@ -104,7 +104,7 @@ def read_annotations(
             str(row["file_name"]): _annotated(row, boxes[int(row["id"])], labels)
             for row in values["images"]
         }
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
     return Annotations(path=path, by_name=images)
 
@@ -143,6 +143,8 @@ def _annotated(
     image: dict[str, Any], rows: list[dict[str, Any]], labels: Mapping[int, int]
 ) -> Annotated:
     height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1:
+        raise ValueError(f"an image of {height} x {width} pixels")
     corners = np.array([[float(v) for v in row["bbox"]] for row in rows]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]  # left, top, right, bottom
     return Annotated(
