@@ -22,6 +22,7 @@ from edgevit.bundle.golden import (
     fp32_of,
     golden_from_bytes,
     golden_limit_bytes,
+    is_of_classes,
     simulated_of,
 )
 from edgevit.bundle.graph import MAX_GRAPH_BYTES, OnnxGraph, read_graph
@@ -228,6 +229,7 @@ class Bundle:
         """Refuse images and outputs of another model than the manifest's."""
         channels, *side = self.input_size
         fits = arrays["images"].shape[1:] == (*side, channels)
+        fits = fits and is_of_classes(arrays) == is_classifier(self.manifest["model"])
         wanted = {one.name: one.shape for one in self.outputs}
         sets = [simulated_of(arrays, variant) for variant in self.variants]
         for one in (found for found in (*sets, fp32_of(arrays)) if found):

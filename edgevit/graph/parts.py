@@ -1,8 +1,8 @@
 """Cuts a whole graph into parts that follow each other, one transformer block to a part.
 
-A block behind which something reads what was computed before its end (a skip connection, as decoders
-have it) ends no part. What stands before the first block or between two (patch embedding, patch merging) belongs to the
-block behind it; what stands after the last one (norm, pooling, head) is the last part.
+What stands before the first block or between two (patch embedding, patch merging) belongs to the
+block behind it; what stands after the last one (norm, pooling, head) is the last part. A block
+ends no part if something behind it reads what was computed before its end, as decoders do.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import numpy as np
 
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.data.photographs import is_stand_in, photographs
-from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import UsageError
 from edgevit.progress import Progress
 from edgevit.quantizers.spec import check_bits
@@ -114,27 +113,6 @@ def load_or_describe(
         loaded = loaded_from_module(model, preprocessing, task=task)
     progress("load model", 1, 1)
     return loaded
-
-
-def check_classifies(loaded: LoadedModel, verb: str, instead: str) -> None:
-    """Make sure that a model is a classifier, where a verb judges by its classes.
-
-    Args:
-        loaded: The model.
-        verb: What the user asked for.
-        instead: What to try.
-
-    Raises:
-        UsageError: It is for another task (EV354).
-    """
-    if loaded.task != CLASSIFY:
-        raise UsageError(
-            "EV354",
-            f"{verb} judges a classifier by its classes.",
-            where=loaded.name,
-            why=f"The model is for another task: {loaded.task}.",
-            try_next=instead,
-        )
 
 
 def check_seed(seed: int) -> int:

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.data.tasks import CLASSIFY
 from edgevit.progress import Progress, no_progress
 from edgevit.recipe import DEFAULT_METHOD
 from edgevit.runner.measure.scores import predicted_classes
 from edgevit.verbs.artefact import Pixels, Simulation, logits_of
 from edgevit.verbs.inputs import (
     QuantizationInputs,
-    check_classifies,
     check_seed,
     check_widths,
     data_or_own,
@@ -32,7 +32,7 @@ from edgevit.verbs.inputs import (
     subject_of,
 )
 from edgevit.verbs.options import Asked, options_from
-from edgevit.verbs.validate import open_labelled
+from edgevit.verbs.validate import open_labelled, require_classes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -172,6 +172,7 @@ def compare_methods(
         data = data_or_own(data, asked.model)
 
         def shown(loaded: LoadedModel) -> ImageSet:
+            require_classes(loaded.num_classes if loaded.task == CLASSIFY else None)
             if labels:
                 naming = Naming(names=loaded.classes, order=asked.class_order or None)
                 return open_labelled(data, naming, loaded.num_classes, num, asked.seed)
@@ -284,7 +285,6 @@ def _case(
         weights_key=asked.weights_key,
         model_args=asked.model_args,
     )
-    check_classifies(loaded, "simulate", "quantize writes a bundle, which validate measures.")
     loaded = with_names(loaded, name_classes(loaded, *asked.stated, asked.weights))
     counts = {
         name: (num, [*loaded.notes, *stand_in_note(images, num, loaded), *notes])

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from edgevit.bundle import Bundle
 from edgevit.bundle.outputs import CLASSIFY
 from edgevit.data import ImageSet, open_images
-from edgevit.errors import AccuracyGateError, DeviceError, LatencyGateError, UndecidedError
+from edgevit.errors import (
+    AccuracyGateError,
+    DeviceError,
+    LatencyGateError,
+    UndecidedError,
+    UnsupportedError,
+)
 from edgevit.progress import Progress, no_progress
 from edgevit.runner.engines import open_for_engine
 from edgevit.runner.measure.limits import check_limits, check_runs
@@ -152,15 +158,37 @@ def numbered_folders(data: str | Path | ImageSet, num: int | None, seed: int) ->
 
 
 def open_labelled(
-    data: str | Path | ImageSet, naming: Naming, num_classes: int, num: int | None, seed: int
+    data: str | Path | ImageSet, naming: Naming, num_classes: int | None, num: int | None, seed: int
 ) -> ImageSet:
-    """Return the images, or `num` of them drawn with `seed`, with the model's labels."""
+    """Return the images, or `num` of them drawn with `seed`, with the model's labels.
+
+    Raises:
+        UnsupportedError: The model has no classes (EV351).
+    """
     from edgevit.data import labels_for
 
+    require_classes(num_classes)
     images = data if isinstance(data, ImageSet) else open_images(data)
     if num is not None:
         images = images.subset(num, seed, option="--num")
     return labels_for(naming.names, images, num_classes, order=naming.order, source=naming.source)
+
+
+def require_classes(num_classes: int | None) -> None:
+    """Refuse a model without classes where predictions are compared.
+
+    Raises:
+        UnsupportedError: It has none (EV351).
+    """
+    if num_classes is None:
+        raise UnsupportedError(
+            "EV351",
+            "The model gives no classes to compare.",
+            where="the model's outputs",
+            why="Predictions are compared here, and it returns no logits [batch, classes].",
+            try_next="`edgevit quantize` and `edgevit validate` compare its outputs themselves; "
+            "`edgevit sensitivity` without --data ranks its layers.",
+        )
 
 
 def check_gates(

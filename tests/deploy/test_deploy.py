@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from named_outputs import SHAPES, Tower, write_images
 from thin_python import bare_python
 
 from edgevit.bundle import open_bundle
@@ -59,6 +60,19 @@ def test_the_report_is_that_of_this_machine(board, bundle, few):
     assert there["device"]["facts"]["system"]["machine"] == os.uname().machine
     assert there["device"]["kept"] is None
     assert board.left() == []  # not even an empty folder
+
+
+def test_named_outputs_come_back(board, tmp_path):
+    import edgevit
+
+    images = write_images(tmp_path / "images")
+    artefact = edgevit.quantize(Tower(), images, bits=8, method="minmax", num_calib=8)
+    bundle = artefact.save(tmp_path / "tower")
+    there = deploy(bundle.path, images, device="board", **QUICK)
+    here = validate(bundle, images, **QUICK)
+    for key in ("task", "self_check", "agreement", "top1", "num_images", "labels"):
+        assert there[key] == here[key]
+    assert list(there["task"]["outputs"]) == [*SHAPES]
 
 
 def test_labels_are_made_here_and_sent(board, bundle, tmp_path):

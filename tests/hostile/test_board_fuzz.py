@@ -132,6 +132,13 @@ def sent(make_parts, tmp_path_factory):
     return Sent(bundle=bundle, shipment=shipment, images_sha256=hashes, conditions=conditions)
 
 
+def task():
+    error = {"num_images": 7, "sqnr_db": 30.0, "cosine": 0.999, "cosine_low": 0.998}
+    error.update(cosine_high=1.0, least_cosine=0.99, max_error=0.5)
+    outputs = {"logits": error}
+    return {"name": "classify", "num_images": 7, "main": "", "metrics": [], "outputs": outputs}
+
+
 @pytest.fixture(scope="module")
 def honest(sent):
     answers = {"top5": [[label, *[(label + n) % 7 for n in (1, 2, 3, 4)]] for label in range(7)]}
@@ -147,7 +154,7 @@ def honest(sent):
         "peak_memory_bytes": {}, "skipped_images": [], "warnings": ["one"],
         "engine_used": {"name": "tensorrt 10.3", "provider": "TensorRT", "stands_in": False,
                         "variant": variant},
-        "telemetry": telemetry(), "build": build(),
+        "telemetry": telemetry(), "build": build(), "task": task(),
         "machine": {"machine": "aarch64", "python": "3.10.12", "numpy": "1.26"},
         "of": {"bundle_sha256": sent.bundle.manifest["manifest_sha256"],
                "images_sha256": files_digest(sent.images_sha256)},

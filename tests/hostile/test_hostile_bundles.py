@@ -9,6 +9,7 @@ import sys
 
 import attacks_on_files
 import attacks_on_graphs
+import attacks_on_outputs
 import numpy as np
 import pytest
 import sealing
@@ -27,6 +28,7 @@ ATTACKS = {
         "cost": attacks_on_graphs.COSTS,
         "tensor": attacks_on_files.TENSORS,
         "golden": attacks_on_files.GOLDEN,
+        "outputs": attacks_on_outputs.OUTPUTS,
         "manifest": attacks_on_files.MANIFESTS,
     }.items()
     for name, attack in attacks.items()

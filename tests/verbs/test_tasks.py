@@ -15,7 +15,7 @@ from PIL import Image
 
 import edgevit
 from edgevit.cli import main
-from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
+from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UnsupportedError, UsageError
 from edgevit.recipe import Recipe
 from edgevit.runner.engines.onnxruntime.session import session_from_bundle
 from edgevit.runner.measure.tasks.boxes import found_boxes
@@ -328,9 +328,9 @@ def test_verbs_that_judge_by_classes_say_so(tmp_path: Path) -> None:
     from edgevit.verbs.simulate import compare_methods
 
     name, images = str(segformer(tmp_path / "model")), pictures(tmp_path / "images")
-    with pytest.raises(UsageError, match="EV354"):
+    with pytest.raises(UnsupportedError, match="EV351"):
         compare_methods(name, images, data=images, methods=("minmax",), num_calib=2)
-    with pytest.raises(UsageError, match="EV354"):
+    with pytest.raises(UnsupportedError, match="EV351"):
         sensitivity(name, images, data=images, num_calib=2)
 
 

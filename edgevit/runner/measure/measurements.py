@@ -21,7 +21,7 @@ from edgevit.runner.measure.accuracy import Predictions, predict_all
 from edgevit.runner.measure.conditions import Conditions
 from edgevit.runner.measure.latency import LatencySamples
 from edgevit.runner.measure.memory import peak_memory_bytes
-from edgevit.runner.measure.selfcheck import MIN_COSINE, SelfCheck, self_check
+from edgevit.runner.measure.selfcheck import MIN_SQNR_DB, SelfCheck, self_check
 from edgevit.runner.measure.task import started
 from edgevit.runner.telemetry import measure_watched, why_not_counted
 
@@ -164,8 +164,8 @@ def _far_outputs(checked: SelfCheck) -> list[str]:
     """Return a warning for each output in which engine and simulation differ too much."""
     rows = (checked.outputs or {}).items()
     return [
-        f"the engine's {name} is not the simulation's: cosine {one['cosine']:.5f} on the golden "
-        f"images, {MIN_COSINE} or an error below that of quantization was expected"
+        f"the engine's {name} is not the simulation's: SQNR {one['sqnr_db'] or 0:.1f} dB on the "
+        f"golden images, {MIN_SQNR_DB:g} dB or an error below quantization's was expected"
         for name, one in rows
         if not one["within"]
     ]

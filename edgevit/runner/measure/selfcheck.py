@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, npt.NDArray[np.float32]]
     Errors = Mapping[str, OutputErrors]
 
-MIN_COSINE = 0.999
-"""Least mean cosine of an output with the simulated one, unless its error is below that of
-quantization itself."""
+MIN_SQNR_DB = 27.0
+"""Least SQNR of an output to the simulated one (it means a cosine of 0.999), unless its error is
+below that of quantization itself."""
 _BATCH = 8
 
 
@@ -78,7 +78,7 @@ class OutputCheck:
         cosine: Mean over the images, engine against simulation.
         fp32_sqnr_db, fp32_cosine: Engine against fp32; None without fp32 outputs.
         quantization_sqnr_db: Simulation against fp32; None without, or where they are equal.
-        within: Whether the engine is as near to the simulation as `MIN_COSINE` asks, or nearer
+        within: Whether the engine is as near to the simulation as `MIN_SQNR_DB` asks, or nearer
             than quantization has moved the simulation from fp32.
     """
 
@@ -146,8 +146,7 @@ def _check_same(found: Arrays, simulated: Arrays) -> None:
 def _identical(found: Arrays, simulated: Arrays) -> npt.NDArray[np.bool_]:
     """Return bool [n]: which images have all outputs bit for bit."""
     same = [(found[k] == v).reshape(len(v), -1).all(axis=1) for k, v in simulated.items()]
-    every: npt.NDArray[np.bool_] = np.stack(same).all(axis=0)
-    return every
+    return np.asarray(np.stack(same).all(axis=0))
 
 
 def _checks(found: Arrays, simulated: Arrays, exact: Arrays) -> dict[str, Any]:
@@ -160,14 +159,15 @@ def _checks(found: Arrays, simulated: Arrays, exact: Arrays) -> dict[str, Any]:
 
 def _check(name: str, own: Errors, moved: Errors, whole: Errors) -> OutputCheck:
     one, change, fp32 = own[name], moved.get(name), whole.get(name)
-    limit = None if change is None else change.noise
+    least = one.signal / 10 ** (MIN_SQNR_DB / 10)
+    limit = max(least, 0.0 if change is None else change.noise)
     return OutputCheck(
         sqnr_db=one.sqnr_db,
         cosine=one.mean_cosine,
         fp32_sqnr_db=None if fp32 is None else fp32.sqnr_db,
         fp32_cosine=None if fp32 is None else fp32.mean_cosine,
         quantization_sqnr_db=None if change is None else change.sqnr_db,
-        within=one.mean_cosine >= MIN_COSINE or (limit is not None and one.noise <= limit),
+        within=one.noise <= limit,
     )
 
 

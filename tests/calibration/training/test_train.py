@@ -372,7 +372,7 @@ def test_the_suffix_weighs_features_of_the_float32_rest(graph, images):
                 inputs=inputs,
                 wanted=run_part(run.graph, part.start, inputs, part.stop),
                 importance=torch.zeros(()),  # nothing but the features counts
-                logits=run.graph.forward(images),
+                outputs=run.graph.forward(images),
                 behind=name,
                 features=wanted,
             )

@@ -138,7 +138,8 @@ class EngineSession:
         return {name: np.asarray(value, dtype=np.float32) for name, value in zip(names, values)}
 
     def _check_output(self, name: str, value: Values, images: int) -> None:
-        fits = value.ndim == self._outputs[name] and len(value) == images
+        known = self._outputs[name] in (0, value.ndim)  # 0 where the model does not say
+        fits = known and value.ndim > 0 and len(value) == images
         if not fits or not np.isfinite(value).all():
             raise DeviceError(
                 "EV705",

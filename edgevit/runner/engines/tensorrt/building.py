@@ -212,10 +212,10 @@ def _compile_for(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
 def _image_input(network: Any) -> Any:
     """Return the only input; height and width must be fixed."""
     image = network.get_input(0) if network.num_inputs == 1 else None
-    if image is None or network.num_outputs != 1 or len(image.shape) != 4 or -1 in image.shape[1:]:
+    if image is None or not network.num_outputs or len(image.shape) != 4 or -1 in image.shape[1:]:
         raise DeviceError(
             "EV767",
-            "The graph is not an image classifier of one size.",
+            "The graph does not take images of one size.",
             why=f"{network.num_inputs} inputs, {network.num_outputs} outputs,"
             f" input shape {None if image is None else list(image.shape)}.",
         )

@@ -48,7 +48,7 @@ READS = {
 }
 SIZES = {"image": 12, "patches": 12, "embed": 8, "tokens": 12, "norm_q": 12, "q_product": 12,
          "k_product": 12, "q": 12, "heads": 12, "scores": 18, "mixed": 12, "logits": 5}  # fmt: skip
-VALUES = GraphValues(reads=READS, per_image=SIZES, image="image", logits="logits")
+VALUES = GraphValues(reads=READS, per_image=SIZES, image="image", outputs=frozenset({"logits"}))
 KERNELS = [
     layer("shape", (), (), (), kind="shape_call"),
     layer("__myl_CastResh_myl0_1", ("patches",), (tensor("image", "fp32", -1, 3, 4),),
@@ -100,7 +100,8 @@ def test_multiply_adds_and_bytes():
 
 def test_a_product_of_two_activations_that_are_not_fused():
     reads = {"p": ("image", "image")}
-    values = GraphValues(reads=reads, per_image={"image": 24, "p": 18}, image="image", logits="p")
+    sizes, ends = {"image": 24, "p": 18}, frozenset({"p"})
+    values = GraphValues(reads=reads, per_image=sizes, image="image", outputs=ends)
     names = (tensor("image", "fp16", -1, 3, 4), tensor("image", "fp16", -1, 4, 3))
     product = layer("p_myl0_0", ("p",), names, (tensor("o", "fp16", -1, 3, 3),), kind="gemm")
     (work,) = kernel_works(sized_kernels([product], values))

@@ -8,7 +8,7 @@ import pytest
 from edgevit.errors import BundleError, DeviceError
 from edgevit.runner.engines.onnxruntime.session import EngineSession
 from edgevit.runner.engines.tensorrt.gate import Gate
-from edgevit.runner.engines.tensorrt.parity import check_parity, simulated_logits
+from edgevit.runner.engines.tensorrt.parity import check_parity, simulated_outputs
 from edgevit.runner.engines.tensorrt.trial_plan import OpenedVariant, TrialPlan
 from edgevit.runner.engines.tensorrt.trials import try_variants
 
@@ -49,10 +49,10 @@ class Slowed:
 
 
 def test_each_variant_is_compared_with_its_own_simulation(plan, sessions):
-    assert simulated_logits(plan.golden, "int8") is plan.golden["logits_simulated"]
-    assert simulated_logits(plan.golden, "fp16") is plan.golden["logits_simulated_fp16"]
+    for variant, key in (("int8", "logits_simulated"), ("fp16", "logits_simulated_fp16")):
+        assert simulated_outputs(plan.golden, variant)["logits"] is plan.golden[key]
     with pytest.raises(BundleError, match="logits_simulated_fp8"):
-        simulated_logits(plan.golden, "fp8")
+        simulated_outputs(plan.golden, "fp8")
     for variant, session in sessions.items():
         parity = check_parity(session, plan.golden, plan.normalize, variant)
         assert parity.agreement_percent == 100
