@@ -229,7 +229,8 @@ def yolos(folder: Path) -> Path:
     )
     model = tf.YolosForObjectDetection(config)
     last = model.class_labels_classifier.layers[-1]
-    last.weight.data *= 50  # scores above one half
+    last.weight.data *= 50
+    last.bias.data[-1] = -1000  # always an object, so some score is above one half
     model.save_pretrained(folder)
     size = {"height": SIDE, "width": SIDE}
     tf.YolosImageProcessor(size=size).save_pretrained(folder)

@@ -51,19 +51,24 @@ class EmbedMetric:
         self.images += room
 
     def result(self) -> list[MetricRow]:
-        """Return accuracies of the vote where all images have labels, and the agreement."""
+        """Return accuracies of the vote where labels tell something, and the agreement."""
         if self.images < 2:
             return []
         count = min(NEIGHBOURS, self.images - 1)
         fp32, engine = (nearest(np.concatenate(self.kept[k]), count) for k in ("fp32", "engine"))
         labels = np.concatenate(self.labels)
         same = fp32[:, 0] == engine[:, 0]  # [N]
-        rows = [] if (labels < 0).any() else _votes(labels, fp32, engine)
+        rows = _votes(labels, fp32, engine) if _tell(labels) else []
         return [
             *rows,
             _share("same nearest image as fp32", same),
             MetricRow(f"of the {count} nearest also fp32's", None, 100 * shared(fp32, engine), "%"),
         ]
+
+
+def _tell(labels: npt.NDArray[np.int64]) -> bool:
+    """Return whether every image has a label, and another image of the same."""
+    return bool((labels >= 0).all() and np.bincount(labels)[labels].min() > 1)
 
 
 def _votes(
