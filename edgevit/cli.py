@@ -219,6 +219,7 @@ def targets(json_path: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of everything drawn at random.")
 @click.option("--checkpoint", metavar="DIR", help="Where edgevit-train keeps and finds its work.")
 @_model_options
+@click.option("--task", metavar="NAME", help="classify, embed, segment, detect or features.")
 @click.option("--trust-code", is_flag=True, help="Run the code that a recipe names as its model.")
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
@@ -339,6 +340,8 @@ def _quantize(
 @_eer_options
 @click.option("--classes", metavar="FILE", help="Class names in the order of the outputs.")
 @click.option("--class-order", metavar="LIBRARY", help="torchvision or timm, without names.")
+@click.option("--masks", metavar="FOLDER", help="Label maps (PNG) of the images, to segment.")
+@click.option("--annotations", metavar="FILE", help="Boxes in COCO's JSON format, to detect.")
 @click.option("--trust-code", is_flag=True, help="Run the bundle's engines compiled elsewhere.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON.")
 def validate(bundle: str, data: str, json_path: str | None, **choices: Any) -> None:

@@ -44,6 +44,7 @@ class Recipe:
         pretrained: False for random weights.
         model_args: Constructor's arguments that differ from what the name means.
         preprocessing: Values by name where they are not the model's own.
+        task: What the model is for, where it is asked for or is no classifier's.
         classes: Class names in label order, where the user stated them.
         class_order: How class folders were numbered in training, where the user stated it.
         weights: Name of the checkpoint file, without its folder; empty without one.
@@ -64,6 +65,7 @@ class Recipe:
     pretrained: bool = True
     model_args: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
     classes: tuple[str, ...] = ()
     class_order: str = ""
     weights: str = ""
@@ -77,6 +79,8 @@ class Recipe:
         tables = {name: _list_text(getattr(self, name)) for name in _TABLES}
         values = {**asdict(self), "float_layers": list(self.float_layers), "layer_bits": pairs}
         values["classes"] = list(self.classes)
+        if not self.task:
+            del values["task"]  # a classifier's goes without saying
         return {**values, **tables}
 
     def to_toml(self) -> str:

@@ -126,8 +126,10 @@ def check_values(manifest: dict[str, Any]) -> None:
     values = manifest["preprocessing"]
     if not len(values["mean"]) == len(values["std"]) == values["input_size"][0]:
         raise bad_manifest("preprocessing.mean and std are not one number for each channel")
-    if set(values) != set(_PREPROCESSING):
+    if set(values) - set(_CHOICES) != set(_PREPROCESSING):
         raise bad_manifest(f"preprocessing has other keys than {', '.join(_PREPROCESSING)}")
+    if any(values.get(key, one) not in (one, other) for key, (one, other) in _CHOICES.items()):
+        raise bad_manifest("preprocessing.channel_order or crop_rounding has no such value")
 
 
 def check_layers(layers: Any, where: str) -> None:
@@ -229,6 +231,7 @@ _PREPROCESSING: dict[str, Check] = {
     "mean": _is_per_channel(_is_real(-1e6, 1e6)),
     "std": _is_per_channel(_is_real(0, 1e6)),
 }
+_CHOICES = {"channel_order": ("RGB", "BGR"), "crop_rounding": ("half_even", "down")}
 _TABLES: dict[str, dict[str, Check]] = {
     "model": {
         "name": _is(str),

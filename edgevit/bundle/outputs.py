@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from edgevit.bundle.manifest_schema import bad_manifest
+from edgevit.data.tasks import CLASSIFY, TASKS
 
-CLASSIFY = "classify"
-TASKS = (CLASSIFY, "embed", "segment", "detect", "features")
 LOGITS = "logits"
 MAX_OUTPUTS, MAX_RANK, MAX_IMAGE_BYTES = 64, 6, 256 << 20
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,63}"

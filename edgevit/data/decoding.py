@@ -24,8 +24,7 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 200_000_000
 
-# What Pillow's readers raise on damaged files; broken PNG chunks are a SyntaxError.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -40,6 +39,7 @@ _DAMAGE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+"""What Pillow's readers raise on damaged files; broken PNG chunks are a SyntaxError."""
 
 
 def damaged_image_error(why: str) -> DataError:
@@ -70,7 +70,7 @@ def image_from_bytes(data: bytes) -> Image.Image:
             return rgb_from_image(image)
     except UnidentifiedImageError as error:
         raise damaged_image_error(f"It is in none of the formats {', '.join(FORMATS)}.") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise damaged_image_error(f"{type(error).__name__}: {error}") from error
 
 

@@ -10,7 +10,7 @@ timm `data/transforms_factory.py` (`transforms_imagenet_eval`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_CROP_ROUNDINGS: dict[str, Callable[[float], int]] = {"half_even": round, "down": math.floor}
+DEFAULTED = {"channel_order": "RGB", "crop_rounding": "half_even"}
+"""What goes without saying in bundles and recipes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,9 @@ class Preprocessing:
         interpolation: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` or ``"lanczos"``.
         crop_pct: Cropped side over resized side, 0 to 1; says where `resize_size` came from.
         mean, std: Per channel, in units of a picture whose values lie in [0, 1].
+        channel_order: ``"RGB"``, or ``"BGR"`` where the model takes blue first (MobileViT).
+        crop_rounding: Where a crop begins that is off the middle by half a pixel: ``"half_even"``
+            as in torchvision, or ``"down"`` as in transformers.
 
     Raises:
         DataError: A value is impossible (EV108).
@@ -52,6 +58,8 @@ class Preprocessing:
     crop_pct: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: str = "RGB"
+    crop_rounding: str = "half_even"
 
     def __post_init__(self) -> None:
         wrong = [name for name, good in _checks(self).items() if not good]
@@ -62,7 +70,8 @@ class Preprocessing:
                 where=", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
                 try_next="input_size is (3, H, W), or (1, H, W) for grey; "
                 "resize_size a length or (height, width); "
-                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean, std a number a channel.",
+                f"interpolation one of {', '.join(INTERPOLATIONS)}; mean, std a number a channel; "
+                "channel_order RGB or BGR; crop_rounding half_even or down.",
             )
 
     @staticmethod
@@ -74,9 +83,11 @@ class Preprocessing:
         mean: Sequence[float],
         std: Sequence[float],
         squash: bool = False,
+        **defaulted: str,
     ) -> Preprocessing:
         """Return the preprocessing of a timm configuration: resize to floor(input / crop_pct)."""
-        values = {"input_size": input_size, "resize_size": 1, "interpolation": interpolation}
+        values: dict[str, Any] = {"input_size": input_size, "resize_size": 1}
+        values |= {"interpolation": interpolation, **defaulted}
         Preprocessing.from_dict({**values, "crop_pct": crop_pct, "mean": mean, "std": std})
         height, width = (math.floor(side / crop_pct) for side in input_size[1:])
         values["resize_size"] = (height, width) if squash else min(height, width)
@@ -104,15 +115,18 @@ class Preprocessing:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return a JSON-able dictionary; what is as in `DEFAULTED` is left out."""
+        values = asdict(self).items()
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in values if v != DEFAULTED.get(k)
+        }
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop one picture of any mode and size.
 
         Returns:
-            uint8 [H, W, 3], or [H, W, 1] grey; where the resized picture is smaller than the crop,
-            a black border.
+            uint8 [H, W, 3] in the order of `channel_order`, or [H, W, 1] grey; where the resized
+            picture is smaller than the crop, a black border.
 
         Raises:
             DataError: The picture is so long and thin that resizing it takes too much memory, or
@@ -122,13 +136,27 @@ class Preprocessing:
         picture = rgb_from_image(image)
         if channels == 1:
             picture = picture.convert("L")
-        resized = _resize(picture, self.resize_size, self.interpolation)
-        cropped = np.asarray(_center_crop(resized, height, width), dtype=np.uint8)
-        return cropped.reshape(height, width, channels)  # [H, W, C]
+        cropped = np.asarray(placed(picture, self), dtype=np.uint8)
+        pixels = cropped.reshape(height, width, channels)  # [H, W, C]
+        return np.ascontiguousarray(pixels[..., ::-1]) if self.channel_order == "BGR" else pixels
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn uint8 pixels [B, H, W, C] into float32 [B, C, H, W]: (x / 255 - mean) / std."""
         return normalize(pixels, self.mean, self.std)
+
+
+def placed(image: Image.Image, preprocessing: Preprocessing, border: int = 0) -> Image.Image:
+    """Return the part of a picture, or of a label map, that the model sees, in its size.
+
+    Args:
+        image: Of any mode that Pillow resizes.
+        preprocessing: Sizes and interpolation are read.
+        border: Value around a picture that is smaller than the crop.
+    """
+    _, height, width = preprocessing.input_size
+    resized = _resize(image, preprocessing.resize_size, preprocessing.interpolation)
+    rounded = _CROP_ROUNDINGS[preprocessing.crop_rounding]
+    return _center_crop(resized, height, width, rounded, border)
 
 
 def _checks(p: Preprocessing) -> dict[str, bool]:
@@ -143,6 +171,8 @@ def _checks(p: Preprocessing) -> dict[str, bool]:
         "crop_pct": _are((p.crop_pct,), 1, float) and p.crop_pct > 0,
         "mean": _are(p.mean, channels, float) and are_possible(p.mean, ()),
         "std": _are(p.std, channels, float) and are_possible((), p.std),
+        "channel_order": p.channel_order == "RGB" or (p.channel_order == "BGR" and channels == 3),
+        "crop_rounding": p.crop_rounding in _CROP_ROUNDINGS,
     }
 
 
@@ -173,12 +203,14 @@ def _resize(image: Image.Image, size: int | tuple[int, int], interpolation: str)
     return image.resize((new_width, new_height), INTERPOLATIONS[interpolation])
 
 
-def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop as `torchvision.transforms.CenterCrop` does: black border first, half to even."""
+def _center_crop(
+    image: Image.Image, height: int, width: int, rounded: Callable[[float], int], fill: int
+) -> Image.Image:
+    """Crop as `torchvision.transforms.CenterCrop` does: a border first, black in a picture."""
     missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
     if missing_x or missing_y:
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
-        image = ImageOps.expand(image, border=border, fill=0)
-    top = round((image.height - height) / 2.0)
-    left = round((image.width - width) / 2.0)
+        image = ImageOps.expand(image, border=border, fill=fill)
+    top = rounded((image.height - height) / 2.0)
+    left = rounded((image.width - width) / 2.0)
     return image.crop((left, top, left + width, top + height))

@@ -12,6 +12,7 @@ _FILES = (
     "data/__init__.py",
     "data/normalizing.py",
     "data/paths.py",
+    "data/tasks.py",
     "runner/**/*.py",
     "scratch.py",
 )

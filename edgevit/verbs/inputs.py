@@ -93,6 +93,7 @@ def load_or_describe(
     *,
     weights_key: str = "",
     model_args: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
     """Return the model of this name, or the module given, with its preprocessing."""
     from edgevit.zoo import load_model, loaded_from_module
@@ -108,9 +109,10 @@ def load_or_describe(
             weights_key=weights_key,
             model_args=model_args,
             preprocessing=preprocessing,
+            task=task,
         )
     else:
-        loaded = loaded_from_module(model, preprocessing)
+        loaded = loaded_from_module(model, preprocessing, task=task)
     progress("load model", 1, 1)
     return loaded
 

@@ -30,6 +30,7 @@ _OF_THE_MODEL = {
     "weights_sha256",
     "model_args",
     "preprocessing",
+    "task",
     "classes",
     "class_order",
 }
@@ -43,8 +44,8 @@ class Asked:
 
     Args:
         model, target, method, num_calib, seed, float_layers, layer_bits, pretrained, weights,
-            weights_key, model_args, preprocessing, classes, class_order: As in
-            `edgevit.quantize`.
+            weights_key, model_args, preprocessing, task, classes, class_order: As in
+            `edgevit.quantize`; "" without a task.
         bits: Width of what the next two leave open.
         weight_bits, act_bits: Widths, None where `bits` holds.
         file: The recipe file, None without one.
@@ -64,6 +65,7 @@ class Asked:
     weights_key: str = ""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
     classes: ClassNames = ()
     class_order: str = ""
     bits: int = DEFAULT_BITS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import check_together
 from edgevit.progress import Progress, no_progress
 from edgevit.recipe import Recipe, digest_of
@@ -59,6 +60,7 @@ def quantize(
     weights_key: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    task: str | None = None,
     trust_code: bool = False,
     checkpoint: str | Path | None = None,
     classes: ClassNames | None = None,
@@ -101,6 +103,8 @@ def quantize(
             a checkpoint's shapes show need not be given.
         preprocessing: All of it, or some of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
             ``interpolation`` by name, for a module of your own or a named model.
+        task: "classify", "embed", "segment", "detect" or "features"; left out, the model's head
+            says it (see docs/tasks.md).
         trust_code: Import a ``package:function`` that the recipe names; a name given as `model`
             needs no leave.
         checkpoint: Folder in which `edgevit-train` keeps the blocks it has trained; the same call
@@ -136,6 +140,7 @@ def quantize(
         weights_key=weights_key,
         model_args=model_args,
         preprocessing=None if preprocessing is None else preprocessing_values(preprocessing),
+        task=task,
         classes=classes,
         class_order=class_order,
         trust_code=trust_code,
@@ -181,6 +186,7 @@ def _quantize(
         progress,
         weights_key=asked.weights_key,
         model_args=asked.model_args,
+        task=asked.task or None,
     )
     naming = name_classes(loaded, *asked.stated, asked.weights)
     loaded = with_names(loaded, naming)
@@ -207,6 +213,7 @@ def _checks(
     from edgevit.targets.registry import target_named
     from edgevit.zoo.class_names import check_naming
     from edgevit.zoo.loading import check_obtainable
+    from edgevit.zoo.tasks import check_task
 
     def check_bits_asked() -> None:
         limits.check()
@@ -220,10 +227,16 @@ def _checks(
     def check_model() -> None:
         if isinstance(asked.model, str):
             weights = None if asked.weights is None else Path(asked.weights)
-            check_obtainable(asked.model, pretrained=asked.pretrained, weights=weights)
+            check_obtainable(
+                asked.model,
+                pretrained=asked.pretrained,
+                weights=weights,
+                task=asked.task or None,
+            )
 
     checks = (
         lambda: check_naming(*asked.stated),
+        lambda: asked.task and check_task(asked.task),
         lambda: check_seed(asked.seed),
         lambda: method_named(asked.method),
         lambda: target_named(asked.target).check_deployable(),
@@ -252,6 +265,7 @@ def _recipe(
         pretrained=asked.pretrained or asked.weights is not None,
         model_args=subject.loaded.arguments,
         preprocessing=subject.loaded.preprocessing_to_keep(),
+        task=asked.task or ("" if subject.loaded.task == CLASSIFY else subject.loaded.task),
         classes=(subject.loaded.classes or ()) if asked.classes else (),
         class_order=asked.class_order,
         weights=asked.checkpoint_name,

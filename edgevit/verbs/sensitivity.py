@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.data import ImageSet, Preprocessing
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import DataError, EdgeViTError
 from edgevit.progress import Progress, no_progress
 from edgevit.verbs.artefact import tensor_of
@@ -21,7 +22,7 @@ from edgevit.verbs.inputs import (
     subject_of,
 )
 from edgevit.verbs.options import SIMULATE
-from edgevit.verbs.validate import open_labelled
+from edgevit.verbs.validate import open_labelled, require_classes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,6 +100,7 @@ def sensitivity(
     )
     judged = None
     if data is not None:
+        require_classes(loaded.num_classes if loaded.task == CLASSIFY else None)
         naming = name_classes(loaded, classes, class_order, weights)
         judged = open_labelled(data, naming, loaded.num_classes, num, seed)
         _check_labelled(judged)

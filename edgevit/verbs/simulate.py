@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.data.tasks import CLASSIFY
 from edgevit.progress import Progress, no_progress
 from edgevit.recipe import DEFAULT_METHOD
 from edgevit.runner.measure.scores import predicted_classes
@@ -171,7 +172,7 @@ def compare_methods(
         data = data_or_own(data, asked.model)
 
         def shown(loaded: LoadedModel) -> ImageSet:
-            require_classes(loaded.num_classes)
+            require_classes(loaded.num_classes if loaded.task == CLASSIFY else None)
             if labels:
                 naming = Naming(names=loaded.classes, order=asked.class_order or None)
                 return open_labelled(data, naming, loaded.num_classes, num, asked.seed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle
 from edgevit.bundle.outputs import CLASSIFY
-from edgevit.data import ImageSet, Preprocessing, open_images
+from edgevit.data import ImageSet, open_images
 from edgevit.errors import (
     AccuracyGateError,
     DeviceError,
@@ -46,6 +46,8 @@ def validate(
     eer_reference: str | Path = "vit_b",
     classes: ClassNames | None = None,
     class_order: str | None = None,
+    masks: str | Path | None = None,
+    annotations: str | Path | None = None,
     trust_code: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -69,6 +71,9 @@ def validate(
             those in the bundle.
         class_order: "torchvision" or "timm": how the class folders were numbered in training,
             where no names say it; in place of what the bundle says.
+        masks: For a segmentation, a folder with a label map NAME.png for each image; see
+            docs/tasks.md.
+        annotations: For a detector, boxes of the images in COCO's JSON format.
         trust_code: Run a compiled engine in the bundle that another machine compiled: it is a
             program. Without it such a one is not used, and the graph is compiled here.
         progress: Called with (stage, done, total).
@@ -83,6 +88,7 @@ def validate(
     from edgevit.runner.measure.measurements import BATCH, measure
     from edgevit.runner.measure.validation import validation_report
     from edgevit.verbs.eer import eer_asked
+    from edgevit.verbs.truth import batches_of
 
     check_limits(max_drop=max_drop, max_latency_ms=max_latency_ms)
     check_runs(threads=threads, batch=batch, rounds=rounds)
@@ -100,10 +106,8 @@ def validate(
         trust_code=trust_code,
     )
     check_asked(opened.manifest, engine)
-    preprocessing = Preprocessing.from_dict(opened.preprocessing)
-    measured = measure(
-        opened, lambda: images.batches(preprocessing, BATCH), len(images), conditions, progress
-    )
+    batches = batches_of(opened, images, masks, annotations)
+    measured = measure(opened, batches, len(images), conditions, progress)
     measured = replace(measured, skipped_images=[str(name) for name in images.skipped])
     report = validation_report(
         opened,

@@ -26,6 +26,7 @@ class LoadingChoices:
         arguments: Arguments of the model's constructor by name, plain values only.
         preprocessing: Values of `PREPROCESSING_KEYS` (or ``resize_size``) that win over the
             model's own.
+        task: One of `edgevit.zoo.tasks.TASKS`; None where the model says it.
     """
 
     pretrained: bool = True
@@ -33,6 +34,7 @@ class LoadingChoices:
     weights_key: str = ""
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
 
 
 def model_choices(typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,18 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
+from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, SEGMENT
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
 from edgevit.zoo.outputs import LOGITS, named_values
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
+from edgevit.zoo.tasks import TaskOutputs, check_task, task_outputs
+
+_COMPARED = (
+    "the model returns no logits [batch, classes], and no --task says what it is for: its outputs "
+    "are compared with those of fp32 as features"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +35,13 @@ class LoadedModel:
         name: As the user gave it.
         source: Library and exact checkpoint, such as
             ``"timm:vit_base_patch16_224.augreg_in21k_ft_in1k"``.
-        model: In eval mode; float32 [B, 3, H, W] -> logits [B, num_classes].
+        model: In eval mode; float32 [B, 3, H, W] -> logits [B, num_classes]; for other tasks than
+            "classify" -> name -> float32 [B, ...], see `edgevit.zoo.tasks`.
         preprocessing: How pictures become its inputs.
         classes: Class names in label order (WordNet ids for ImageNet), None when unknown; two for a
             single logit: what it says below 0, then above.
-        num_classes: Number of logits; None of a model that gives no logits [B, classes].
+        num_classes: Number of logits, or of a segmentation's or detection's classes; None of a
+            model that gives none.
         parameters: Number of parameters; buffers are not counted.
         flops: Multiply-adds per image (what the literature calls FLOPs). As loaded: the rounded
             figure of the literature, None without one; `edgevit.verbs.inputs.subject_of` replaces
@@ -44,7 +53,7 @@ class LoadedModel:
         preprocessing_source: Where the preprocessing's values came from, in words.
         own_preprocessing: Whether all of them are the model's own.
         notes: What was taken, converted and left out while loading, in sentences.
-        task: What it is for, one of `edgevit.bundle.outputs.TASKS`.
+        task: What it is for, one of `edgevit.data.tasks.TASKS`.
         outputs: What of all that it returns is an output, as `graph_from_module` takes it; None for
             logits.
     """
@@ -63,7 +72,7 @@ class LoadedModel:
     preprocessing_source: str = ""
     own_preprocessing: bool = True
     notes: tuple[str, ...] = ()
-    task: str = "classify"
+    task: str = CLASSIFY
     outputs: str | tuple[str, ...] | None = None
 
     def preprocessing_to_keep(self) -> dict[str, Any]:
@@ -83,6 +92,7 @@ def describe_model(
     arguments: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     flops: int | None = None,
+    task: str = CLASSIFY,
 ) -> LoadedModel:
     """Put the model into eval mode, decide its preprocessing and fill in what follows.
 
@@ -90,14 +100,18 @@ def describe_model(
         preprocessing: Reads the model's own.
         choices: What the caller said; its preprocessing wins.
         arguments: What the model was built with.
+        task: What the model is for; one that does not classify is tried on a black image.
 
     Raises:
-        UsageError: The model does not take images of that size (EV174).
+        UsageError: The model does not take images of that size (EV174), or what it returns is
+            nothing for that task (EV234).
     """
     model.eval()
     arguments = arguments or {}
     chosen = choose_preprocessing(preprocessing, source, choices, arguments)
-    if not chosen.is_own:
+    if task != CLASSIFY:
+        returned_by(model, chosen.preprocessing.input_size)
+    elif not chosen.is_own:
         num_logits(model, chosen.preprocessing.input_size)
     return LoadedModel(
         name=name,
@@ -114,8 +128,8 @@ def describe_model(
         preprocessing_source=chosen.source,
         own_preprocessing=chosen.is_own,
         notes=notes,
-        task="features" if num_classes is None else "classify",
-        outputs="all" if num_classes is None else None,
+        task=task,
+        outputs=None if task == CLASSIFY else "all",
     )
 
 
@@ -129,6 +143,7 @@ def loaded_from_module(
     choices: LoadingChoices | None = None,
     carrier: Any = None,
     notes: tuple[str, ...] = (),
+    task: str | None = None,
 ) -> LoadedModel:
     """Describe a module of the user's own.
 
@@ -145,16 +160,20 @@ def loaded_from_module(
         choices: What the caller said of a named model.
         carrier: Has the attributes above; the model if left out.
         notes: Notes of an earlier step.
+        task: What it is for, one of `edgevit.zoo.tasks.TASKS`; left out, that of `choices`, or
+            "classify".
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
-            (EV157), no output is a float tensor (EV183), or there are more or fewer class names
-            than logits (EV165).
+            (EV157), no output is a float tensor (EV183) or one for the task (EV234), or there are
+            more or fewer class names than logits (EV165).
     """
     model, more = plain_module(model)
     name = name or type(model).__name__
     carrier = model if carrier is None else carrier
-    choices = choices or LoadingChoices(preprocessing=preprocessing_values(preprocessing))
+    choices = choices or LoadingChoices(
+        preprocessing=preprocessing_values(preprocessing), task=task
+    )
     named = classes or getattr(model, "edgevit_classes", None)
     source = source or f"module:{type(model).__module__}.{type(model).__qualname__}"
 
@@ -162,19 +181,37 @@ def loaded_from_module(
         return preprocessing_of(carrier, name)
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
-    num_classes = num_logits(model.eval(), chosen.input_size)
+    num_classes = _num_classes(model.eval(), chosen.input_size, choices.task)
+    if num_classes is None and choices.task is None:
+        more += (_COMPARED,)
     if named is not None and num_classes is not None and len(named) != num_labels(num_classes):
         raise _misnamed_error(name, len(named), num_classes)
+    task = choices.task or (FEATURES if num_classes is None else CLASSIFY)
     return describe_model(
         name=name,
         source=source,
-        model=model,
+        model=model if choices.task in (None, CLASSIFY) else TaskOutputs(model, task),
         preprocessing=own,
         classes=None if named is None else tuple(str(item) for item in named),
         num_classes=num_classes,
         choices=choices,
         notes=(*notes, *more),
+        task=task,
     )
+
+
+def _num_classes(
+    model: nn.Module, input_size: tuple[int, int, int], task: str | None
+) -> int | None:
+    """Return the number of classes that the outputs show, None where they have none."""
+    if task in (None, CLASSIFY):
+        found = num_logits(model, input_size)
+        if found is None and task == CLASSIFY:
+            task_outputs(returned_by(model, input_size), CLASSIFY)  # says what it returned
+        return found
+    axis = {SEGMENT: 1, DETECT: -1}.get(str(task))
+    returned = returned_by(TaskOutputs(model, check_task(str(task))), input_size)
+    return None if axis is None else int(returned[LOGITS].shape[axis])
 
 
 def preprocessing_values(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -280,17 +317,16 @@ def _carry(model: Any) -> Preprocessing | None:
 
 
 @torch.no_grad()
-def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
-    """Run one black image [1, 3, H, W] and return the number of logits, None without logits.
-
-    Logits are a tensor [1, classes], by itself or by that name.
+def returned_by(model: nn.Module, input_size: tuple[int, int, int]) -> Any:
+    """Return what a model says of one black image [1, 3, H, W].
 
     Raises:
-        UsageError: No output is a float tensor of one image (EV183), or the model fails on such
-            an image (EV174).
+        UsageError: It fails on such an image (EV174), or returns nothing for its task (EV234).
     """
     try:
-        returned = model(torch.zeros(1, *input_size))
+        return model(torch.zeros(1, *input_size))
+    except EdgeViTError:
+        raise
     except Exception as error:  # the model's own code, which may fail in any way
         raise UsageError(
             "EV174",
@@ -300,6 +336,18 @@ def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int | None
             try_next="--input-size with what the model takes, or --model-arg img_size=N (timm), "
             "image_size=N (torchvision) builds it for another size.",
         ) from error
+
+
+def num_logits(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
+    """Run one black image [1, 3, H, W] and return the number of logits, None without logits.
+
+    Logits are a tensor [1, classes], by itself or by that name.
+
+    Raises:
+        UsageError: No output is a float tensor of one image (EV183), or the model fails on such
+            an image (EV174).
+    """
+    returned = returned_by(model, input_size)
     values = named_values(returned)
     logits = returned if isinstance(returned, torch.Tensor) else values.get(LOGITS)
     if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[0] == 1:

@@ -13,6 +13,7 @@ import torch
 
 from edgevit.data import Preprocessing
 from edgevit.data.paths import look_at
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.checkpoints import CHECKPOINTS
@@ -23,6 +24,8 @@ from edgevit.zoo.listing import unknown_model
 from edgevit.zoo.loaded import LoadedModel, describe_model, preprocessing_values
 from edgevit.zoo.names import check_spelling, is_path
 from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.tasks import check_task
+from edgevit.zoo.timm_towers import for_task, timm_task
 from edgevit.zoo.weights import read_checkpoint
 
 Loader = Callable[[str, LoadingChoices], LoadedModel]
@@ -37,6 +40,7 @@ def load_model(
     weights_key: str = "",
     model_args: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
     """Load a model by name.
 
@@ -53,10 +57,11 @@ def load_model(
             numbers. What a checkpoint's shapes show need not be given.
         preprocessing: All of it, or values of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
             ``interpolation`` by name.
+        task: What the model is for, one of `edgevit.zoo.tasks.TASKS`; left out, the model says it.
 
     Raises:
-        UsageError: Unknown model (EV151), no preprocessing is known (EV157), or a choice can't be
-            right (EV166 to EV176).
+        UsageError: Unknown model (EV151), no preprocessing is known (EV157), a choice can't be
+            right (EV166 to EV176), or the task has to be chosen (EV233) or does not fit (EV234).
         EnvironmentError_: A package or the network is missing (EV152, EV153).
         DataError: The checkpoint can't be read (EV154) or does not fit (EV155), or what lies
             beside it can't be read (EV173).
@@ -69,6 +74,7 @@ def load_model(
         weights_key=weights_key,
         arguments=check_arguments(model_args or {}),
         preprocessing=preprocessing_values(preprocessing),
+        task=None if task is None else check_task(task),
     )
     with seed_torch(seed):
         loaded = loader(rest, choices)
@@ -101,7 +107,9 @@ def is_code(name: str) -> bool:
     return ":" in name and _loader(name)[1] is factories.load
 
 
-def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> None:
+def check_obtainable(
+    name: str, *, pretrained: bool, weights: Path | None, task: str | None = None
+) -> None:
     """Make sure in seconds that the model's weights are here or can be downloaded.
 
     Models of transformers and functions of the user's own are not asked; loading them says.
@@ -118,7 +126,7 @@ def check_obtainable(name: str, *, pretrained: bool, weights: Path | None) -> No
         if look_at(weights).kind != "file":
             read_checkpoint(weights)
     elif pretrained and loader in (timm_models.load, timm_models.load_short):
-        timm_models.check_obtainable(rest)
+        timm_models.check_obtainable(rest, task)
     elif pretrained and loader is torchvision_models.load:
         torchvision_models.check_obtainable(rest)
 
@@ -185,13 +193,16 @@ def _load_embedded(name: str, choices: LoadingChoices) -> LoadedModel:
         model, notes = fitted.model, fitted.notes
     elif choices.pretrained:
         load_weights(model, asset(f"{name}.safetensors"))
+    task = timm_task(model, choices.task, name)
+    classifies = task == CLASSIFY
     return describe_model(
         name=name,
         source=f"edgevit:{name}",
-        model=model,
+        model=for_task(model, task),
         preprocessing=lambda: preprocessing_from_timm(config),
-        classes=tuple(config["classes"]),
-        num_classes=len(config["classes"]),
+        classes=tuple(config["classes"]) if classifies else None,
+        num_classes=len(config["classes"]) if classifies else None,
+        task=task,
         choices=choices,
         notes=notes,
         flops=config.get("flops"),

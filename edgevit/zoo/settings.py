@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.data import Preprocessing
+from edgevit.data.preprocessing import DEFAULTED
 from edgevit.errors import DataError, EdgeViTError, UsageError
 from edgevit.zoo.choices import PREPROCESSING_KEYS, LoadingChoices, wrong_option
-from edgevit.zoo.preprocessing import preprocessing_from_timm, preprocessing_from_transformers
+from edgevit.zoo.preprocessing import preprocessing_from_timm
+from edgevit.zoo.processors import preprocessing_from_transformers
 
 GIVEN = "given"
 _SIZES = ("img_size", "image_size")
@@ -75,10 +77,11 @@ def choose_preprocessing(
 
 def _spread(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the caller's values with channels apart from the size."""
-    unknown = given.keys() - {*PREPROCESSING_KEYS, "resize_size"}
+    known = (*PREPROCESSING_KEYS, "resize_size", *DEFAULTED)
+    unknown = given.keys() - set(known)
     if unknown:
-        known = ", ".join((*PREPROCESSING_KEYS, "resize_size"))
-        raise wrong_option(str(sorted(map(str, unknown))[0]), f"There are only {known}.")
+        first = sorted(map(str, unknown))[0]
+        raise wrong_option(first, f"There are only {', '.join(known)}.")
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     for key in ("mean", "std"):
         if isinstance(values.get(key), int | float):
@@ -92,6 +95,12 @@ def _spread(given: Mapping[str, Any]) -> dict[str, Any]:
         if len(sides) == 3:
             values["channels"] = sides[0]
     return values
+
+
+def asked_size(choices: LoadingChoices) -> tuple[int, int] | None:
+    """Return the height and width that the caller gives, None without."""
+    size = _spread(choices.preprocessing).get("input_size")
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _from(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -180,14 +189,19 @@ def _beside(choices: LoadingChoices, source: str) -> list[tuple[str, dict[str, A
     folder = choices.weights.parent
     processor, config = folder / "preprocessor_config.json", folder / "config.json"
     if processor.is_file():
-        return [(f"{processor.name} beside the weights", _from(_processor(processor)))]
+        return [
+            (
+                f"{processor.name} beside the weights",
+                _from(_processor(processor, asked_size(choices))),
+            )
+        ]
     values = _read(config) if config.is_file() else {}
-    found = values.get("pretrained_cfg", values if "mean" in values and "std" in values else None)
+    stated = values.get("pretrained_cfg", values if "mean" in values and "std" in values else None)
     named = str(values.get("architecture", "")).partition(".")[0]
-    if not isinstance(found, dict) or (named and named not in source):
+    if not isinstance(stated, dict) or (named and named not in source):
         return []  # transformers' own config, or of another architecture
     try:
-        return [(f"{config.name} beside the weights", _from(preprocessing_from_timm(found)))]
+        return [(f"{config.name} beside the weights", _from(preprocessing_from_timm(stated)))]
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
         raise _unreadable(config, f"{type(error).__name__}: {error}") from error
 
@@ -204,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _processor(path: Path) -> Preprocessing:
+def _processor(path: Path, asked: tuple[int, int] | None) -> Preprocessing:
     """Read transformers' preprocessor_config.json with transformers itself."""
     _read(path)
     try:
@@ -212,7 +226,7 @@ def _processor(path: Path) -> Preprocessing:
 
         read = AutoImageProcessor.from_pretrained
         processor = read(str(path.parent), trust_remote_code=False, local_files_only=True)
-        return preprocessing_from_transformers(processor)
+        return preprocessing_from_transformers(processor, asked)
     except EdgeViTError:
         raise
     except Exception as error:  # transformers fails in many ways over a file it can't use

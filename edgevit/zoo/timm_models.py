@@ -14,6 +14,7 @@ import timm
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import DataError, UnsupportedError, UsageError
 from edgevit.zoo.arguments import blame_arguments, refuse_arguments
 from edgevit.zoo.augreg import fit_from_npz
@@ -27,6 +28,7 @@ from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, hub_failure, hub_way_out, no_network
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.shapes import timm_arguments
+from edgevit.zoo.timm_towers import for_task, timm_task
 from edgevit.zoo.weights import read_checkpoint
 
 FOLDERS_AND_HUB = ("local-dir", "hf-hub", "hf_hub")
@@ -60,13 +62,16 @@ def load(name: str, choices: LoadingChoices, flops: int | None = None) -> Loaded
     fitted = _fit(name, choices)
     model: Any = fitted.model
     config = model.pretrained_cfg
+    task = timm_task(model, choices.task, name)
+    classifies = task == CLASSIFY
     return describe_model(
         name=name,
         source=f"timm:{_tag(name, config)}",
-        model=model,
+        model=for_task(model, task),
         preprocessing=lambda: preprocessing_from_timm(config),
-        classes=classes_of_timm(model),
-        num_classes=_logits(model, name),
+        classes=classes_of_timm(model) if classifies else None,
+        num_classes=int(model.num_classes) if classifies else None,
+        task=task,
         choices=choices,
         arguments=fitted.arguments,
         notes=fitted.notes,
@@ -79,10 +84,10 @@ def _fit(name: str, choices: LoadingChoices) -> Fitted:
     refuse_arguments(choices.arguments, _NOT_THE_MODELS)
     weights = choices.weights
     if weights is None:
-        more = _choices(name, choices.pretrained, choices.arguments)
+        more = _choices(name, choices.pretrained, choices.arguments, choices.task)
         model = _build(name, choices.pretrained, {**choices.arguments, **more})
         return Fitted(model=model, arguments=choices.arguments, notes=())
-    _choices(name, False, {"num_classes": 1})
+    _choices(name, False, {"num_classes": 1}, choices.task)
     if weights.suffix.lower() == ".npz":
         return fit_from_npz(lambda given: _build(name, False, given), choices)
 
@@ -106,7 +111,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
     return model
 
 
-def check_obtainable(name: str) -> None:
+def check_obtainable(name: str, task: str | None = None) -> None:
     """Make sure that published weights are here or can be downloaded.
 
     Raises:
@@ -116,25 +121,28 @@ def check_obtainable(name: str) -> None:
     """
     name = CHECKPOINTS[name].tag if name in CHECKPOINTS else name
     if name.partition(":")[0] in FOLDERS_AND_HUB:
-        _choices(name, True, {})
+        _choices(name, True, {}, task)
     else:
-        _weights_file(name, _classifier_config(name))
+        _weights_file(name, _config_for(name, task))
 
 
-def _choices(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _choices(
+    name: str, pretrained: bool, arguments: Mapping[str, Any], task: str | None
+) -> dict[str, Any]:
     """Return what `timm.create_model` has to be told beside the name."""
     prefix, _, rest = name.partition(":")
     if prefix in FOLDERS_AND_HUB:
         if prefix != "local-dir" and _find_cached(rest, "config.json") is None:
             _require_hub(name, rest)
         return {}
-    config = _config(name) if "num_classes" in arguments else _classifier_config(name)
+    config = _config(name) if "num_classes" in arguments else _config_for(name, task)
     return _load_cached_weights(name, config) if pretrained else {}
 
 
-def _classifier_config(name: str) -> dict[str, Any]:
+def _config_for(name: str, task: str | None) -> dict[str, Any]:
+    """Return the configuration, of a classifier if no other task is asked for."""
     config = _config(name)
-    if not config.get("num_classes"):
+    if task in (None, CLASSIFY) and not config.get("num_classes"):
         raise _no_classifier(name)
     return config
 
@@ -157,20 +165,14 @@ def _tag(name: str, config: dict[str, Any]) -> str:
     return f"{name}.{config['tag']}"
 
 
-def _logits(model: nn.Module, name: str) -> int:
-    count = int(getattr(model, "num_classes", 0))
-    if not count:
-        raise _no_classifier(name)
-    return count
-
-
 def _no_classifier(name: str) -> UnsupportedError:
     return UnsupportedError(
         "EV159",
         "The model has no classifier.",
         where=name,
         why="It was published for features, so it gives no logits to compare.",
-        try_next="Choose a checkpoint fine-tuned for classification, or --weights FILE of one.",
+        try_next="--task embed compares its pooled embedding, --task features its feature maps; "
+        "or --weights FILE of a checkpoint fine-tuned for classification.",
     )
 
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import UsageError
 from edgevit.zoo.arguments import blame_arguments, refuse_arguments
 from edgevit.zoo.choices import LoadingChoices
@@ -20,6 +21,7 @@ from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.network import downloads, no_network, url_failure, ways_out
 from edgevit.zoo.preprocessing import preprocessing_from_torchvision
 from edgevit.zoo.shapes import torchvision_arguments
+from edgevit.zoo.tasks import choose_task
 
 
 def load(name: str, choices: LoadingChoices) -> LoadedModel:
@@ -31,6 +33,7 @@ def load(name: str, choices: LoadingChoices) -> LoadedModel:
         fitted = Fitted(model=model, arguments=choices.arguments, notes=())
     else:
         fitted = fit_model(lambda given: _build(name, None, given), choices, torchvision_arguments)
+    choose_task(choices.task, (CLASSIFY,), f"torchvision:{name}")
     categories = published.meta["categories"]
     num_classes = int(fitted.arguments.get("num_classes", len(categories)))
     return describe_model(

@@ -1,20 +1,24 @@
-"""Image classifiers of Hugging Face transformers, from a folder or by their hub name.
+"""Vision models of Hugging Face transformers, from a folder or by their hub name.
 
-Attention is asked for in its eager form, the model's output is reduced to its logits, and a
-checkpoint in which a tensor is missing is refused instead of being filled up at random.
+Attention is asked for in its eager form, the model's output is reduced to what its task is about,
+and a checkpoint in which a tensor is missing is refused instead of being filled up at random.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgevit.data import Preprocessing
+from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, SEGMENT
 from edgevit.errors import DataError, EdgeViTError, EnvironmentError_, UsageError
 from edgevit.zoo.arguments import not_taken
 from edgevit.zoo.choices import LoadingChoices
@@ -24,11 +28,17 @@ from edgevit.zoo.imagenet import wordnet_ids_if_imagenet
 from edgevit.zoo.loaded import LoadedModel, describe_model
 from edgevit.zoo.names import check_hub_or_folder
 from edgevit.zoo.network import downloads, hub_failure
-from edgevit.zoo.preprocessing import (
-    preprocessing_from_transformers,
-    unsupported_preprocessing_error,
-)
+from edgevit.zoo.preprocessing import unsupported_preprocessing_error
+from edgevit.zoo.processors import preprocessing_from_transformers
+from edgevit.zoo.settings import asked_size
 from edgevit.zoo.shapes import classifier_rows
+from edgevit.zoo.tasks import TaskOutputs, choose_task
+from edgevit.zoo.transformers_heads import (
+    fitting_tasks,
+    model_class,
+    possible_tasks,
+    tower_config,
+)
 
 _OFFLINE = (
     "Give a folder written by save_pretrained (transformers:FOLDER); even --no-pretrained needs "
@@ -50,6 +60,24 @@ class Logits(nn.Module):
         return logits
 
 
+class CutIntoPatches(nn.Module):
+    """A tower that takes patches in place of an image (SigLIP2), fed with images of one size."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the tower does of images float32 [B, 3, H, W]."""
+        side = self.model.config.patch_size
+        batch, channels, height, width = image.shape
+        rows, columns = height // side, width // side
+        cut = image.reshape(batch, channels, rows, side, columns, side)  # [B, C, R, p, K, p]
+        flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, side * side * channels)
+        shapes = torch.tensor([[rows, columns]])  # of every image
+        return self.model(pixel_values=flat, pixel_attention_mask=None, spatial_shapes=shapes)
+
+
 def load(name: str, choices: LoadingChoices) -> LoadedModel:
     """Load a transformers classifier; see `edgevit.zoo.loading.load_model`."""
     if find_spec("transformers") is None:
@@ -63,27 +91,48 @@ def load(name: str, choices: LoadingChoices) -> LoadedModel:
     where: dict[str, Any] = {"trust_remote_code": False}
     where["local_files_only"] = Path(name).is_dir() or hub_failure() is not None
     config = _config(name, where)
+    task = _task(config, choices, name)
     if choices.weights is not None:
-        fitted = _from_file(name, config, choices)
+        fitted = _from_file(name, config, choices, task)
     elif choices.pretrained:
         if choices.arguments:
             raise not_taken(choices.arguments, name, "Published weights fit one configuration.")
-        fitted = Fitted(model=_load_pretrained(name, where), arguments={}, notes=())
+        model = _load_pretrained(name, config, where, task)
+        fitted = Fitted(model=model, arguments={}, notes=())
     else:
         arguments = choices.arguments
-        fitted = Fitted(model=_random(name, config, arguments), arguments=arguments, notes=())
+        fitted = Fitted(model=_random(name, config, arguments, task), arguments=arguments, notes=())
     config = fitted.model.config
+    labelled = task in (CLASSIFY, SEGMENT, DETECT)
     return describe_model(
         name=name,
         source=f"transformers:{name}",
-        model=Logits(fitted.model.float()),
-        preprocessing=lambda: _check_size(config, _preprocessing(name, where)),
-        classes=_classes(config),
-        num_classes=int(config.num_labels),  # type: ignore[arg-type, union-attr]
+        model=_wrapped(fitted.model.float(), task),
+        preprocessing=lambda: _own_preprocessing(name, config, where, choices),
+        classes=_classes(config) if labelled else None,
+        num_classes=int(config.num_labels) if labelled else None,  # type: ignore[arg-type, union-attr]
         choices=choices,
         arguments=fitted.arguments,
         notes=fitted.notes,
+        task=task,
     )
+
+
+def _task(config: Any, choices: LoadingChoices, name: str) -> str:
+    """Return the task that is asked for, or that of the checkpoint's head."""
+    if choices.task is not None:
+        return choose_task(choices.task, possible_tasks(config), name)
+    is_checkpoint = choices.pretrained and choices.weights is None
+    return choose_task(None, fitting_tasks(config, by_head=is_checkpoint), name)
+
+
+def _wrapped(model: nn.Module, task: str) -> nn.Module:
+    if task == CLASSIFY:
+        return Logits(model)
+    has_no_pooler = getattr(model, "pooler", model) is None
+    takes_patches = "spatial_shapes" in signature(model.forward).parameters
+    whole = CutIntoPatches(model) if takes_patches else model
+    return TaskOutputs(whole, task, class_token=has_no_pooler and task == EMBED)
 
 
 def _config(name: str, where: dict[str, Any]) -> Any:
@@ -92,30 +141,32 @@ def _config(name: str, where: dict[str, Any]) -> Any:
     return _read(AutoConfig.from_pretrained, name, where)
 
 
-def _load_pretrained(name: str, where: dict[str, Any]) -> nn.Module:
+def _load_pretrained(name: str, config: Any, where: dict[str, Any], task: str) -> nn.Module:
     """Load the published weights.
 
     Raises:
         DataError: The checkpoint lacks tensors or some have other shapes (EV155).
     """
-    from transformers import AutoModelForImageClassification
-
-    choices = {**where, **_LOADING}
-    model, info = _read(AutoModelForImageClassification.from_pretrained, name, choices)
+    choices = {**where, **_LOADING, "config": tower_config(config)}
+    kind = model_class(config, task)
+    model, info = _read(kind.from_pretrained, name, choices)
+    if info["missing_keys"] and all(str(key).startswith("pooler.") for key in info["missing_keys"]):
+        # many checkpoints have no pooler; the first token is what it would have read
+        model, info = _read(kind.from_pretrained, name, {**choices, "add_pooling_layer": False})
     _require_all(info, name)  # what a checkpoint has besides (other heads) is not needed
     module: nn.Module = model
     return module
 
 
-def _from_file(name: str, config: Any, choices: LoadingChoices) -> Fitted:
+def _from_file(name: str, config: Any, choices: LoadingChoices, task: str) -> Fitted:
     """Load a file into the model; transformers itself renames tensors of its older versions."""
     assert choices.weights is not None
-    model = _random(name, config, choices.arguments)
+    model = _random(name, config, choices.arguments, task)
     found = find_checkpoint(choices.weights, model.state_dict(), choices.weights_key)
     labels = classifier_rows(model.state_dict(), found.state)
     shown = {} if labels is None or "num_labels" in choices.arguments else {"num_labels": labels}
     if shown:
-        model = _random(name, config, {**choices.arguments, **shown})
+        model = _random(name, config, {**choices.arguments, **shown}, task)
     notes = found.notes()
     if model.state_dict().keys() <= found.state.keys():
         notes += load_checkpoint(model, found)
@@ -138,19 +189,17 @@ def _require_all(info: dict[str, Any], where: str, *more: str) -> None:
             "The checkpoint does not fit the model.",
             where=where,
             why="; ".join(f"{len(v)} {k}: {', '.join(v[:8])}" for k, v in found.items()),
-            try_next="Give a checkpoint that was fine-tuned for image classification.",
+            try_next="Give a checkpoint that was trained for this, or the --task that fits it.",
         )
 
 
-def _random(name: str, config: Any, arguments: Mapping[str, Any]) -> nn.Module:
-    from transformers import AutoModelForImageClassification
-
-    changed = _configure(config, arguments, name)
+def _random(name: str, config: Any, arguments: Mapping[str, Any], task: str) -> nn.Module:
+    changed = _configure(tower_config(config), arguments, name)
+    kind = model_class(config, task)
+    make = getattr(kind, "from_config", None) or kind._from_config
 
     def build(_: str) -> nn.Module:
-        model: nn.Module = AutoModelForImageClassification.from_config(
-            changed, attn_implementation="eager"
-        )
+        model: nn.Module = make(changed, attn_implementation="eager")
         return model
 
     model: nn.Module = _read(build, name, {})
@@ -171,28 +220,46 @@ def _configure(config: Any, arguments: Mapping[str, Any], name: str) -> Any:
     return changed
 
 
-def _preprocessing(name: str, where: dict[str, Any]) -> Preprocessing:
+def _own_preprocessing(
+    name: str, config: Any, where: dict[str, Any], choices: LoadingChoices
+) -> Preprocessing:
     from transformers import AutoImageProcessor
 
-    return preprocessing_from_transformers(_read(AutoImageProcessor.from_pretrained, name, where))
+    asked = asked_size(choices)
+    processor = _read(AutoImageProcessor.from_pretrained, name, where)
+    found = preprocessing_from_transformers(processor, asked)
+    return found if asked is not None else _check_size(config, found)
 
 
 def _read(reader: Any, name: str, choices: dict[str, Any]) -> Any:
     """Call transformers; what it can't read is the user's to change (EV164)."""
     try:
-        with downloads(f"transformers:{name}", _OFFLINE):
+        with downloads(f"transformers:{name}", _OFFLINE), _without_reports():
             return reader(name, **choices)
     except EdgeViTError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UsageError(
             "EV164",
             "transformers can't load the model.",
             where=name,
             why=str(error).strip().split("\n")[0][:300],
-            try_next="Give a folder or hub name of an image classifier with config.json, "
+            try_next="Give a folder or hub name of a vision model with config.json, "
             "preprocessor_config.json and weights.",
         ) from error
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Let transformers keep its tables of unused tensors to itself; what lacks is an error here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _classes(config: Any) -> tuple[str, ...] | None:

@@ -202,10 +202,10 @@ def _drop(
 def _task_verdict(task: Mapping[str, Any], max_drop_points: float | None) -> dict[str, Any]:
     """Return drop and verdict of a task whose main row is in percent; else why there is none."""
     main = next((row for row in task.get("metrics", []) if row["label"] == task["main"]), None)
-    known = main is not None and None not in (main["change"], main["low"], main["high"])
-    if main is None or not known or main["unit"] != "%":
-        return {"verdict_reason": "The task has no accuracy in points; see its own rows."}
-    drop = Interval(value=-main["change"], low=-main["high"], high=-main["low"])
+    if main is None or main["change"] is None or main["unit"] != "%":
+        return {"verdict_reason": _compared(task)}
+    low, high = (main["change"] if main[end] is None else main[end] for end in ("low", "high"))
+    drop = Interval(value=-main["change"], low=-high, high=-low)
     if max_drop_points is None:
         return {"drop_points": drop.to_dict()}
     said = f"The drop of {main['label']} is {drop.value:.2f} points [{drop.low:.2f}, "
@@ -214,6 +214,18 @@ def _task_verdict(task: Mapping[str, Any], max_drop_points: float | None) -> dic
         "verdict": decide(drop, max_drop_points),
         "verdict_reason": f"{said}{drop.high:.2f}]; {max_drop_points:g} are allowed.",
     }
+
+
+def _compared(task: Mapping[str, Any]) -> str:
+    """Return what was compared with fp32 where nothing says what is right."""
+    rows = [row for row in task.get("metrics", []) if row["engine"] is not None]
+    if not rows:
+        return "Nothing says what is right for these images, so there is no drop to judge."
+    found = f"{rows[0]['engine']:.2f} {rows[0]['unit']}".rstrip()
+    return (
+        "Nothing says what is right for these images, so there is no drop to judge; compared with "
+        f"fp32: {rows[0]['label']} {found}."
+    )
 
 
 def _comparison(

@@ -37,9 +37,10 @@ def kernels_in(optimised: Path, model: bytes) -> dict[str, str]:
     """Return tensor name -> operator, from the file to which the engine wrote its graph."""
     graph = onnx.load(str(optimised)).graph
     kernels = {name: node.op_type for node in graph.node for name in node.output}
-    last = onnx.ModelProto.FromString(model).graph.node[-1]
-    if last.op_type == "Identity":  # the engine drops it and writes its output instead
-        kernels.setdefault(last.input[0], kernels[last.output[0]])
+    for node in onnx.ModelProto.FromString(model).graph.node:
+        if node.op_type == "Identity" and node.output[0] in kernels:
+            # the engine drops it and writes its output, one of the graph's, instead
+            kernels.setdefault(node.input[0], kernels[node.output[0]])
     return kernels
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
+from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.shapes import Shape
 from edgevit.targets.onnx.builder import OnnxBuilder
@@ -101,3 +102,20 @@ def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
 
 Emitter = Callable[[Lowering, fx.Node], None]
 """Writes one operator; its output carries the fx node's name."""
+
+
+def no_form(
+    node: fx.Node,
+    given: object,
+    *,
+    why: str = "Only the plain form is written.",
+    try_next: str = "Write the factor as a separate multiplication in the model.",
+) -> UnsupportedError:
+    """Return the error for arguments of an operator that no target writes (EV313)."""
+    return UnsupportedError(
+        "EV313",
+        f"{node.target} with {given} has no ONNX form here.",
+        where=str(node.meta.get("module") or node.name),
+        why=why,
+        try_next=try_next,
+    )

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgevit.errors import UnsupportedError
 from edgevit.graph.window import convolution_arguments
-from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments
+from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments, no_form
 
 aten = torch.ops.aten
 
@@ -62,11 +61,9 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
     )
     count_pads = bool(count_pads) and any(_pair(padding))  # without pads there are none to count
     if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
-        raise UnsupportedError(
-            "EV313",
-            f"{node.target} with ceil_mode or divisor_override has no ONNX form here.",
-            where=str(node.meta.get("module") or node.name),
-            why="Only the plain form is written.",
+        raise no_form(
+            node,
+            "ceil_mode or divisor_override",
             try_next="Pad the input so that all windows are whole.",
         )
     context.builder.add(
