@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.bundle.outputs import CLASSIFY
+from edgevit.data.tasks import CLASSIFY
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.chance import Chance, against_chance
 from edgevit.runner.measure.eer import EerAsked, rates_of
