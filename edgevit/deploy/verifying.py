@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevit.bundle import Bundle
-from edgevit.bundle.outputs import CLASSIFY, is_classifier
+from edgevit.bundle.outputs import is_classifier
+from edgevit.data.tasks import CLASSIFY
 from edgevit.deploy.measured import Answers, Measured
 from edgevit.deploy.words import plain
 from edgevit.errors import DeviceError

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.manifest import EXACT_VARIANT, MAIN_VARIANT
-from edgevit.bundle.outputs import CLASSIFY, is_classifier, outputs_of, task_of
+from edgevit.bundle.outputs import is_classifier, outputs_of, task_of
 from edgevit.bundle.shares import multiply_add_shares
+from edgevit.data.tasks import CLASSIFY
 from edgevit.report.build import build_table
 from edgevit.report.cells import new_table, plain_text
 from edgevit.report.kernels import LIBRARY, kernel_of, kernels_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgevit.bundle.outputs import CLASSIFY
+from edgevit.data.tasks import CLASSIFY
 
 _NOTHING = "-"
 _SHOWN = 8

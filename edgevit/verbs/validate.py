@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle import Bundle
-from edgevit.bundle.outputs import CLASSIFY
 from edgevit.data import ImageSet, open_images
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import (
     AccuracyGateError,
     DeviceError,

@@ -191,7 +191,8 @@ def _whole(values: npt.NDArray[Any], processor: Any, size: Size) -> npt.NDArray[
     side = int(processor.patch_size)
     rows, columns = size[0] // side, size[1] // side
     patches = values.reshape(1, rows, columns, side, side, 3)  # [1, rows, columns, p, p, 3]
-    return patches.transpose(0, 5, 1, 3, 2, 4).reshape(1, 3, *size)
+    whole: npt.NDArray[Any] = patches.transpose(0, 5, 1, 3, 2, 4).reshape(1, 3, *size)
+    return whole
 
 
 def _waves(size: Size) -> Image.Image:

@@ -63,13 +63,14 @@ class Logits(nn.Module):
 class CutIntoPatches(nn.Module):
     """A tower that takes patches in place of an image (SigLIP2), fed with images of one size."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, side: int) -> None:
         super().__init__()
         self.model = model
+        self.side = side
 
     def forward(self, image: Tensor) -> Any:
         """Return what the tower does of images float32 [B, 3, H, W]."""
-        side = self.model.config.patch_size
+        side = self.side
         batch, channels, height, width = image.shape
         rows, columns = height // side, width // side
         cut = image.reshape(batch, channels, rows, side, columns, side)  # [B, C, R, p, K, p]
@@ -131,7 +132,8 @@ def _wrapped(model: nn.Module, task: str) -> nn.Module:
         return Logits(model)
     has_no_pooler = getattr(model, "pooler", model) is None
     takes_patches = "spatial_shapes" in signature(model.forward).parameters
-    whole = CutIntoPatches(model) if takes_patches else model
+    config: Any = model.config
+    whole = CutIntoPatches(model, int(config.patch_size)) if takes_patches else model
     return TaskOutputs(whole, task, class_token=has_no_pooler and task == EMBED)
 
 

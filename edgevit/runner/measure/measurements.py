@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.bundle.limits import IMAGES_AT_ONCE
-from edgevit.bundle.outputs import CLASSIFY, is_classifier
+from edgevit.bundle.outputs import is_classifier
 from edgevit.data.normalizing import normalizer
+from edgevit.data.tasks import CLASSIFY
 from edgevit.runner.engines import engine_named
 from edgevit.runner.engines.choice import choose_engine
 from edgevit.runner.measure.accuracy import Predictions, predict_all

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgevit.bundle import Bundle
 from edgevit.bundle.shares import multiply_add_shares
-from edgevit.bundle.outputs import CLASSIFY
+from edgevit.data.tasks import CLASSIFY
 from edgevit.runner.measure.accuracy import Predictions
 from edgevit.runner.measure.chance import Chance, against_chance
 from edgevit.runner.measure.eer import EerAsked, rates_of

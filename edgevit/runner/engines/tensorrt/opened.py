@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.golden import as_main
-from edgevit.bundle.outputs import CLASSIFY
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import DeviceError
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.tensorrt.building import BuildSettings

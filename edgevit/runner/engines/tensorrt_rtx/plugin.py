@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.bundle.outputs import CLASSIFY
+from edgevit.data.tasks import CLASSIFY
 from edgevit.errors import EnvironmentError_
 from edgevit.runner.engines.base import OpenedBundle
 from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module

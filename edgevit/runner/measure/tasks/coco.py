@@ -69,7 +69,7 @@ def average_precision(found: Sequence[Found], annotated: Sequence[Annotated]) ->
 
 def _dataset(annotated: Sequence[Annotated]) -> dict[str, Any]:
     labels = sorted({int(label) for one in annotated for label in one.labels})
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_id": image, "category_id": int(label), "bbox": box, "iscrowd": int(crowd)}
         for image, one in enumerate(annotated)
         for box, label, crowd in zip(_pixels(one.boxes, one.size), one.labels, one.crowd)
