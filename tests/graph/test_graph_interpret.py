@@ -15,8 +15,14 @@ from edgevit.graph.model import Gemm, Graph
 def _product(graph: Graph, gemm: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
     if right is not None:
         return left @ right
-    weight, bias = graph.constant(str(gemm.weight)), graph.constant(str(gemm.bias))
-    return nn.functional.linear(left, weight, bias)
+    return nn.functional.linear(left, graph.weight(gemm), graph.bias(gemm))
+
+
+def _convolution(graph: Graph, gemm: Gemm, x: Tensor) -> Tensor:
+    assert gemm.window is not None
+    weight, bias = graph.constant(str(gemm.weight)), graph.bias(gemm)
+    window = gemm.window
+    return nn.functional.conv2d(x, weight, bias, window.stride, window.padding, window.dilation)
 
 
 def test_same_bits_as_the_module(small: tuple[nn.Module, Graph], images: Tensor) -> None:
@@ -29,7 +35,11 @@ def test_same_bits_as_the_module(small: tuple[nn.Module, Graph], images: Tensor)
         order.append(gemm)
         return _product(graph, gemm, left, right)
 
-    assert torch.equal(run_graph(graph, images, gemm=compute), expected)
+    def convolve(gemm: Gemm, x: Tensor) -> Tensor:
+        order.append(gemm)
+        return _convolution(graph, gemm, x)
+
+    assert torch.equal(run_graph(graph, images, gemm=compute, conv=convolve), expected)
     assert tuple(order) == graph.gemms
 
 

@@ -39,13 +39,13 @@ def places(quantized: QuantizedGraph) -> Iterator[Place]:
     """Yield every place in execution order; each linear in integers stands in one at most.
 
     The image has none: its products are left alone in the official code, and its rounding to 8
-    bits is the least of all errors.
+    bits is the least of all errors. Nor has what a convolution reads: a pixel is under many taps.
     """
     leader = shared_grid_sites(quantized.graph)
     readers: dict[str, list[Gemm]] = {}
     for gemm in quantized.graph.gemms:
         in_integers = is_integer_linear(quantized.layers.get(gemm.name))
-        if in_integers and gemm.left.role is not Role.PATCH_IN:
+        if in_integers and gemm.left.role is not Role.PATCH_IN and gemm.window is None:
             readers.setdefault(leader[gemm.left.name], []).append(gemm)
     seen: set[str] = set()
     for gemms in readers.values():

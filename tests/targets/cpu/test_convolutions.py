@@ -35,7 +35,8 @@ def quantized_at(graph, images, bits=8, method="minmax", **choices) -> Quantized
 
 
 @pytest.mark.parametrize(
-    ("bits", "method"), [(8, "minmax"), (3, "minmax"), (6, "edgevit"), (4, "gptq")]
+    ("bits", "method"),
+    [(8, "minmax"), (3, "minmax"), (6, "edgevit"), (4, "gptq"), (4, "noisyquant+ptq4vit")],
 )
 def test_engine_and_simulation_compute_the_same_integers(graph, images, bits, method):
     quantized = quantized_at(graph, images, bits, method)
