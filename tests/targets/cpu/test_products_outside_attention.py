@@ -6,11 +6,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from paired_models import KINDS, SIDE, LinearAttention, RelativePositions, paired, photographs
+from paired_models import (
+    CLASSES,
+    KINDS,
+    SIDE,
+    LinearAttention,
+    RelativePositions,
+    paired,
+    photographs,
+)
 from torch import nn
 
+from edgevit.bundle.cost import cost_of
 from edgevit.bundle.graph import read_graph
 from edgevit.bundle.manifest import EXACT_VARIANT
+from edgevit.bundle.shape_rules import Value
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
 from edgevit.graph.capture import graph_from_module
@@ -102,7 +112,18 @@ def test_the_bundle_s_graph_is_allowed_and_runs(bits: int) -> None:
     quantized = quantized_at(captured(), bits)
     lowered = TARGET.lower(quantized)
     model = whole_model(lowered.onnx, lowered.tensors)
-    assert read_graph(model)
+    outside = {
+        name: Value(array.shape, str(array.dtype), is_constant=True)
+        for name, array in lowered.tensors.items()
+    }
+    cost_of(
+        read_graph(lowered.onnx, "graph.onnx"),
+        outside,
+        model_bytes=1 << 20,
+        input_size=(3, SIDE, SIDE),
+        num_classes=CLASSES,
+        where="graph.onnx",
+    )  # as when a bundle is opened: every operator and every shape
     image = photographs(2)
     found = EngineSession(model, session_config=lowered.session_config).run(image.numpy())
     with torch.no_grad():
