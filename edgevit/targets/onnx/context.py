@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
+from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.shapes import Shape
 from edgevit.targets.onnx.builder import OnnxBuilder
@@ -97,6 +98,17 @@ def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
     given = args(node)
     late = list(defaults.items())[len(given) :]
     return [*given, *(node.kwargs.get(name, default) for name, default in late)]
+
+
+def no_form(node: fx.Node, form: str, try_next: str) -> UnsupportedError:
+    """Return the error for an operator whose arguments ask for more than is written (EV313)."""
+    return UnsupportedError(
+        "EV313",
+        f"{node.target} with {form} has no ONNX form here.",
+        where=str(node.meta.get("module") or node.name),
+        why="Only the plain form is written.",
+        try_next=try_next,
+    )
 
 
 Emitter = Callable[[Lowering, fx.Node], None]

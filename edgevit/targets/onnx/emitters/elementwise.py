@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from edgevit.errors import UnsupportedError
-from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments
+from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments, no_form
 
 aten = torch.ops.aten
 
@@ -109,13 +109,7 @@ def _pow(context: Lowering, node: fx.Node) -> None:
 
 
 def _no_form(node: fx.Node, given: dict[str, Any]) -> UnsupportedError:
-    return UnsupportedError(
-        "EV313",
-        f"{node.target} with {given} has no ONNX form here.",
-        where=str(node.meta.get("module") or node.name),
-        why="Only the plain form is written.",
-        try_next="Write the factor as a separate multiplication in the model.",
-    )
+    return no_form(node, str(given), "Write the factor as a separate multiplication in the model.")
 
 
 EMITTERS: dict[Any, Emitter] = {
