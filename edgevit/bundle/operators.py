@@ -130,7 +130,6 @@ OPERATORS: dict[str, Operator] = {
             "coordinate_transformation_mode": "s",
             "nearest_mode": "s",
             "cubic_coeff_a": "f",
-            "axes": "ints",
         },
     ),
     "Expand": Operator(rules.expand, (2, 2)),

@@ -299,14 +299,14 @@ def expand(reading: NodeReading) -> Inferred:
 
 def resize(reading: NodeReading) -> Inferred:
     """Infer Resize of height and width of x [N, C, H, W] by factors of constants."""
-    x, factors, axes = reading.shape(0), reading.value(2).floats, reading.attribute("axes")
-    if len(x) != 4 or list(axes) != [2, 3] or factors is None or len(factors) != 2:
+    x, factors = reading.shape(0), reading.value(2).floats
+    if len(x) != 4 or factors is None or len(factors) != 4 or factors[:2] != (1.0, 1.0):
         impossible(f"no resize of {list(x)} by {factors}")
     if reading.inputs[1] is not None:
         impossible("a resize of a part")
     if min(x[1:]) < 1 or not all(0 < factor < _MAX_DIMENSION for factor in factors):
         impossible(f"no resize of {list(x)} by {list(factors)}")
-    sides = [_float32(_float32(side) * factor) for side, factor in zip(x[2:], factors)]
+    sides = [_float32(_float32(side) * factor) for side, factor in zip(x[2:], factors[2:])]
     if min(sides) < 1 or max(sides) > _MAX_DIMENSION:
         impossible(f"a resize of {list(x)} to {sides}")
     found = _result(reading, (*x[:2], *(int(side) for side in sides)))

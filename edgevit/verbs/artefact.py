@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.bundle import Bundle, VariantModel, open_bundle, write_bundle
-from edgevit.bundle.outputs import CLASSIFY, Output
+from edgevit.bundle.outputs import Output
 from edgevit.bundle.shares import runs_in_float
 from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
+from edgevit.data.tasks import CLASSIFY
 from edgevit.recipe import Recipe
 from edgevit.runner.engines import engine_named
 

@@ -171,6 +171,10 @@ FUNCTIONS = {
     "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
     "conv_transpose_wide": nn.ConvTranspose2d(16, 4, 3, 2, 1, 1, groups=2),
     "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest_behind_a_permute": lambda x: F.interpolate(
+        x.permute(0, 2, 3, 1).softmax(-1).permute(0, 3, 1, 2), (12, 20)
+    ),
+    "bilinear_to_odd_sizes": lambda x: F.interpolate(x, (11, 13), mode="bilinear"),
     "bilinear": lambda x: F.interpolate(x, (12, 20), mode="bilinear"),
     "bilinear_corners": lambda x: F.interpolate(x, (12, 20), mode="bilinear", align_corners=True),
     "bicubic": lambda x: F.interpolate(x, (12, 20), mode="bicubic"),

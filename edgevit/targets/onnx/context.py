@@ -100,22 +100,16 @@ def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
     return [*given, *(node.kwargs.get(name, default) for name, default in late)]
 
 
-Emitter = Callable[[Lowering, fx.Node], None]
-"""Writes one operator; its output carries the fx node's name."""
-
-
-def no_form(
-    node: fx.Node,
-    given: object,
-    *,
-    why: str = "Only the plain form is written.",
-    try_next: str = "Write the factor as a separate multiplication in the model.",
-) -> UnsupportedError:
-    """Return the error for arguments of an operator that no target writes (EV313)."""
+def no_form(node: fx.Node, form: str, try_next: str) -> UnsupportedError:
+    """Return the error for an operator whose arguments ask for more than is written (EV313)."""
     return UnsupportedError(
         "EV313",
-        f"{node.target} with {given} has no ONNX form here.",
+        f"{node.target} with {form} has no ONNX form here.",
         where=str(node.meta.get("module") or node.name),
-        why=why,
+        why="Only the plain form is written.",
         try_next=try_next,
     )
+
+
+Emitter = Callable[[Lowering, fx.Node], None]
+"""Writes one operator; its output carries the fx node's name."""

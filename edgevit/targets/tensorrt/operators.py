@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import onnx
+
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
+from edgevit.targets.base import Lowered
 from edgevit.targets.tensorrt.conformance import check_onnx
 from edgevit.targets.tensorrt.conformance.rules_operators import OPERATOR_RULE
 from edgevit.targets.tensorrt.profiles import DeviceProfile
 
 
-def refuse_operators(graph: Graph, model: bytes, profile: DeviceProfile) -> None:
+def refuse_operators(graph: Graph, written: Lowered, profile: DeviceProfile) -> None:
     """Refuse a graph by the rule about operators, with the module of the first that breaks it.
 
     Args:
-        graph: The graph that the model was written from.
-        model: It in ONNX, in any precision.
+        graph: The graph.
+        written: It in ONNX, in any precision.
         profile: The device.
 
     Raises:
         UnsupportedError: TensorRT has no layer for an operator (EV319).
     """
-    found = check_onnx(model, profile, rules={OPERATOR_RULE}).errors
+    found = check_onnx(_without_values(written), profile, rules={OPERATOR_RULE}).errors
     if not found:
         return
     raise UnsupportedError(
@@ -30,6 +33,15 @@ def refuse_operators(graph: Graph, model: bytes, profile: DeviceProfile) -> None
         why=found[0].message,
         try_next=found[0].remedy,
     )
+
+
+def _without_values(written: Lowered) -> onnx.ModelProto:
+    """Return the model with types and shapes of its large constants alone."""
+    model = onnx.ModelProto.FromString(written.onnx)
+    for name, array in written.tensors.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.initializer.add(name=name, dims=array.shape, data_type=kind)
+    return model
 
 
 def _module_of(graph: Graph, name: str) -> str:

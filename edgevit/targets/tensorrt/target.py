@@ -55,8 +55,7 @@ class TensorRTTarget:
 
     def check_graph(self, graph: Graph) -> None:
         """Write it in float32 once, and look for what TensorRT has no layer for."""
-        reference = float_reference(graph)
-        refuse_operators(graph, whole_model(reference.onnx, reference.tensors), self.profile)
+        refuse_operators(graph, float_reference(graph), self.profile)
 
     def place(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgevit.errors import UnsupportedError
 from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments, no_form
 
 aten = torch.ops.aten
@@ -15,7 +16,7 @@ aten = torch.ops.aten
 def _binary(op: str) -> Emitter:
     def emit(context: Lowering, node: fx.Node) -> None:
         if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("rounding_mode") is not None:
-            raise no_form(node, dict(node.kwargs))
+            raise _no_form(node, dict(node.kwargs))
         context.builder.add(op, [context.operand(a) for a in args(node)[:2]], node.name)
 
     return emit
@@ -86,14 +87,14 @@ def _leaky_relu(context: Lowering, node: fx.Node) -> None:
 def _elu(context: Lowering, node: fx.Node) -> None:
     x, alpha, scale, input_scale = arguments(node, input=None, alpha=1, scale=1, input_scale=1)
     if scale != 1 or input_scale != 1:
-        raise no_form(node, {"scale": scale, "input_scale": input_scale})
+        raise _no_form(node, {"scale": scale, "input_scale": input_scale})
     context.builder.add("Elu", [context.operand(x)], node.name, alpha=float(alpha))
 
 
 def _softplus(context: Lowering, node: fx.Node) -> None:
     x, beta, threshold = arguments(node, input=None, beta=1, threshold=20)
     if beta != 1 or threshold < 20:
-        raise no_form(node, {"beta": beta, "threshold": threshold})
+        raise _no_form(node, {"beta": beta, "threshold": threshold})
     context.builder.add("Softplus", [context.operand(x)], node.name)
 
 
@@ -105,6 +106,10 @@ def _pow(context: Lowering, node: fx.Node) -> None:
         context.builder.add("Sqrt", [x], node.name)
     else:
         context.builder.add("Pow", [x, context.operand(exponent)], node.name)
+
+
+def _no_form(node: fx.Node, given: dict[str, Any]) -> UnsupportedError:
+    return no_form(node, str(given), "Write the factor as a separate multiplication in the model.")
 
 
 EMITTERS: dict[Any, Emitter] = {

@@ -60,12 +60,7 @@ _NORMS = {1: "ReduceL1", 2: "ReduceL2"}
 def _vector_norm(context: Lowering, node: fx.Node) -> None:
     x, order, dims, keep, *_ = arguments(node, input=None, ord=2, dim=None, keepdim=False)
     if order not in (1, 2):
-        raise no_form(
-            node,
-            f"ord={order}",
-            why="Only the norms of order 1 and 2 are written.",
-            try_next="Write another norm as abs, pow and sum in the model.",
-        )
+        raise no_form(node, f"ord={order}", "Write it as abs, pow and sum in the model.")
     _add_reduction(context, node, _NORMS[order], x, dims, keep)
 
 

@@ -61,11 +61,8 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
     )
     count_pads = bool(count_pads) and any(_pair(padding))  # without pads there are none to count
     if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
-        raise no_form(
-            node,
-            "ceil_mode or divisor_override",
-            try_next="Pad the input so that all windows are whole.",
-        )
+        form = "ceil_mode and pads, or divisor_override"
+        raise no_form(node, form, "Pad the input so that all windows are whole.")
     context.builder.add(
         "AveragePool",
         [context.operand(x)],
@@ -107,7 +104,8 @@ def _upsample(mode: str) -> Emitter:
     def emit(context: Lowering, node: fx.Node) -> None:
         corners = mode != "nearest" and bool(arguments(node, x=None, size=None, corners=False)[2])
         x = args(node)[0]
-        factors = _factors(context.shapes[x.name][2:], context.shapes[node.name][2:])
+        sides = (context.shapes[x.name][2:], context.shapes[node.name][2:])
+        factors = np.concatenate([np.ones(2, np.float32), _factors(*sides)])
         further: dict[str, Any] = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
         kind = "align_corners" if corners else "half_pixel"
         if mode == "nearest":
@@ -118,7 +116,6 @@ def _upsample(mode: str) -> Emitter:
             node.name,
             mode=mode,
             coordinate_transformation_mode=kind,
-            axes=[2, 3],
             **further,
         )
 
@@ -128,8 +125,9 @@ def _upsample(mode: str) -> Emitter:
 def _factors(before: Sequence[int], after: Sequence[int]) -> np.ndarray[Any, Any]:
     """Return the factors, float32 [2], with which an engine comes to the size that is wanted.
 
-    TensorRT does not take a size beside a batch that it does not know. An engine rounds the size
-    times the factor down, in float32.
+    TensorRT does not take a size beside a batch that it does not know, and ONNX Runtime mistakes
+    the axes of a resize for others when it moves a transpose behind it: so these are factors of all
+    dimensions. An engine rounds the size times the factor down, in float32.
     """
     factors = np.array(after, np.float32) / np.array(before, np.float32)
     short = np.floor(factors * np.array(before, np.float32)) < np.array(after)
