@@ -3,8 +3,8 @@
     python benchmarks/segmentation.py train --data DATA --cache FOLDER
     python benchmarks/segmentation.py measure --data DATA --cache FOLDER --bits 8,6
 
-The first takes twenty to fifty minutes of one core and keeps the weights in FOLDER, which is no part of
-the repository; the second adds a row to results/segmentation.csv for every width.
+The first takes twenty minutes of a core that is free and keeps the weights in FOLDER, which is no
+part of the repository; the second adds a row to results/segmentation.csv for every width.
 Source: Xie et al., SegFormer (arXiv:2105.15203); here trained from nothing, 64 x 64 pixels.
 """
 
