@@ -104,7 +104,7 @@ class Bundle:
 
     @property
     def task(self) -> str:
-        """What the model is for, one of `edgevit.bundle.outputs.TASKS`."""
+        """The model's task, one of `edgevit.bundle.outputs.TASKS`."""
         return task_of(self.manifest["model"])
 
     @property

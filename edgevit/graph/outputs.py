@@ -40,7 +40,7 @@ def keep_outputs(module: GraphModule, kept: Sequence[int]) -> None:
 
 @dataclass(kw_only=True)
 class Selection:
-    """Which of the values that a model returns are outputs; decided while it is captured.
+    """The choice of outputs among the values that a model returns, made while it is captured.
 
     Args:
         asked: What the caller wants.
@@ -55,8 +55,12 @@ class Selection:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The outputs' names, which no tensor inside the graph has."""
-        return tuple(LOGITS if key is None else _free(key) for key in self.keys)
+        """The outputs' names, each once, which no tensor inside the graph has."""
+        found: list[str] = []
+        for key in self.keys:
+            name = LOGITS if key is None else _free(key)
+            found.append(f"{name}_again" if name in found else name)
+        return tuple(found)
 
     def decide(self, returned: Any, image: Tensor) -> None:
         """Choose among what the model returned while its batch was symbolic.

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.bundle import Bundle, VariantModel, open_bundle, write_bundle
+from edgevit.bundle.outputs import Output
 from edgevit.bundle.tensors import encode
 from edgevit.data import Preprocessing
+from edgevit.data.tasks import CLASSIFY
 from edgevit.recipe import Recipe
 from edgevit.runner.engines import engine_named
 
@@ -152,8 +154,6 @@ class Artefact:
 
     def _outputs_stated(self) -> dict[str, Any]:
         """Return outputs and task; nothing of a classifier, whose logits go without saying."""
-        from edgevit.verbs.golden import stated_outputs
-
         outputs = stated_outputs(self.quantized.graph, self.model)
         if not outputs:
             return {}
@@ -192,6 +192,13 @@ def _store(lowered: Lowered) -> VariantModel:
         packed_bits=lowered.packed_bits,
         layers=lowered.layers,
     )
+
+
+def stated_outputs(graph: Graph, loaded: LoadedModel) -> tuple[Output, ...]:
+    """Return the outputs that a manifest has to state; () for a classifier."""
+    if graph.is_classifier and loaded.task == CLASSIFY:
+        return ()
+    return tuple(Output(name, shape[1:]) for name, shape in graph.output_shapes.items())
 
 
 def engine_bytes(lowered: Lowered) -> int:

@@ -10,26 +10,16 @@ import numpy.typing as npt
 
 from edgevit.bundle.golden import num_golden
 from edgevit.bundle.manifest import MAIN_VARIANT
-from edgevit.bundle.outputs import LOGITS, Output
+from edgevit.bundle.outputs import LOGITS
 from edgevit.bundle.variants import golden_key
-from edgevit.data.tasks import CLASSIFY
-from edgevit.verbs.artefact import Variant, outputs_over
+from edgevit.verbs.artefact import Variant, outputs_over, stated_outputs
 
 if TYPE_CHECKING:
-    from edgevit.graph.model import Graph
     from edgevit.quantizers.quantized_graph import QuantizedGraph
     from edgevit.verbs.inputs import QuantizationInputs
-    from edgevit.zoo import LoadedModel
 
 NUM_GOLDEN = 32
 Arrays = dict[str, npt.NDArray[Any]]
-
-
-def stated_outputs(graph: Graph, loaded: LoadedModel) -> tuple[Output, ...]:
-    """Return the outputs that a manifest has to state; () for a classifier."""
-    if graph.is_classifier and loaded.task == CLASSIFY:
-        return ()
-    return tuple(Output(name, shape[1:]) for name, shape in graph.output_shapes.items())
 
 
 def golden_arrays(

@@ -132,6 +132,7 @@ NAMES = {
     "other characters": (lambda m, y, x: {"a b/c": y, "a_b_c": y}, ("a_b_c", "a_b_c_1")),
     "numbers": (lambda m, y, x: {1: y, "2": x + 1.0}, ("output1", "output_2")),
     "operators": (lambda m, y, x: {"add": y, "mean_2": x.mean(2)}, ("output_add", "output_mean_2")),
+    "both": (lambda m, y, x: {"output_add": x, "add": y}, ("output_add", "output_add_again")),
     "the image": (lambda m, y, x: {"image": x, "y": y}, ("output_image", "y")),
     "one twice": (lambda m, y, x: {"a": y, "b": y}, ("a", "b")),
     "one number": (lambda m, y, x: {"a": y.mean(1)}, ("a",)),

@@ -1,4 +1,4 @@
-"""How far an engine's outputs are from those of fp32: SQNR in dB and mean cosine, per output.
+"""Errors of an engine's outputs against those of fp32: SQNR in dB and mean cosine, per output.
 
 Sums alone are kept, so that dense outputs of many images take no memory. SQNR is
 ``10 log10(sum y^2 / sum (y - y_hat)^2)`` over all images; the cosine is per image, over all of its

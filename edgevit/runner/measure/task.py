@@ -20,7 +20,7 @@ FP32, ENGINE = "fp32", "engine"
 
 @dataclass
 class TaskMeasurement:
-    """What is added up over the images, see `started`.
+    """Sums over the images for the block ``task``, see `started`.
 
     Args:
         name: The task.

@@ -1,4 +1,4 @@
-"""Features as they are: how far the engine's are from those of fp32, image by image.
+"""The task `features`: cosine and SQNR of the engine's outputs against those of fp32.
 
 The cosine of an image is that of all its outputs, each flattened; SQNR is of all images together.
 """

@@ -90,8 +90,8 @@ def test_a_slower_but_certain_variant_is_found_behind_an_uncertain_one():
     [
         ({"failure": "out of memory"}, "failed: out of memory"),
         ({"parity": None}, "parity: it was not checked"),
-        ({"parity": EngineParity(32, 100.0, 0.98, 1.0)}, "parity: logits differ"),
-        ({"parity": EngineParity(32, 100.0, float("nan"), 1.0)}, "parity: logits differ"),
+        ({"parity": EngineParity(32, 100.0, 0.98, 1.0)}, "parity: outputs differ"),
+        ({"parity": EngineParity(32, 100.0, float("nan"), 1.0)}, "parity: outputs differ"),
         ({"parity": EngineParity(32, 90.625, 0.9999, 1.0)}, "parity: 3 of 32 golden images"),
         ({"gate": Gate("FAIL", 80.0, "too much")}, "accuracy FAIL: too much"),
         ({"samples_ms": ()}, "latency: it was not measured"),
