@@ -19,8 +19,6 @@ import numpy.typing as npt
 from PIL import Image
 
 CLASSES = ("background", "airplane", "automobile", "ship", "frog", "horse")
-GROUPS = ("background", "vehicle", "animal")
-GROUP_OF_CLASS = np.array([0, 1, 1, 1, 2, 2], np.uint8)
 SIDE = 64
 _TEST_PHOTOGRAPHS = 84
 _SHORTER_SIDE = 128
@@ -50,21 +48,15 @@ def material(data: Path, split: str) -> Material:
     )
 
 
-def scenes(source: Material, seed: int, *, groups: bool = False) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield (pixels uint8 [64, 64, 3], mask uint8 [64, 64]) without end.
-
-    Args:
-        source: What they are made of.
-        seed: The same scenes for the same seed.
-        groups: Masks of `GROUPS` in place of `CLASSES`.
-    """
+def scenes(source: Material, seed: int) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield (pixels uint8 [64, 64, 3], mask uint8 [64, 64]) without end."""
     random = np.random.default_rng(seed)
     while True:
         pixels = _background(source.photographs, random)  # [64, 64, 3]
         mask = np.zeros((SIDE, SIDE), np.uint8)
         for _ in range(random.integers(1, 4)):
             _paste(pixels, mask, source.objects, random)
-        yield pixels, GROUP_OF_CLASS[mask] if groups else mask
+        yield pixels, mask
 
 
 def _photograph(path: Path) -> Pixels:

@@ -14,7 +14,11 @@ from edgevit.cli import main
 from edgevit.zoo.listing import proven_on
 
 ROOT = Path(__file__).parent.parent
-BUNDLES = {"my_bundle": "", "rtx_bundle": "--target rtx-ada --bits 8"}
+BUNDLES = {
+    "my_bundle": "",
+    "my_tower": "--task embed --bits 8",
+    "rtx_bundle": "--target rtx-ada --bits 8",
+}
 """Bundles that pages speak of, and what makes them."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [

@@ -69,6 +69,7 @@ def test_a_board_gets_whole_rooms_and_few_files_beside_them():
         "data/__init__.py",
         "data/normalizing.py",
         "data/paths.py",
+        "data/tasks.py",
         "scratch.py",
     }
     for room in ("bundle", "runner"):
