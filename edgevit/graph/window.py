@@ -1,4 +1,4 @@
-"""The window of a convolution: which elements of an image each of its outputs reads.
+"""The window of a convolution: the elements of an image that each of its outputs reads.
 
 A convolution is a linear layer of its patches (Chellapilla et al., "High performance convolutional
 neural networks for document processing", 2006): `unfold` lays the patches out as rows, taps outside

@@ -193,7 +193,7 @@ def test_patch_embedding_becomes_a_linear(bias: bool) -> None:
 def test_an_overlapping_convolution_stays() -> None:
     graph = graph_from_module(Patches(stride=2, padding=1), SIZE)
     assert _targets(graph)[aten.conv2d.default] == 1
-    assert [g.module for g in graph.gemms] == ["head"]
+    assert [(g.module, g.kind) for g in graph.gemms] == [("proj", "conv"), ("head", "linear")]
 
 
 class LayerScale(nn.Module):

@@ -90,6 +90,7 @@ class QuantizedWriter:
     layers: dict[str, IntegerLayer]
     probes: dict[str, IntegerProbes] = field(default_factory=dict)
     _written: dict[tuple[str, str], IntegerOperand] = field(default_factory=dict)
+    _unfolded: dict[tuple[str, Window], IntegerOperand] = field(default_factory=dict)
 
     def write(self, context: Lowering, gemm: Gemm, operands: list[fx.Node], output: str) -> None:
         """Emit one product in the form calibration simulated."""
@@ -97,11 +98,12 @@ class QuantizedWriter:
         if layer is None:
             FloatWriter().write(context, gemm, operands, output)
         elif is_integer_linear(layer):
-            rounded = self._operand(context, operands[0], layer.grid, gemm.window)
+            rounded = self._operand(context, operands[0], layer.grid)
             if gemm.window is None:
                 self._linear(context, layer, rounded, output)
             else:
-                self._convolution(context, layer, gemm.window, rounded, output)
+                patches = self._patches(context, operands[0], rounded, gemm.window)
+                self._convolution(context, layer, gemm.window, patches, output)
         else:
             pairs = zip(operands, layer.input_grids, strict=True)
             a, b = (self._operand(context, operand, grid) for operand, grid in pairs)
@@ -136,15 +138,20 @@ class QuantizedWriter:
         context.builder.add(INTEGER_PRODUCT, inputs, output, domain=MICROSOFT)
         self.probes[output] = _probes([rounded], output, bias=bias)
 
-    def _operand(
-        self, context: Lowering, operand: fx.Node, grid: Grid, window: Window | None = None
+    def _patches(
+        self, context: Lowering, operand: fx.Node, rounded: IntegerOperand, window: Window
     ) -> IntegerOperand:
-        """Round an operand where its layout begins, and move its 8-bit codes; written once.
+        """Lay the codes of a convolution's input out as its patches; written once."""
+        key = (rounded.codes, window)
+        if key not in self._unfolded:
+            stem = f"{rounded.codes}_w{sum(k[0] == rounded.codes for k in self._unfolded)}"
+            codes = write_patches(context, rounded.codes, rounded.zero, operand, window, stem)
+            self._unfolded[key] = replace(rounded, codes=codes)
+        return self._unfolded[key]
 
-        Args:
-            window: Of a convolution, whose operand are the patches.
-        """
-        key = (operand.name, repr((grid.to_dict(), window)))
+    def _operand(self, context: Lowering, operand: fx.Node, grid: Grid) -> IntegerOperand:
+        """Round an operand where its layout begins, and move its 8-bit codes; written once."""
+        key = (operand.name, repr(grid.to_dict()))
         if key not in self._written:
             stem = f"{operand.name}_q{sum(k[0] == operand.name for k in self._written)}"
             if operand.op == "get_attr":
@@ -156,8 +163,6 @@ class QuantizedWriter:
             shape = context.shapes[node.name]
             codes, scale, zero = write_codes(context.builder, source, grid, stem, shape)
             codes = move_codes(context, codes, layout, stem)
-            if window is not None:
-                codes = write_patches(context, codes, zero, operand, window, stem)
             self._written[key] = IntegerOperand(
                 source=source, layout=tuple(layout), codes=codes, scale=scale, zero=zero
             )

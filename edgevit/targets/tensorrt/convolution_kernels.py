@@ -1,4 +1,4 @@
-"""Which convolutions have integer or FP8 kernels: what placement asks and rule 27 checks.
+"""The limits of integer and FP8 kernels of convolutions, for placement and for rule 27.
 
 Source: NVIDIA's Model-Optimizer, `find_nodes_from_convs_to_exclude`.
 """
