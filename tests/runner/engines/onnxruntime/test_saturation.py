@@ -132,7 +132,7 @@ def test_both_forms_of_an_8_bit_model_compute_the_same_integers(artefact, bundle
     checked = self_check(
         session_from_bundle(bundle, threads=1), golden, artefact.model.preprocessing.normalize
     )
-    assert checked.agreement_percent == 100
+    assert checked.identical_percent == 100
     assert not [entry for entry in bundle.variant_tensors if "weight" in entry.name]
 
 
