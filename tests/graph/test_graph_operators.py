@@ -131,6 +131,8 @@ FUNCTIONS = {
     "clamp": lambda x: x.clamp(-0.3, 0.2),
     "clamp_min": lambda x: x.clamp(min=0.1),
     "clamp_max": lambda x: x.clamp(max=0.1),
+    "clamp_tensor": lambda x: x.clamp(torch.tensor(-0.3), torch.tensor(float("inf"))),
+    "clamp_channels": lambda x: x.clamp(max=torch.linspace(-1, 1, 16).reshape(16, 1, 1)),
     "maximum": lambda x: torch.maximum(x, -x),
     "minimum": lambda x: torch.minimum(x, x * x),
     "abs": torch.abs,
