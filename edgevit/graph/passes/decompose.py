@@ -9,7 +9,8 @@ Rules:
 4. repeat -> cat; copy -> what is assigned; slice_scatter -> cat of what stays and what is new.
 5. unfold -> one gather; im2col -> pad and one gather; col2im -> pad, one gather and a sum.
 6. upsample by a factor -> to a size.
-7. rsub, mul.Scalar and their kind -> the operator of two tensors.
+7. rsub, mul.Scalar and their kind -> the operator of two tensors; clamp between tensors -> maximum
+   and minimum.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
 from edgevit.graph.shapes import args_of, reshape_argument, shape_of
+from edgevit.graph.tracing import constant_of
 
 Rule = Callable[[GraphModule, Node], Node | None]
 
@@ -306,6 +308,20 @@ def _upsample(to: Any) -> Rule:
     return rule
 
 
+def _clamp(module: GraphModule, node: Node) -> Node | None:
+    """Write a clamp between tensors; a bound of infinity is none."""
+    found, low, high = _arguments(node, input=None, min=None, max=None)
+    for bound, to in ((low, aten.maximum.default), (high, aten.minimum.default)):
+        if bound is None or (bound.op == "get_attr" and _is_infinite(module, bound)):
+            continue
+        found = call(node, to, found, bound)
+    return found  # type: ignore[no-any-return]
+
+
+def _is_infinite(module: GraphModule, bound: Node) -> bool:
+    return bool(constant_of(module, bound).isinf().all())
+
+
 def _scalar(to: Any, swap: bool = False) -> Rule:
     def rule(module: GraphModule, node: Node) -> Node | None:
         x, other, *rest = args_of(node)
@@ -338,6 +354,7 @@ _RULES: dict[Any, Rule] = {
     aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.default),
     aten.upsample_bilinear2d.vec: _upsample(aten.upsample_bilinear2d.default),
     aten.upsample_bicubic2d.vec: _upsample(aten.upsample_bicubic2d.default),
+    aten.clamp.Tensor: _clamp,
     aten.relu6.default: lambda module, node: call(
         node, aten.clamp.default, args_of(node)[0], 0.0, 6.0
     ),
