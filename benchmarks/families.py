@@ -33,6 +33,7 @@ COLUMNS = (
     "captured",
     "on_cpu",
     "agreement_percent",
+    "identical_percent",
     "difference_to_noise",
     "integer_percent",
     "float_reasons",

@@ -10,49 +10,16 @@ from typing import Any
 
 import torch
 from family_list import CONFIG, FamilyModel
-from torch import Tensor, nn
+from torch import nn
 
 Size = tuple[int, int, int]
-_OUTPUTS = (
-    "logits",
-    "predicted_depth",
-    "heatmaps",
-    "feature_maps",
-    "pooler_output",
-    "last_hidden_state",
-)
-"""Names of outputs in transformers; the first that is there is taken."""
-
-
-class FirstOutput(nn.Module):
-    """A model whose first output is one row [B, N] of numbers an image."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return [B, N] of images float32 [B, 3, H, W]."""
-        found = _first(self.model(image))  # [B, ...]
-        return found if found.ndim == 2 else found.flatten(1)
-
-
-def _first(output: Any) -> Tensor:
-    for name in _OUTPUTS:
-        value = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
-        if value is not None:
-            output = value
-            break
-    while isinstance(output, tuple | list):
-        output = output[0]
-    return output  # type: ignore[no-any-return]
 
 
 def build(model: FamilyModel) -> tuple[nn.Module, Size]:
     """Return the network in evaluation mode and the size (3, H, W) of its images."""
     torch.manual_seed(0)
-    made, size = (_from_timm if model.library == "timm" else _from_transformers)(model)
-    network = FirstOutput(made).eval()
+    network, size = (_from_timm if model.library == "timm" else _from_transformers)(model)
+    network.eval()
     with torch.no_grad():
         _spread(network)
         _settle(network, size)

@@ -107,6 +107,7 @@ class Trial:
         times = measure_alternating(sessions, image, warmup=2, rounds=ROUNDS, max_seconds=30)
         return {
             "agreement_percent": found.agreement_percent,
+            "identical_percent": found.identical_percent,
             "difference_to_noise": found.rms_error_relative,
             "latency_ratio": 1 / median_paired_ratio(times["fp32"], times["engine"]),
             **_shares(bundle),
