@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit.errors import UnsupportedError, UsageError
-from edgevit.graph.interpret import Parts
-from edgevit.graph.model import Graph
+
+if TYPE_CHECKING:
+    from edgevit.graph.interpret import Parts
+    from edgevit.graph.model import Graph
 
 Kind = str
 """Name of a kind of grid, one of `edgevit.quantizers.base.grid_classes`."""
 FloatType = Literal["float32", "float16"]
-FloatParts = Callable[[Graph, Collection[str]], Parts]
+FloatParts = Callable[["Graph", Collection[str]], "Parts"]
 """Gives what an engine runs in float, computed as it does: (graph, quantized gemms) -> parts."""
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
