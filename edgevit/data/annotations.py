@@ -28,7 +28,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """What is known of one image.
+    """The objects and the size of one annotated image.
 
     Args:
         boxes: float64 [N, 4]: left, top, right, bottom as shares of the image.

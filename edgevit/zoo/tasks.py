@@ -1,4 +1,4 @@
-"""What a model is for, and which of the tensors that it returns are meant by that.
+"""The outputs of each task: which of the tensors that a model returns its task is about.
 
 A task is told from the model where that is plain, else asked for; an error names those that fit.
 """

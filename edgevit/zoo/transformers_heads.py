@@ -1,4 +1,4 @@
-"""Which tasks a checkpoint of transformers is for, and which of its classes load it for one.
+"""Tasks of transformers' checkpoints, and the class that loads one for each of them.
 
 Both are read from transformers' own tables of models by task, a closed list; config.json's
 ``architectures`` only chooses among what is in them, and no code of a repository is run.
