@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import gpu
 import numpy as np
@@ -26,6 +27,7 @@ def bundle(tmp_path_factory):
 
 def run(monkeypatch, capsys, *options):
     monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+    monkeypatch.setattr(gpu, "_BEGAN", time.monotonic())  # when it was imported, else
     status = gpu.main()
     return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 

@@ -79,11 +79,11 @@ def test_constants_are_plain_buffers(small: tuple[nn.Module, Graph]) -> None:
 
 
 def test_every_linear_has_its_own_weight_and_bias(small: tuple[nn.Module, Graph]) -> None:
-    linears = [g for g in small[1].gemms if g.kind == "linear"]
-    names = [name for g in linears for name in (g.weight, g.bias)]
+    kinds = {"linear", "conv"}
+    names = [name for g in small[1].gemms if g.kind in kinds for name in (g.weight, g.bias)]
     assert None not in names
     assert len(set(names)) == len(names)
-    assert all(g.weight is None for g in small[1].gemms if g.kind != "linear")
+    assert all(g.weight is None for g in small[1].gemms if g.kind not in kinds)
 
 
 def test_site_names_are_unique_and_resolve(small: tuple[nn.Module, Graph]) -> None:

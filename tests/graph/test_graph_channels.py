@@ -18,7 +18,7 @@ def _operand(graph: Graph, gemm: Gemm, operand: int, images: Tensor) -> Tensor:
     def look(which: Gemm, left: Tensor, right: Tensor | None) -> Tensor:
         if right is None:
             bias = graph.constant(str(which.bias))
-            return nn.functional.linear(left, graph.constant(str(which.weight)), bias)
+            return nn.functional.linear(left, graph.weight(which), bias)
         if which == gemm:
             seen.append((left, right)[operand])
         return left @ right

@@ -12,6 +12,7 @@ from torch import nn
 from edgevit import api
 from edgevit.bundle.cost import cost_of
 from edgevit.bundle.opening import check_skeleton
+from edgevit.bundle.outputs import Output
 from edgevit.bundle.shape_rules import Value
 from edgevit.data import Preprocessing
 from edgevit.errors import UnsupportedError
@@ -235,7 +236,7 @@ def test_a_bundle_may_hold_what_is_written(name):
         {key: Value(v.shape, v.dtype.name, is_constant=True) for key, v in lowered.tensors.items()},
         model_bytes=1 << 30,
         input_size=(3, 32, 32),
-        num_classes=5,
+        outputs=(Output("logits", (5,)),),
         where="graph.onnx",
     )
     assert cost.multiply_adds.per_image > 0

@@ -6,6 +6,7 @@ One forward pass; what it keeps is a few vectors per product, whatever the numbe
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -130,7 +131,8 @@ def images_per_batch(graph: Graph, image: Tensor, budget_bytes: int) -> int:
 
 def images_whose_patches_fit(graph: Graph, budget_bytes: int) -> int:
     """Return of how many images the patches of any one convolution fit the budget."""
-    return max(1, budget_bytes // max(_patch_bytes(graph), default=1))
+    most = max(_patch_bytes(graph), default=0)
+    return max(1, budget_bytes // most) if most else sys.maxsize
 
 
 def _patch_bytes(graph: Graph) -> list[int]:

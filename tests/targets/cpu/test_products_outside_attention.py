@@ -20,6 +20,7 @@ from torch import nn
 from edgevit.bundle.cost import cost_of
 from edgevit.bundle.graph import read_graph
 from edgevit.bundle.manifest import EXACT_VARIANT
+from edgevit.bundle.outputs import Output
 from edgevit.bundle.shape_rules import Value
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
@@ -121,7 +122,7 @@ def test_the_bundle_s_graph_is_allowed_and_runs(bits: int) -> None:
         outside,
         model_bytes=1 << 20,
         input_size=(3, SIDE, SIDE),
-        num_classes=CLASSES,
+        outputs=(Output("logits", (CLASSES,)),),
         where="graph.onnx",
     )  # as when a bundle is opened: every operator and every shape
     image = photographs(2)
