@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from edgevit.bundle.manifest_schema import bad_manifest
-from edgevit.data.tasks import CLASSIFY, TASKS
+from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, SEGMENT, TASKS, WANTED
 
 LOGITS = "logits"
 MAX_OUTPUTS, MAX_RANK, MAX_IMAGE_BYTES = 64, 6, 256 << 20
@@ -91,9 +91,22 @@ def check_outputs(model: Mapping[str, Any]) -> None:
         raise bad_manifest("model.outputs has a name twice")
     if sum(one.image_bytes for one in outputs_of(model)) > MAX_IMAGE_BYTES:
         raise bad_manifest(f"model.outputs takes more than {MAX_IMAGE_BYTES} bytes an image")
-    first = outputs_of(model)[0]
-    if task == CLASSIFY and first.shape != (model.get("num_classes"),):
+    _check_task(task, outputs_of(model), model.get("num_classes"))
+
+
+def _check_task(task: str, outputs: tuple[Output, ...], classes: Any) -> None:
+    """Refuse outputs that are not those that the task is about."""
+    if task == CLASSIFY and outputs[0].shape != (classes,):
         raise bad_manifest("model.outputs does not begin with the logits of num_classes")
+    if task in (EMBED, SEGMENT, DETECT):
+        wanted = [(one.name, one.rank - 1) for one in WANTED[task]]
+        if [(one.name, len(one.shape)) for one in outputs] != wanted:
+            raise bad_manifest(f"model.outputs is not what {task!r} is about")
+    if task == DETECT:
+        (queries, scores), (boxes, sides) = (one.shape for one in outputs)
+        counted = type(classes) is int and scores in (classes, classes + 1)
+        if not counted or (boxes, sides) != (queries, 4):
+            raise bad_manifest("model.outputs are no boxes of num_classes")
 
 
 def _check_one(one: Any, where: str) -> None:

@@ -28,6 +28,7 @@ _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNDECIDED": "bold 
 _NOTHING = "-"
 _NAMED_SKIPS = 3
 _SHOWN_LABELS = 4
+_NAME_WIDTH = 12  # of names that are not broken on a narrow terminal
 _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "name": ("model", str),
     "parameters": ("parameters", lambda count: f"{count / 1e6:.1f} M"),
@@ -35,7 +36,7 @@ _MODEL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "input_size": ("input", lambda size: "x".join(map(str, size))),
     "source": ("source", str),
     "note": ("note", str),
-    "proven": ("seen to work on", str),
+    "proven": ("works on", str),
 }
 
 
@@ -219,6 +220,8 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:
     used = [key for key in _MODEL_COLUMNS if any(row.get(key) is not None for row in rows)]
     headings = [_MODEL_COLUMNS[key][0] for key in used]
     table = new_table("Models", *headings, numbers=("parameters", "GFLOPs"))
+    longest = max((len(row["name"]) for row in rows), default=1)
+    table.columns[0].min_width = min(_NAME_WIDTH, longest)
     for row in rows:
         known = {key: row[key] for key in used if row.get(key) is not None}
         cells = {key: _MODEL_COLUMNS[key][1](value) for key, value in known.items()}

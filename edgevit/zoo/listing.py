@@ -53,7 +53,7 @@ def list_models(pattern: str = "") -> list[ModelRow]:
 def proven_on(name: str) -> str | None:
     """Return the targets on which a model of timm was seen to work, None where none was tried."""
     found = _proven().get(name.partition(".")[0])
-    return None if found is None else "cpu, jetson-orin-nano" if found == "yes" else "cpu"
+    return None if found is None else "cpu, jetson" if found == "yes" else "cpu"
 
 
 @cache
@@ -92,7 +92,7 @@ def _embedded_rows() -> list[ModelRow]:
             parameters=config["parameters"],
             flops=config.get("flops"),
             note="installed with EdgeViT, CIFAR-10",
-            proven="cpu, jetson-orin-nano",  # every test run quantizes them
+            proven="cpu, jetson",  # every test run quantizes them
         )
         for name, config in configs.items()
     ]

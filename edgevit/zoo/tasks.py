@@ -6,41 +6,13 @@ A task is told from the model where that is plain, else asked for; an error name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, FEATURES, SEGMENT, TASKS
+from edgevit.data.tasks import FEATURES, TASKS, WANTED, Wanted
 from edgevit.errors import UsageError
 
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """One output of a task.
-
-    Args:
-        keys: Names under which models return it, the first one of ours.
-        rank: Its number of dimensions.
-        shape: The same in words.
-    """
-
-    keys: tuple[str, ...]
-    rank: int
-    shape: str
-
-
-WANTED: Mapping[str, tuple[Wanted, ...]] = {
-    CLASSIFY: (Wanted(keys=("logits",), rank=2, shape="[B, classes]"),),
-    EMBED: (
-        Wanted(keys=("embedding", "image_embeds", "pooler_output"), rank=2, shape="[B, channels]"),
-    ),
-    SEGMENT: (Wanted(keys=("logits", "out"), rank=4, shape="[B, classes, height, width]"),),
-    DETECT: (
-        Wanted(keys=("logits",), rank=3, shape="[B, boxes, classes]"),
-        Wanted(keys=("boxes", "pred_boxes"), rank=3, shape="[B, boxes, 4]"),
-    ),
-}
 _FEATURES = ("feature_maps", "predicted_depth", "last_hidden_state")
 """What a model of transformers calls its features, the most particular first."""
 
@@ -83,7 +55,7 @@ def task_outputs(returned: Any, task: str) -> dict[str, Tensor]:
         if tensor is None:
             why = f"It returned {_shown(values)}; wanted is {_all_shapes(task)}."
             raise _unfit(task, why, fitting=(FEATURES,))
-        found[wanted.keys[0]] = tensor
+        found[wanted.name] = tensor
     return found
 
 
@@ -177,7 +149,7 @@ def _shown(values: Mapping[str, Any]) -> str:
 
 
 def _all_shapes(task: str) -> str:
-    return " and ".join(f"{wanted.keys[0]} {wanted.shape}" for wanted in WANTED[task])
+    return " and ".join(f"{wanted.name} {wanted.shape}" for wanted in WANTED[task])
 
 
 def _unfit(

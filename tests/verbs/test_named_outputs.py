@@ -87,7 +87,7 @@ def test_validate_reports_the_task(bundle, images):
     assert report["latency_ms"]["engine"]["p50"] > 0
     with pytest.raises(UndecidedError, match="EV502") as caught:
         api.check_gates(report, max_drop=1.0, max_latency_ms=None)
-    assert "no accuracy in points" in caught.value.why
+    assert "there is no drop to judge" in caught.value.why
 
 
 def test_the_command_line_shows_it_in_text_and_json(bundle, images):

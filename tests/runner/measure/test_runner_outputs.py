@@ -60,7 +60,9 @@ def test_every_task_is_found_by_its_name():
     assert set(found) <= set(TASKS)
     for name, task in found.items():
         assert task.name == name
-        rows = task.metric({**MODEL, "task": name}).result()
+        rows = task.metric(
+            {**MODEL, "task": name, "num_classes": 3, "input_size": [3, 8, 8]}
+        ).result()
         assert all(row.unit in UNITS for row in rows)
 
 
