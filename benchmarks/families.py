@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="real images; photographs that come with EdgeViT if not")
     parser.add_argument("--models", default="", help="names, all if left out")
+    parser.add_argument("--part", default="1/1", help="such as 1/2, for two runs side by side")
     parser.add_argument("--num-images", type=int, default=8, help="to calibrate and compare on")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for one model")
     parser.add_argument("--memory-gb", type=int, default=12, help="memory for one model")
@@ -130,7 +131,8 @@ def main() -> None:
         measure_here(options)
         return
     wanted = set(options.models.split(",")) - {""}
-    for model in family_models():
+    first, parts = map(int, options.part.split("/"))
+    for model in family_models()[first - 1 :: parts]:
         if (not wanted or model.name in wanted) and (options.redo or not is_done(model)):
             add_row(TABLE, measured(model, options))
 
