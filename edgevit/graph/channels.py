@@ -57,6 +57,8 @@ def head_channels(graph: Graph, site: Site, *, shared: bool = False) -> tuple[st
     rows = channels[0, :, 0, :]  # [H, D]
     if not bool((channels == rows[None, :, None, :]).all()) or bool((rows < 0).any()):
         return None
+    if len(torch.unique(rows)) < rows.numel():  # heads that share rows are rescaled together
+        return None
     if not shared and not _read_alone(graph, linear, rows, site.gemm):
         return None
     return linear, rows.contiguous()

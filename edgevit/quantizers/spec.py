@@ -6,7 +6,7 @@ target runs exactly, best first. Calibration picks one of them; it can't pick an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Kind = str
 """Name of a kind of grid, one of `edgevit.quantizers.base.grid_classes`."""
 FloatType = Literal["float32", "float16"]
-FloatParts = Callable[["Graph", Collection[str]], "Parts"]
-"""Gives what an engine runs in float, computed as it does: (graph, quantized gemms) -> parts."""
+FloatParts = Callable[["Graph", Mapping[str, Any]], "Parts"]
+"""Gives what an engine runs in float, computed as it does: (graph, name -> layer) -> parts."""
 Granularity = Literal["tensor", "channel"]
 MIN_BITS, MAX_BITS = 2, 8
 

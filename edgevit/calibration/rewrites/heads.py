@@ -65,6 +65,8 @@ def _equalize_scores(
     found = [(site, head_channels(graph, site)) for site in (gemm.left, gemm.right)]
     sources = [(site, source) for site, source in found if source is not None]
     sources = [(s, source) for s, source in sources if len(ranges[s.name].low) == len(source[1])]
+    heads = max((len(source[1]) for _, source in sources), default=0)  # one key may serve them all
+    sources = [(s, source) for s, source in sources if len(source[1]) == heads]
     if balanced and len(sources) < 2:
         return []
     tops = [ranges[site.name].absmax().clamp_min(1e-6) for site, _ in sources]  # [H] each

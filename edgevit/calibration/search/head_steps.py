@@ -19,6 +19,7 @@ from edgevit.calibration.run import Run
 from edgevit.calibration.statistics.fisher import ProductStatistics, forward_backward
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.channels import head_channels
+from edgevit.graph.model import Gemm
 
 COARSE = tuple(0.3 + 0.075 * i for i in range(12))  # shares of the largest value, 0.3 .. 1.125
 SCORES = 2_000_000
@@ -35,12 +36,7 @@ def head_steps(run: Run, ranges: Ranges) -> dict[str, Tensor]:
     Args:
         ranges: Of every site that will be quantized.
     """
-    wanted = {
-        gemm.name
-        for gemm in run.gemms
-        if gemm.kind == "qk"
-        and all(head_channels(run.graph, site) for site in (gemm.left, gemm.right))
-    }
+    wanted = {g.name for g in run.gemms if g.kind == "qk" and _has_heads_of_its_own(run, g)}
     images = run.images[: run.batch_size]
     generator = torch.Generator().manual_seed(run.seed)
     steps: dict[str, Tensor] = {}
@@ -51,6 +47,13 @@ def head_steps(run: Run, ranges: Ranges) -> dict[str, Tensor]:
                 zip((product.gemm.left.name, product.gemm.right.name), found, strict=True)
             )
     return steps
+
+
+def _has_heads_of_its_own(run: Run, gemm: Gemm) -> bool:
+    """Return whether every head of q has a head of k, and both can be rescaled."""
+    found = [head_channels(run.graph, site) for site in (gemm.left, gemm.right)]
+    heads = {len(one[1]) if one else None for one in found}
+    return len(heads) == 1 and None not in heads
 
 
 @torch.no_grad()

@@ -170,9 +170,11 @@ def _add(graph: Graph, statistics: Statistics, product: ProductStatistics, grams
             _accumulate(statistics.grams, gemm.name, (x * tokens[:, None]).T @ x)  # [in, in]
         return
     left_weight = right_weight = None
-    if importance is not None:
+    if importance is not None:  # of an operand that serves several heads the sum over them
         left_weight = importance @ product.right.square().transpose(-1, -2)  # [..., M, K]
         right_weight = product.left.square().transpose(-1, -2) @ importance  # [..., K, N]
+        left_weight = left_weight.sum_to_size(product.left.shape)
+        right_weight = right_weight.sum_to_size(product.right.shape)
     statistics.histograms[gemm.left.name].add(product.left, left_weight)
     statistics.histograms[gemm.right.name].add(product.right, right_weight)
 

@@ -3,16 +3,19 @@
 Its LayerNorm, softmax and GELU differ from torch's in the last bit, on each kind of processor in
 another way. Every part between two products is written as the lowering writes it, constants
 included, and runs in a session of its own, optimised and fused as within the whole graph: the very
-kernels that the engine runs here.
+kernels that the engine runs here. An addition goes into the convolution before it only where the
+engine can tell that both have as many images, so a part gets the names that the whole graph's
+dimensions have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, cast
 
+import onnx
 import torch
 from torch import Tensor, fx
 
@@ -20,26 +23,33 @@ from edgevit.graph.interpret import Part
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import LAYOUT
 from edgevit.graph.regions import float_regions, reads_of
+from edgevit.quantizers.layer import Layer
+from edgevit.quantizers.quantized_graph import IntegerLayer
 from edgevit.runner.engines.onnxruntime.installed import onnxruntime_module
 from edgevit.targets.cpu.kernels import session_options
+from edgevit.targets.cpu.products import QuantizedWriter
 from edgevit.targets.onnx.builder import whole_model
-from edgevit.targets.onnx.lowering import lower_part
+from edgevit.targets.onnx.lowering import lower_graph, lower_part
 from edgevit.targets.onnx.reference import FloatWriter
 
 onnxruntime = onnxruntime_module()
 
 
-def engine_parts(graph: Graph, products: Collection[str]) -> dict[str, Part]:
+Shape = Sequence["int | str | None"]
+
+
+def engine_parts(graph: Graph, layers: Mapping[str, Layer]) -> dict[str, Part]:
     """Return all that the engine runs in float, but what only moves values.
 
     Args:
         graph: The graph.
-        products: Names of the gemms that run in integers.
+        layers: The gemms that run in integers, by name.
     """
     found = {}
-    for nodes in float_regions(graph, products):
+    shapes = cache(lambda: shapes_in_engine(graph, layers))
+    for nodes in float_regions(graph, layers):
         if any(node.target not in LAYOUT for node in nodes):
-            part = EnginePart(graph=graph, nodes=nodes)
+            part = EnginePart(graph=graph, nodes=nodes, shapes=shapes)
             found[nodes[-1].name] = Part(
                 inner=tuple(node.name for node in nodes[:-1]),
                 reads=tuple(node.name for node in part.reads),
@@ -57,10 +67,12 @@ class EnginePart:
     Args:
         graph: The graph.
         nodes: The part's, in order of execution.
+        shapes: Returns what `shapes_in_engine` does.
     """
 
     graph: Graph
     nodes: tuple[fx.Node, ...]
+    shapes: Callable[[], Mapping[str, Shape]]
 
     @cached_property
     def reads(self) -> list[fx.Node]:
@@ -80,6 +92,30 @@ class EnginePart:
         options = session_options()
         options.intra_op_num_threads = 1
         builder = lower_part(self.graph, self.nodes, self.reads, FloatWriter())
-        ends = {node.name: node.meta["shape"] for node in (*self.reads, self.nodes[-1])}
+        ends = {node.name: self._shape(node) for node in (*self.reads, self.nodes[-1])}
         model = whole_model(builder.part(ends), builder.tensors)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def _shape(self, node: fx.Node) -> Shape:
+        """Return the shape of a tensor as the engine knows it within the whole graph."""
+        sizes = node.meta["shape"]
+        known = self.shapes().get(node.name, ())
+        known = known if len(known) == len(sizes) else [None] * len(sizes)
+        return [name if size < 0 else size for size, name in zip(sizes, known, strict=True)]
+
+
+def shapes_in_engine(graph: Graph, layers: Mapping[str, Layer]) -> dict[str, Shape]:
+    """Return tensor -> its shape as ONNX Runtime infers it; dimensions that vary have names."""
+    writer = QuantizedWriter(layers=cast("dict[str, IntegerLayer]", dict(layers)))
+    builder = lower_graph(graph, writer)
+    whole = whole_model(builder.model(graph.input_size), builder.tensors)
+    model = onnx.ModelProto.FromString(whole)
+    names = {node.name for node in graph.module.graph.nodes} - set(graph.outputs)
+    written = [name for node in model.graph.node for name in node.output if name in names]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in written)
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return {one.name: one.shape for one in (*session.get_inputs(), *session.get_outputs())}

@@ -121,17 +121,15 @@ class OnnxBuilder:
             ],
         )
 
-    def part(self, ends: Mapping[str, Sequence[int]]) -> bytes:
+    def part(self, ends: Mapping[str, Sequence[int | str | None]]) -> bytes:
         """Return the serialized skeleton of a part of a model, whose ends are float32.
 
         Args:
-            ends: Name -> shape of the inputs and, last, of the output; -1 for the dimension that
-                follows the batch.
+            ends: Name -> shape of the inputs and, last, of the output; a name or None for the
+                dimension that follows the batch.
         """
         *inputs, output = (
-            helper.make_tensor_value_info(
-                name, onnx.TensorProto.FLOAT, [None if size < 0 else size for size in shape]
-            )
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
             for name, shape in ends.items()
         )
         return self._model(inputs, [output])

@@ -131,6 +131,29 @@ def test_an_operator_gives_the_engines_bits(name):
     assert np.array_equal(engine_of(quantized, threads=1).run(images.numpy()), simulated)
 
 
+class Branches(nn.Module):
+    """Two convolutions of the image that are added up, which the engine does within the second."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.near = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.wide = nn.Conv2d(16, 16, 5, padding=2, groups=16)
+        self.head = nn.Linear(16 * 16 * 16, 5)
+
+    def forward(self, image):
+        x = F.gelu(self.stem(image))
+        return self.head(F.gelu(self.near(x) + self.wide(x)).flatten(1))
+
+
+def test_a_sum_goes_into_a_convolution_where_it_does_in_the_whole():
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    quantized = quantized_at(graph_from_module(Branches().eval(), (3, 32, 32)), images, 8)
+    found = engine_of(quantized, threads=1).run(images.numpy())
+    assert np.array_equal(quantized.forward(images).numpy(), found)
+
+
 EXTREMES = [0.0, -0.0, 1e-40, -1e-30, 1e-7, 0.5, -0.5, 87.0, -87.0, 89.0, -104.0, 1e4, -1e18, 3e38]
 
 
@@ -138,7 +161,9 @@ EXTREMES = [0.0, -0.0, 1e-40, -1e-30, 1e-7, 0.5, -0.5, 87.0, -87.0, 89.0, -104.0
 def test_results_depend_on_nothing_but_the_values(name):
     """Neither on the batch nor on the place in a tensor, wherever vectors begin and end."""
     graph = graph_from_module(Network(FUNCTIONS[name]).eval(), (3, 32, 32))
-    found = engine_parts(graph, {gemm.name for gemm in graph.gemms}).values()
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    quantized = quantized_at(graph, image, 8)
+    found = engine_parts(quantized.graph, quantized.layers).values()
     part = next(one.compute for one in found if len(one.reads) == 1)
     assert isinstance(part, EnginePart)
     generator = torch.Generator().manual_seed(2)
@@ -168,9 +193,9 @@ def test_a_rewritten_graph_gets_new_operators(vit, images):
     assert np.array_equal(engine_of(quantized).run(images.numpy()), quantized.forward(images))
 
 
-def test_only_what_computes_is_left_to_the_engine(swin):
-    graph = TARGET.prepare(swin)
-    parts = engine_parts(graph, {gemm.name for gemm in graph.gemms})
+def test_only_what_computes_is_left_to_the_engine(swin, images):
+    quantized = quantized_at(swin, images, 8)
+    graph, parts = quantized.graph, quantized.float_parts
     nodes = {node.name: node for node in graph.module.graph.nodes}
     for last, part in parts.items():
         assert any(nodes[name].target not in LAYOUT for name in (*part.inner, last))
