@@ -180,6 +180,9 @@ FUNCTIONS = {
     "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
     "conv_transpose_wide": nn.ConvTranspose2d(16, 4, 3, 2, 1, 1, groups=2),
     "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest_from_3_to_7": lambda x: F.interpolate(x[:, :, :3, :3], (7, 7)),
+    "nearest_from_6_to_14": lambda x: F.interpolate(x[:, :, :6, :6], (14, 13)),
+    "nearest_smaller": lambda x: F.interpolate(x, (5, 3)),
     "nearest_behind_a_permute": lambda x: F.interpolate(
         x.permute(0, 2, 3, 1).softmax(-1).permute(0, 3, 1, 2), (12, 20)
     ),

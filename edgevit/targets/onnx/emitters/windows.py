@@ -105,6 +105,9 @@ def _upsample(mode: str) -> Emitter:
         corners = mode != "nearest" and bool(arguments(node, x=None, size=None, corners=False)[2])
         x = args(node)[0]
         sides = (context.shapes[x.name][2:], context.shapes[node.name][2:])
+        if mode == "nearest" and not _finds_nearest(*sides):
+            _gather_nearest(context, node, *sides)
+            return
         factors = np.concatenate([np.ones(2, np.float32), _factors(*sides)])
         further: dict[str, Any] = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
         kind = "align_corners" if corners else "half_pixel"
@@ -130,8 +133,35 @@ def _factors(before: Sequence[int], after: Sequence[int]) -> np.ndarray[Any, Any
     dimensions. An engine rounds the size times the factor down, in float32.
     """
     factors = np.array(after, np.float32) / np.array(before, np.float32)
-    short = np.floor(factors * np.array(before, np.float32)) < np.array(after)
+    products = (factors * np.array(before, np.float32), factors.astype(np.float64) * before)
+    short = np.any(np.floor(products) < np.array(after), axis=0)  # some round in float64
     return np.where(short, np.nextafter(factors, np.float32(np.inf)), factors)
+
+
+def _finds_nearest(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Return whether an engine that divides by these factors reads the pixels that torch reads."""
+    sides = zip(before, after, _factors(before, after), strict=True)
+    return all(
+        np.array_equal(np.floor(np.arange(b, dtype=np.float32) / factor), _nearest(a, b))
+        for a, b, factor in sides
+    )
+
+
+def _nearest(before: int, after: int) -> np.ndarray[Any, Any]:
+    """Return int32 [after]: the place each output reads, told in float32 as torch does."""
+    places = np.arange(after, dtype=np.float32) * np.float32(before / after)
+    return np.minimum(np.floor(places), before - 1).astype(np.int32)
+
+
+def _gather_nearest(
+    context: Lowering, node: fx.Node, before: Sequence[int], after: Sequence[int]
+) -> None:
+    """Emit a resize to the nearest pixel as a gather of rows and one of columns."""
+    rows, columns = (_nearest(a, b) for a, b in zip(before, after, strict=True))
+    constant = context.builder.constant
+    name, x = node.name, context.operand(args(node)[0])
+    x = context.builder.add("Gather", [x, constant(f"{name}_rows", rows)], f"{name}_high", axis=2)
+    context.builder.add("Gather", [x, constant(f"{name}_columns", columns)], name, axis=3)
 
 
 def _pair(value: Any) -> list[int]:
