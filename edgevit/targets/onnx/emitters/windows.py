@@ -150,7 +150,8 @@ def _finds_nearest(before: Sequence[int], after: Sequence[int]) -> bool:
 def _nearest(before: int, after: int) -> np.ndarray[Any, Any]:
     """Return int32 [after]: the place each output reads, told in float32 as torch does."""
     places = np.arange(after, dtype=np.float32) * np.float32(before / after)
-    return np.minimum(np.floor(places), before - 1).astype(np.int32)
+    found: np.ndarray[Any, Any] = np.minimum(np.floor(places), before - 1).astype(np.int32)
+    return found
 
 
 def _gather_nearest(
