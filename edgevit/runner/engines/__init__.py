@@ -8,11 +8,10 @@ by what that engine declares, before any session exists.
 from __future__ import annotations
 
 import os
-import pkgutil
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Mapping, NoReturn
 
 from edgevit.errors import UsageError
+from edgevit.runner.declared import declared
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
@@ -25,12 +24,7 @@ def all_engines() -> dict[str, Engine]:
     Raises:
         ValueError: Two engines have one name.
     """
-    found: dict[str, Engine] = {}
-    for file in pkgutil.iter_modules(__path__):
-        engine = getattr(import_module(f"{__name__}.{file.name}"), "ENGINE", None)
-        if engine is not None and found.setdefault(engine.name, engine) is not engine:
-            raise ValueError(f"two engines are named {engine.name!r}")
-    return found
+    return declared(__name__, __path__, "ENGINE")
 
 
 def engine_named(name: str) -> Engine:

@@ -6,9 +6,9 @@ outputs are measured for every task (`edgevit.runner.measure.outputs`).
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from edgevit.runner.declared import declared
 
 if TYPE_CHECKING:
     from edgevit.runner.measure.tasks.base import Task
@@ -20,9 +20,4 @@ def all_tasks() -> dict[str, Task]:
     Raises:
         ValueError: Two tasks have one name.
     """
-    found: dict[str, Task] = {}
-    for file in pkgutil.iter_modules(__path__):
-        task = getattr(import_module(f"{__name__}.{file.name}"), "TASK", None)
-        if task is not None and found.setdefault(task.name, task) is not task:
-            raise ValueError(f"two tasks are named {task.name!r}")
-    return found
+    return declared(__name__, __path__, "TASK")

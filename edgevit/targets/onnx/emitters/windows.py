@@ -36,16 +36,19 @@ def _max_pool(context: Lowering, node: fx.Node) -> None:
     x, kernel, stride, padding, dilation, ceil_mode = arguments(
         node, input=None, kernel_size=None, stride=None, padding=0, dilation=1, ceil_mode=False
     )
-    context.builder.add(
-        "MaxPool",
-        [context.operand(x)],
-        node.name,
-        kernel_shape=_pair(kernel),
-        strides=_pair(stride or kernel),
-        pads=_both_ends(padding),
-        dilations=_pair(dilation),
-        ceil_mode=int(ceil_mode),
-    )
+    window = _window(kernel, stride, padding, ceil_mode)
+    operand = context.operand(x)
+    context.builder.add("MaxPool", [operand], node.name, **window, dilations=_pair(dilation))
+
+
+def _window(kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> dict[str, Any]:
+    """Return the attributes that both pools have."""
+    return {
+        "kernel_shape": _pair(kernel),
+        "strides": _pair(stride or kernel),
+        "pads": _both_ends(padding),
+        "ceil_mode": int(ceil_mode),
+    }
 
 
 def _avg_pool(context: Lowering, node: fx.Node) -> None:
@@ -63,16 +66,9 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
     if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
         form = "ceil_mode and pads, or divisor_override"
         raise no_form(node, form, "Pad the input so that all windows are whole.")
-    context.builder.add(
-        "AveragePool",
-        [context.operand(x)],
-        node.name,
-        kernel_shape=_pair(kernel),
-        strides=_pair(stride or kernel),
-        pads=_both_ends(padding),
-        count_include_pad=int(count_pads),
-        ceil_mode=int(ceil_mode),
-    )
+    window = _window(kernel, stride, padding, ceil_mode)
+    window["count_include_pad"] = int(count_pads)
+    context.builder.add("AveragePool", [context.operand(x)], node.name, **window)
 
 
 def _conv_transpose(context: Lowering, node: fx.Node) -> None:
