@@ -220,8 +220,8 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> RenderableType:
     used = [key for key in _MODEL_COLUMNS if any(row.get(key) is not None for row in rows)]
     headings = [_MODEL_COLUMNS[key][0] for key in used]
     table = new_table("Models", *headings, numbers=("parameters", "GFLOPs"))
-    longest = max((len(row["name"]) for row in rows), default=1)
-    table.columns[0].min_width = min(_NAME_WIDTH, longest)
+    if rows:
+        table.columns[0].min_width = min(_NAME_WIDTH, max(len(row["name"]) for row in rows))
     for row in rows:
         known = {key: row[key] for key in used if row.get(key) is not None}
         cells = {key: _MODEL_COLUMNS[key][1](value) for key, value in known.items()}

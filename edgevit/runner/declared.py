@@ -22,5 +22,5 @@ def declared(package: str, folders: Iterable[str], attribute: str) -> dict[str, 
     for file in pkgutil.iter_modules(folders):
         value = getattr(import_module(f"{package}.{file.name}"), attribute, None)
         if value is not None and found.setdefault(value.name, value) is not value:
-            raise ValueError(f"two values of {attribute} are named {value.name!r}")
+            raise ValueError(f"two {attribute.lower()}s are named {value.name!r}")
     return found
