@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from family_list import FamilyModel
-from family_networks import build
+from family_networks import Size, build
 from torch import nn
 
 from edgevit import api
@@ -73,13 +73,7 @@ class Trial:
     def _captured(self) -> dict[str, Any]:
         self.network, size = build(self.model)
         _remember_graph()
-        self.preprocessing = Preprocessing.from_crop_pct(
-            input_size=size,
-            crop_pct=0.9,
-            interpolation="bicubic",
-            mean=(0.5,) * size[0],
-            std=(0.5,) * size[0],
-        )
+        self.preprocessing = preprocessing_for(size)
         capture.graph_from_module(self.network, size)
         count = sum(value.numel() for value in self.network.parameters())
         return {"input_size": "x".join(map(str, size)), "megaparameters": count / 1e6}
@@ -131,6 +125,14 @@ class Trial:
 
         compiled_from_onnx(api.load(self.folder / "jetson").engine_onnx(), (CARD,))
         return {}
+
+
+def preprocessing_for(size: Size) -> Preprocessing:
+    """Return how images are prepared for a network without weights of its own."""
+    half = (0.5,) * size[0]
+    return Preprocessing.from_crop_pct(
+        input_size=size, crop_pct=0.9, interpolation="bicubic", mean=half, std=half
+    )
 
 
 def _shares(bundle: Bundle) -> dict[str, Any]:

@@ -198,8 +198,8 @@ def check_gates(
 
     Raises:
         AccuracyGateError: The drop is above `max_drop` (EV501).
-        UndecidedError: There are too few images to tell (EV502), or their accuracies say nothing
-            (EV114).
+        UndecidedError: There are too few images to tell (EV502), nothing says what is right for
+            them (EV503), or their accuracies say nothing (EV114).
         LatencyGateError: The median latency is above `max_latency_ms` (EV601).
         DeviceError: No latency was measured that could be compared with it (EV602).
     """
@@ -213,6 +213,14 @@ def check_gates(
         )
     if max_drop is not None and report["verdict"] == "UNDECIDED":
         _refuse_worthless(report, max_drop)
+        if report["drop_points"] is None:
+            raise UndecidedError(
+                "EV503",
+                "There is no accuracy drop to judge.",
+                where=f"--max-drop {max_drop:g}",
+                why=report["verdict_reason"],
+                try_next="Validate on images with labels, or leave --max-drop out.",
+            )
         raise UndecidedError(
             "EV502",
             "There are too few images to decide.",

@@ -85,7 +85,7 @@ def test_validate_reports_the_task(bundle, images):
     assert all(one["within"] and one["cosine"] > 0.9999 for one in checked["outputs"].values())
     assert report["top1"] == {"fp32": None, "engine": None}
     assert report["latency_ms"]["engine"]["p50"] > 0
-    with pytest.raises(UndecidedError, match="EV502") as caught:
+    with pytest.raises(UndecidedError, match="EV503") as caught:
         api.check_gates(report, max_drop=1.0, max_latency_ms=None)
     assert "there is no drop to judge" in caught.value.why
 
