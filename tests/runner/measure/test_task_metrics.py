@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgevit.runner.measure.tasks import detect
 from edgevit.runner.measure.tasks.base import MetricRow
 from edgevit.runner.measure.tasks.boxes import Found, box_ious, found_boxes, matched
 from edgevit.runner.measure.tasks.dense import (
@@ -199,3 +200,17 @@ def test_scores_are_those_of_transformers() -> None:
                 assert best[tuple(np.round(box, 5))] >= score - 1e-5
         assert len(best) > 3
         assert {*best} == {tuple(np.round(box, 5)) for box in theirs["boxes"].tolist()}
+
+
+@pytest.mark.parametrize("precision", [0.0, 12.5, None])
+def test_an_average_precision_of_nothing_is_a_number_and_none_is_none(
+    precision: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "average_precision", lambda found, annotated: precision)
+    metric = detect.DetectMetric({"num_classes": 1})
+    outputs = {"logits": np.zeros((1, 2, 1), np.float32), "boxes": np.ones((1, 2, 4), np.float32)}
+    metric.add(outputs, outputs, [object()])
+    row = metric.result()[0]
+    assert row.fp32 == row.engine == precision
+    assert row.change == (None if precision is None else 0)
+    assert row.label == ("COCO AP (there are no boxes)" if precision is None else "COCO AP")
