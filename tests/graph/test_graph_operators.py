@@ -177,6 +177,7 @@ FUNCTIONS = {
     "conv3d_deep": nn.Sequential(nn.Unflatten(1, (2, 8)), nn.Conv3d(2, 3, (3, 3, 1), (2, 1, 1))),
     "conv_same": nn.Conv2d(16, 4, 3, padding="same"),
     "conv_valid": nn.Conv2d(16, 4, 3, padding="valid"),
+    "one_number": lambda x: torch.ops.aten.conv2d(x, torch.ones(4, 16, 3, 3), None, [2], [1], [2]),
     "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
     "conv_transpose_wide": nn.ConvTranspose2d(16, 4, 3, 2, 1, 1, groups=2),
     "nearest": lambda x: F.interpolate(x, scale_factor=2),
@@ -271,11 +272,24 @@ class Steeply(nn.Module):
         return F.softplus(x, beta=2)
 
 
+class Rolled(nn.Module):
+    """A roll of all elements, those of other images too."""
+
+    def forward(self, x):
+        return x.roll(3)
+
+
 @pytest.mark.parametrize(
     ("function", "targets", "code"),
     [
         (Widely(), [n for n in TARGETS if n not in ("cpu", "simulation")], "EV319"),
         (Steeply(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (Rolled(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (
+            nn.ConvTranspose2d(16, 4, 2, stride=1, output_padding=1, dilation=2),
+            [n for n in TARGETS if n != "simulation"],
+            "EV313",
+        ),
     ],
 )
 def test_a_form_without_a_kernel_is_refused_before_calibration(

@@ -309,6 +309,7 @@ def test_annotations_are_read_as_shares_of_the_picture(detector: Any, tmp_path: 
         ([], "no lists"),
         ({**values, "annotations": [{"image_id": 1}]}, "KeyError"),
         ({**values, "images": [{**values["images"][0], "height": 0}]}, ""),
+        ({**values, "annotations": [{**values["annotations"][0], "bbox": [1] * 8}]}, "ValueError"),
         ({**values, "categories": [{"id": 7, "name": "bird"}]}, "bird"),
     ]
     for content, why in wrong:

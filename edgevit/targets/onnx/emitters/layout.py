@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgevit.errors import UnsupportedError
-from edgevit.targets.onnx.context import LAST, Emitter, Lowering, args, arguments
+from edgevit.targets.onnx.context import LAST, Emitter, Lowering, args, arguments, no_form
 
 aten = torch.ops.aten
 
@@ -57,8 +57,10 @@ def _pad(context: Lowering, node: fx.Node) -> None:
 
 def _roll(context: Lowering, node: fx.Node) -> None:
     """Roll axis by axis: the last `shift` entries come first."""
-    name = context.operand(args(node)[0])
-    shifts, dims = list(args(node)[1]), list(args(node)[2])
+    x, shifts, dims = arguments(node, input=None, shifts=None, dims=())
+    if not dims:  # of all elements in one row, those of other images too
+        raise no_form(node, "no dims", "Name the dimensions that are rolled.")
+    name = context.operand(x)
     for step, (shift, dim) in enumerate(zip(shifts, dims, strict=True)):
         size = context.shapes[node.name][dim]
         order = np.roll(np.arange(size), shift)

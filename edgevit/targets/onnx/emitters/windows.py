@@ -25,9 +25,9 @@ def conv_attributes(node: fx.Node) -> dict[str, Any]:
     """Return the attributes of a Conv."""
     stride, padding, dilation, groups = convolution_arguments(node)[3:]
     return {
-        "strides": list(stride),
+        "strides": _pair(stride),
         "pads": _both_ends(padding),
-        "dilations": list(dilation),
+        "dilations": _pair(dilation),
         "group": groups,
     }
 
@@ -83,14 +83,17 @@ def _conv_transpose(context: Lowering, node: fx.Node) -> None:
         groups=1,
         dilation=1,
     )
+    strides, more = _pair(stride), _pair(more)
+    if any(extra >= step for extra, step in zip(more, strides, strict=True)):  # engines refuse it
+        raise no_form(node, f"output_padding={more} and stride={strides}", "Pad its output instead.")
     inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
     context.builder.add(
         "ConvTranspose",
         inputs,
         node.name,
-        strides=_pair(stride),
+        strides=strides,
         pads=_both_ends(padding),
-        output_padding=_pair(more),
+        output_padding=more,
         group=groups,
         dilations=_pair(dilation),
     )
