@@ -85,7 +85,9 @@ def _conv_transpose(context: Lowering, node: fx.Node) -> None:
     )
     strides, more = _pair(stride), _pair(more)
     if any(extra >= step for extra, step in zip(more, strides, strict=True)):  # engines refuse it
-        raise no_form(node, f"output_padding={more} and stride={strides}", "Pad its output instead.")
+        raise no_form(
+            node, f"output_padding={more} and stride={strides}", "Pad its output instead."
+        )
     inputs = [context.operand(value) for value in (x, weight, bias) if value is not None]
     context.builder.add(
         "ConvTranspose",
