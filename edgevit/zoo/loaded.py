@@ -182,6 +182,8 @@ def loaded_from_module(
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
     num_classes = _num_classes(model.eval(), chosen.input_size, choices.task)
+    if choices.task == DETECT and named is not None and num_classes == len(named) + 1:
+        num_classes -= 1  # behind the classes comes "no object"
     if num_classes is None and choices.task is None:
         more += (_COMPARED,)
     if named is not None and num_classes is not None and len(named) != num_labels(num_classes):
