@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from edgevit.bundle.manifest import MAIN_VARIANT
-from edgevit.bundle.outputs import LOGITS, MAX_RANK, NAME_PATTERN
+from edgevit.bundle.outputs import NAME_PATTERN
 from edgevit.bundle.variants import golden_key
+from edgevit.data.tasks import LOGITS, MAX_RANK
 from edgevit.errors import BundleError, UsageError
 
 if TYPE_CHECKING:

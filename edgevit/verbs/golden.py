@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from edgevit.bundle.golden import num_golden
 from edgevit.bundle.manifest import MAIN_VARIANT
-from edgevit.bundle.outputs import LOGITS
 from edgevit.bundle.variants import golden_key
+from edgevit.data.tasks import LOGITS
 from edgevit.errors import UnsupportedError
 from edgevit.verbs.artefact import Variant, outputs_over, stated_outputs
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
-from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, SEGMENT
+from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, LOGITS, SEGMENT
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
-from edgevit.zoo.outputs import LOGITS, named_values
+from edgevit.zoo.outputs import named_values
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
 from edgevit.zoo.tasks import TaskOutputs, check_task, task_outputs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
-from edgevit.bundle.outputs import LOGITS
+from edgevit.data.tasks import LOGITS
 
 if TYPE_CHECKING:
     import numpy.typing as npt

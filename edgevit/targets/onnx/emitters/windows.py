@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgevit.graph.shapes import args_of, arguments_of
 from edgevit.graph.window import convolution_arguments
-from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments, no_form
+from edgevit.targets.onnx.context import Emitter, Lowering, no_form
 
 aten = torch.ops.aten
 
@@ -33,7 +34,7 @@ def conv_attributes(node: fx.Node) -> dict[str, Any]:
 
 
 def _max_pool(context: Lowering, node: fx.Node) -> None:
-    x, kernel, stride, padding, dilation, ceil_mode = arguments(
+    x, kernel, stride, padding, dilation, ceil_mode = arguments_of(
         node, input=None, kernel_size=None, stride=None, padding=0, dilation=1, ceil_mode=False
     )
     window = _window(kernel, stride, padding, ceil_mode)
@@ -52,7 +53,7 @@ def _window(kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> dict[str
 
 
 def _avg_pool(context: Lowering, node: fx.Node) -> None:
-    x, kernel, stride, padding, ceil_mode, count_pads, divisor = arguments(
+    x, kernel, stride, padding, ceil_mode, count_pads, divisor = arguments_of(
         node,
         input=None,
         kernel_size=None,
@@ -72,7 +73,7 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
 
 
 def _conv_transpose(context: Lowering, node: fx.Node) -> None:
-    x, weight, bias, stride, padding, more, groups, dilation = arguments(
+    x, weight, bias, stride, padding, more, groups, dilation = arguments_of(
         node,
         input=None,
         weight=None,
@@ -103,8 +104,10 @@ def _conv_transpose(context: Lowering, node: fx.Node) -> None:
 
 def _upsample(mode: str) -> Emitter:
     def emit(context: Lowering, node: fx.Node) -> None:
-        corners = mode != "nearest" and bool(arguments(node, x=None, size=None, corners=False)[2])
-        x = args(node)[0]
+        corners = mode != "nearest" and bool(
+            arguments_of(node, x=None, size=None, corners=False)[2]
+        )
+        x = args_of(node)[0]
         sides = (context.shapes[x.name][2:], context.shapes[node.name][2:])
         if mode == "nearest" and not _finds_nearest(*sides):
             _gather_nearest(context, node, *sides)
@@ -161,7 +164,7 @@ def _gather_nearest(
     """Emit a resize to the nearest pixel as a gather of rows and one of columns."""
     rows, columns = (_nearest(a, b) for a, b in zip(before, after, strict=True))
     constant = context.builder.constant
-    name, x = node.name, context.operand(args(node)[0])
+    name, x = node.name, context.operand(args_of(node)[0])
     x = context.builder.add("Gather", [x, constant(f"{name}_rows", rows)], f"{name}_high", axis=2)
     context.builder.add("Gather", [x, constant(f"{name}_columns", columns)], name, axis=3)
 
