@@ -34,21 +34,38 @@ def conv_attributes(node: fx.Node) -> dict[str, Any]:
 
 
 def _max_pool(context: Lowering, node: fx.Node) -> None:
-    x, kernel, stride, padding, dilation, ceil_mode = arguments_of(
-        node, input=None, kernel_size=None, stride=None, padding=0, dilation=1, ceil_mode=False
+    x, kernel, stride, padding, dilation, *_ = arguments_of(
+        node, input=None, kernel_size=None, stride=None, padding=0, dilation=1
     )
-    window = _window(kernel, stride, padding, ceil_mode)
+    window = _window(context, node, kernel, stride, padding, dilation)
     operand = context.operand(x)
     context.builder.add("MaxPool", [operand], node.name, **window, dilations=_pair(dilation))
 
 
-def _window(kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> dict[str, Any]:
-    """Return the attributes that both pools have."""
+def _window(
+    context: Lowering, node: fx.Node, kernel: Any, stride: Any, padding: Any, dilation: Any = 1
+) -> dict[str, Any]:
+    """Return the attributes that both pools have.
+
+    A last window that would begin in the padding is left out by torch, and not by every engine. It
+    is one that rounding down leaves out too, so sizes are rounded up only where they have to be.
+    """
+    kernels, strides, pads = _pair(kernel), _pair(stride or kernel), _pair(padding)
+    before, after = (context.shapes[each.name][-2:] for each in (args_of(node)[0], node))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernels, _pair(dilation), strict=True)]
+    rooms = [b + 2 * p - span for b, p, span in zip(before, pads, spans, strict=True)]
+    steps = list(zip(rooms, strides, strict=True))
+    counts = [
+        tuple(room // s + 1 for room, s in steps),
+        tuple(-(-room // s) + 1 for room, s in steps),
+    ]
+    if tuple(after) not in counts:
+        raise no_form(node, "ceil_mode and pads", "Pad the input so that all windows are whole.")
     return {
-        "kernel_shape": _pair(kernel),
-        "strides": _pair(stride or kernel),
+        "kernel_shape": kernels,
+        "strides": strides,
         "pads": _both_ends(padding),
-        "ceil_mode": int(ceil_mode),
+        "ceil_mode": counts.index(tuple(after)),
     }
 
 
@@ -67,7 +84,7 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
     if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
         form = "ceil_mode and pads, or divisor_override"
         raise no_form(node, form, "Pad the input so that all windows are whole.")
-    window = _window(kernel, stride, padding, ceil_mode)
+    window = _window(context, node, kernel, stride, padding)
     window["count_include_pad"] = int(count_pads)
     context.builder.add("AveragePool", [context.operand(x)], node.name, **window)
 
