@@ -171,6 +171,7 @@ FUNCTIONS = {
     "avg_pool_ceil": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
     "max_pool_left_out": lambda x: F.max_pool2d(x, 2, 4, ceil_mode=True),
     "avg_pool_left_out": lambda x: F.avg_pool2d(x, 2, 4, ceil_mode=True),
+    "avg_pool_whole": lambda x: F.avg_pool2d(x, 4, 3, 1, ceil_mode=True),
     "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
     "adaptive_pool": lambda x: F.adaptive_avg_pool2d(x, 2),
     "adaptive_pool_uneven": lambda x: F.adaptive_avg_pool2d(x, (3, 5)),

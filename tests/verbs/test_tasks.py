@@ -148,6 +148,8 @@ def test_wrong_masks_are_refused(dense: Any, tmp_path: Path) -> None:
     (masks / "00.png").write_bytes(b"no picture")
     caught(DataError, "EV235", masks=masks)
     caught(UsageError, "EV352", annotations=tmp_path / "boxes.json")
+    caught(UsageError, "EV352", classes=["a", "b", "c"])
+    caught(UsageError, "EV352", class_order="timm")
 
 
 def test_the_command_line_and_the_recipe_of_a_segmentation(dense: Any, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def _window(
 
 
 def _avg_pool(context: Lowering, node: fx.Node) -> None:
-    x, kernel, stride, padding, ceil_mode, count_pads, divisor = arguments_of(
+    x, kernel, stride, padding, _, count_pads, divisor = arguments_of(
         node,
         input=None,
         kernel_size=None,
@@ -81,10 +81,10 @@ def _avg_pool(context: Lowering, node: fx.Node) -> None:
         divisor_override=None,
     )
     count_pads = bool(count_pads) and any(_pair(padding))  # without pads there are none to count
-    if divisor is not None or (ceil_mode and count_pads):  # engines differ about the last window
+    window = _window(context, node, kernel, stride, padding)
+    if divisor is not None or (window["ceil_mode"] and count_pads):  # engines differ at the end
         form = "ceil_mode and pads, or divisor_override"
         raise no_form(node, form, "Pad the input so that all windows are whole.")
-    window = _window(context, node, kernel, stride, padding)
     window["count_include_pad"] = int(count_pads)
     context.builder.add("AveragePool", [context.operand(x)], node.name, **window)
 
