@@ -53,9 +53,7 @@ class MaskFolder:
         Raises:
             DataError: It is missing, or is none (EV235).
         """
-        path = self.path / PurePosixPath(name).with_suffix(".png")
-        if look_at(path).kind != "file":
-            raise _no_map(path, f"{look_at(path).why} It belongs to the image {name}.")
+        path = self.find(name)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise _no_map(path, f"It is larger than {MAX_FILE_BYTES:,} bytes.")
@@ -66,6 +64,17 @@ class MaskFolder:
                 return self._placed(image, path)
         except DAMAGE as error:
             raise _no_map(path, f"{type(error).__name__}: {error}") from error
+
+    def find(self, name: str) -> Path:
+        """Return the file of an image's label map.
+
+        Raises:
+            DataError: It is missing (EV235).
+        """
+        path = self.path / PurePosixPath(name).with_suffix(".png")
+        if look_at(path).kind != "file":
+            raise _no_map(path, f"{look_at(path).why} It belongs to the image {name}.")
+        return path
 
     def _placed(self, image: Image.Image, path: Path) -> npt.NDArray[np.int64]:
         if image.mode not in _MODES:

@@ -50,6 +50,8 @@ def batches_of(
         from edgevit.data.masks import open_masks
 
         folder = open_masks(masks, preprocessing)
+        for item in images.items:  # before an engine is built
+            folder.find(item.shown)
         return lambda: folder.labelled(plain())
     if annotations is not None:
         from edgevit.data.annotations import read_annotations
@@ -60,6 +62,8 @@ def batches_of(
         read = read_annotations(
             annotations, model.get("classes"), model["num_classes"], preprocessing
         )
+        for item in images.items:
+            read.of(item.shown)
         return lambda: read.labelled(plain())
     return plain
 
