@@ -130,8 +130,8 @@ def open_labelled_for(
     """Return the images with the labels of a bundle's model; arguments as in `validate`.
 
     Raises:
-        DataError, UsageError: Names, order and folders don't fit (see `edgevit.data.labels`), or the
-            model does not classify (EV352).
+        DataError, UsageError: Names, order and folders don't fit (see `edgevit.data.labels`), or
+            are nothing for a model that does not classify (EV352).
     """
     from edgevit.verbs.truth import check_options
     from edgevit.zoo.class_names import Naming, check_naming, stated_names
