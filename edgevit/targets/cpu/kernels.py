@@ -15,8 +15,8 @@ from edgevit.scratch import scratch_folder
 onnxruntime = onnxruntime_module()
 INTEGER_KERNELS = {"MatMulIntegerToFloat"}
 _BEFORE_ROUNDING = "_pre_q"
-"""What the engine adds to the name of a tensor behind which it has moved a QuantizeLinear: it rounds
-before it moves values, not after, which gives the same codes."""
+"""What the engine adds to the name of a tensor behind which it has moved a QuantizeLinear: it
+rounds before it moves values, not after, which gives the same codes."""
 
 
 def session_options() -> Any:
