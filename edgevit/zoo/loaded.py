@@ -160,8 +160,8 @@ def loaded_from_module(
         choices: What the caller said of a named model.
         carrier: Has the attributes above; the model if left out.
         notes: Notes of an earlier step.
-        task: What it is for, one of `edgevit.zoo.tasks.TASKS`; left out, that of `choices`, or
-            "classify".
+        task: What it is for, one of `edgevit.data.tasks.TASKS`; left out, "classify" where it
+            returns logits, else "features". Not read beside `choices`.
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
