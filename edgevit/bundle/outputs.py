@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from edgevit.bundle.manifest_schema import bad_manifest
-from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, SEGMENT, TASKS, WANTED
+from edgevit.data.tasks import (
+    CLASSIFY,
+    DETECT,
+    EMBED,
+    LOGITS,
+    MAX_OUTPUTS,
+    MAX_RANK,
+    SEGMENT,
+    TASKS,
+    WANTED,
+)
 
-LOGITS = "logits"
-MAX_OUTPUTS, MAX_RANK, MAX_IMAGE_BYTES = 64, 6, 256 << 20
+MAX_IMAGE_BYTES = 256 << 20
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _NAME, _FLOAT_BYTES = re.compile(NAME_PATTERN + r"\Z"), 4
 _MAX_SIDE = 1 << 24

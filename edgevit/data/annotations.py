@@ -145,7 +145,7 @@ def _annotated(
     height, width = int(image["height"]), int(image["width"])
     if min(height, width) < 1:
         raise ValueError(f"an image of {height} x {width} pixels")
-    corners = np.array([[float(v) for v in row["bbox"]] for row in rows]).reshape(-1, 4)
+    corners = np.array([[float(v) for v in row["bbox"]] for row in rows]).reshape(len(rows), 4)
     corners[:, 2:] += corners[:, :2]  # left, top, right, bottom
     return Annotated(
         boxes=corners / np.array([width, height, width, height], np.float64),

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from edgevit.data.tasks import LOGITS, MAX_OUTPUTS, MAX_RANK
 from edgevit.errors import UnsupportedError
 from edgevit.graph.operators import ALLOWED
 from edgevit.graph.shapes import args_of
-from edgevit.zoo.outputs import LOGITS, named_values
+from edgevit.zoo.outputs import named_values
 
 ALL = "all"
-MAX_OUTPUTS, MAX_OUTPUT_RANK = 64, 6
 Asked = str | Sequence[str] | None
 """Names of outputs; "all"; or None: the logits where there are some [B, classes], else all."""
 
@@ -157,8 +157,8 @@ def _fault(value: Any, image: Tensor) -> str:
         return f"is a {type(value).__name__}"
     if not value.is_floating_point():
         return f"is {str(value.dtype).removeprefix('torch.')}, not float"
-    if value.ndim > MAX_OUTPUT_RANK:
-        return f"has {value.ndim} dimensions, more than {MAX_OUTPUT_RANK}"
+    if value.ndim > MAX_RANK:
+        return f"has {value.ndim} dimensions, more than {MAX_RANK}"
     if value.ndim == 0 or not _is_batch(value.shape[0], image.shape[0]):
         return f"has no batch in front: {[str(size) for size in value.shape]}"
     return ""

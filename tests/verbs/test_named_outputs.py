@@ -168,3 +168,12 @@ def test_what_compares_classes_is_refused(images):
         api.sensitivity(Tower(), images, data=images, num_calib=4)
     rows = api.sensitivity(Tower(), images, num_calib=4)
     assert all(row["fisher_error"] is not None for row in rows)
+
+
+def test_outputs_too_large_to_be_compared_are_refused_before_calibration(images, monkeypatch):
+    monkeypatch.setattr("edgevit.calibration.run.calibrate", None)  # nobody gets there
+    monkeypatch.setattr("edgevit.bundle.golden.MAX_GOLDEN_BYTES", (32 << 20) + 3 * 4 * 80 - 1)
+    with pytest.raises(UnsupportedError, match="EV354") as error:
+        made(images)
+    assert "320 bytes an image" in error.value.why
+    assert error.value.where == "tokens, pooled"

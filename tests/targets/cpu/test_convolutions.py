@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from convolutional import SIZE, hybrid
+from torch import nn
 
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
@@ -100,3 +101,32 @@ def test_rows_say_why_products_stay_in_float(graph, images):
         "depthwise": "a depthwise convolution: float is faster here",
         "grouped": "a convolution in groups: float is faster here",
     }
+
+
+class Chained(nn.Module):
+    """Convolutions with nothing between them, whose codes the engine makes before it moves them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 32, 3, padding=1)
+        self.second, self.third = nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 48, 2, padding=1)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x):
+        x = self.third(self.second(self.second(self.first(x).relu())))
+        return self.head(x.flatten(2).transpose(1, 2)).mean(1)
+
+
+@pytest.mark.parametrize(("bits", "method"), [(8, "minmax"), (4, "minmax"), (4, "gptq")])
+def test_convolutions_behind_each_other(images, bits, method):
+    graph = TARGET.prepare(graph_from_module(Chained(), SIZE))
+    quantized = quantized_at(graph, images, bits, method)
+    lowered = TARGET.lower(quantized)
+    assert {row["kernel"] for row in lowered.layers if row["kind"] == "conv"} == {
+        "float32",  # of three channels
+        "MatMulIntegerToFloat",
+    }
+    assert all(row.is_exact for row in integer_layer_parity(quantized, images.numpy()))
+    session = EngineSession(whole_model(lowered.onnx, lowered.tensors))
+    assert torch.equal(torch.from_numpy(session.run(images.numpy())), quantized.forward(images))

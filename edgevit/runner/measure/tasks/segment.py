@@ -9,7 +9,6 @@ import numpy as np
 from edgevit.errors import DataError
 from edgevit.runner.measure.tasks.base import MetricRow, Task
 from edgevit.runner.measure.tasks.dense import (
-    IGNORED,
     Overlaps,
     change_of_miou,
     label_maps,
@@ -33,13 +32,13 @@ class SegmentMetric:
         self.between: list[Overlaps] = []
 
     def add(self, reference: Outputs | None, engine: Outputs, labels: Any) -> None:
-        """Add a batch; `labels` int64 [B, H, W] are label maps of the input's size.
+        """Add a batch; `labels` int64 [B, H, W] are label maps of the input's size, -1 for nothing.
 
         Raises:
             DataError: A label is no class of the model (EV931).
         """
         name = next(iter(engine))
-        classes = engine[name].shape[1]
+        classes = max(engine[name].shape[1], 2)  # one logit tells two apart
         found = label_maps(engine[name], self.size)  # [B, H, W]
         wanted = None if reference is None else label_maps(reference[name], self.size)
         if wanted is not None:
@@ -70,6 +69,8 @@ class SegmentMetric:
 
 
 def _against_labels(fp32: Overlaps | None, engine: Overlaps) -> MetricRow:
+    if not engine.counted.any():
+        return MetricRow(f"{TASK.main} (no pixel counts)", None, None, "%")
     value = 100 * engine.mean_iou()
     if fp32 is None:
         return MetricRow(TASK.main, None, value, "%")
@@ -80,15 +81,15 @@ def _against_labels(fp32: Overlaps | None, engine: Overlaps) -> MetricRow:
 
 
 def _check(maps: npt.NDArray[np.int64], classes: int) -> None:
-    wrong = maps[(maps != IGNORED) & ((maps >= classes) | (maps < 0))]
+    wrong = maps[maps >= classes]
     if wrong.size:
         raise DataError(
             "EV931",
             f"Label {int(wrong.flat[0])} is not a class of the model.",
             where="label maps",
-            why=f"The model has {classes} classes, 0 to {classes - 1}; {IGNORED} does not count.",
+            why=f"The model has {classes} classes, 0 to {classes - 1}; 255 does not count.",
             try_next="Number the label maps as the model does; where 0 is to be left out and "
-            f"classes begin at 1, subtract 1 and write {IGNORED} for 0.",
+            "classes begin at 1, subtract 1 and write 255 for 0.",
         )
 
 
