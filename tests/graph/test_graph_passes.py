@@ -255,3 +255,17 @@ class Moves(nn.Module):
 def test_every_other_way_to_move_elements() -> None:
     graph = graph_from_module(Moves(), SIZE)
     assert [g.module for g in graph.gemms] == ["fc", "head"]
+
+
+@pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}])
+def test_a_constant_for_every_head_of_every_image(options: dict[str, bool]) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(WIDTH, 3, batch_first=True, **options)
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens = _tokens(image)
+            return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+    graph_from_module(randomise(Odd()), SIZE)  # compared with the model there
