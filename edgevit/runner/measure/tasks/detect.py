@@ -48,8 +48,9 @@ class DetectMetric:
         rows = []
         if self.annotations:
             engine = average_precision(self.kept["engine"], self.annotations)
-            fp32 = self.kept["fp32"] and average_precision(self.kept["fp32"], self.annotations)
-            rows.append(_precision(fp32 or None, engine))
+            kept = self.kept["fp32"]
+            fp32 = average_precision(kept, self.annotations) if kept else None
+            rows.append(_precision(fp32, engine))
         counts = np.array(self.counts, np.int64).reshape(-1, 4)  # [N, 4]
         if len(counts):
             rows += [
