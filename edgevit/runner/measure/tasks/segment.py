@@ -53,10 +53,16 @@ class SegmentMetric:
             self.fp32.append(overlaps(wanted, maps, classes))
 
     def result(self) -> list[MetricRow]:
-        """Return mean IoU of both models with label maps, and that of the one against the other."""
+        """Return mean IoU of both models with label maps, and that of the one against the other.
+
+        Raises:
+            DataError: No pixel of the label maps counts (EV441).
+        """
         rows = []
         if self.engine:
             engine = Overlaps.joined(self.engine)
+            if not engine.counted.any():
+                raise _nothing_counts()
             fp32 = Overlaps.joined(self.fp32) if self.fp32 else None
             rows.append(_against_labels(fp32, engine))
         if self.between:
@@ -90,6 +96,16 @@ def _check(maps: npt.NDArray[np.int64], classes: int) -> None:
             try_next="Number the label maps as the model does; where 0 is to be left out and "
             f"classes begin at 1, subtract 1 and write {IGNORED} for 0.",
         )
+
+
+def _nothing_counts() -> DataError:
+    return DataError(
+        "EV441",
+        "No pixel of the label maps counts.",
+        where="label maps",
+        why=f"All of them are {IGNORED}.",
+        try_next="Give the label maps of these images: pixels are classes of the model.",
+    )
 
 
 TASK = Task(name="segment", metric=SegmentMetric, main="mean IoU")
