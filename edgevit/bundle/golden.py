@@ -20,7 +20,7 @@ import numpy as np
 from edgevit.bundle.manifest import MAIN_VARIANT
 from edgevit.bundle.outputs import LOGITS, MAX_RANK, NAME_PATTERN
 from edgevit.bundle.variants import golden_key
-from edgevit.errors import BundleError, UsageError
+from edgevit.errors import BundleError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,6 +103,31 @@ def num_golden(outputs: Sequence[Output], most: int) -> int:
     """Return how many golden images to keep: fewer of large outputs, 2 at least."""
     image_bytes = sum(one.image_bytes for one in outputs)
     return max(LEAST_IMAGES, min(most, OUTPUT_BUDGET_BYTES // max(image_bytes, 1)))
+
+
+def check_keepable(outputs: Sequence[Output], input_size: tuple[int, int, int], forms: int) -> None:
+    """Refuse outputs of which a bundle can't keep those of two golden images.
+
+    Args:
+        outputs: Of the model.
+        input_size: (3, H, W) of its images.
+        forms: How many forms of it, fp32 among them, give outputs of their own.
+
+    Raises:
+        UnsupportedError: They are too large (EV324).
+    """
+    image_bytes = sum(one.image_bytes for one in outputs)
+    beside = input_size[1] * input_size[2] * 3 + _NAME_BYTES
+    most = (MAX_GOLDEN_BYTES // LEAST_IMAGES - beside) // forms
+    if image_bytes > most:
+        raise UnsupportedError(
+            "EV324",
+            "The model's outputs are too large for a bundle.",
+            where=", ".join(one.name for one in outputs)[:200],
+            why=f"They take {image_bytes:,} bytes an image; {most:,} can be kept.",
+            try_next="Return logits before they are resized to the picture (validate resizes "
+            "them), or fewer outputs.",
+        )
 
 
 def simulated_of(
