@@ -48,17 +48,17 @@ def check_against(graph: Graph, model: Callable[[Tensor], Tensor | tuple[Tensor,
             raise _mismatch(f"At batch {batch} it doesn't run: {cause}") from cause
         for (name, value), own in zip(found.items(), wanted, strict=True):
             worst = max(worst, _error(name, value, own, batch))
-    _check_apart(graph, image)
+    _check_apart(graph, image, found)
     return worst
 
 
-def _check_apart(graph: Graph, images: Tensor) -> None:
+def _check_apart(graph: Graph, images: Tensor, together: dict[str, Tensor]) -> None:
     """Refuse a graph in which an image's outputs depend on the others of its batch.
 
     Raises:
         UnsupportedError: They do; names the first operator that mixes them (EV303).
     """
-    alone, together = graph.forward_all(images[:1]), graph.forward_all(images)
+    alone = graph.forward_all(images[:1])
     if all(relative_error(together[name][:1], alone[name]) <= TOLERANCE for name in alone):
         return
     one, many = (_Values(graph.module).of(batch) for batch in (images[:1], images))
