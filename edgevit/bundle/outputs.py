@@ -111,6 +111,8 @@ def _check_task(task: str, outputs: tuple[Output, ...], classes: Any) -> None:
         wanted = [(one.name, one.rank - 1) for one in WANTED[task]]
         if [(one.name, len(one.shape)) for one in outputs] != wanted:
             raise bad_manifest(f"model.outputs is not what {task!r} is about")
+    if task == SEGMENT and outputs[0].shape[0] != classes:
+        raise bad_manifest("model.outputs are no logits of num_classes")
     if task == DETECT:
         (queries, scores), (boxes, sides) = (one.shape for one in outputs)
         counted = type(classes) is int and scores in (classes, classes + 1)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgevit.data.decoding import DAMAGE, MAX_FILE_BYTES, MAX_PIXELS
 from edgevit.data.imageset import Batch
@@ -62,6 +62,8 @@ class MaskFolder:
                     raise _no_map(path, f"It has more than {MAX_PIXELS:,} pixels.")
                 image.load()
                 return self._placed(image, path)
+        except UnidentifiedImageError as error:
+            raise _no_map(path, "It is no PNG.") from error
         except DAMAGE as error:
             raise _no_map(path, f"{type(error).__name__}: {error}") from error
 

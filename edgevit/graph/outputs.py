@@ -134,7 +134,9 @@ def logits_of(returned: Any) -> Tensor | None:
         returned = returned.get(LOGITS)
     elif isinstance(returned, tuple | list) and returned:
         returned = returned[0]
-    return returned if isinstance(returned, Tensor) and returned.ndim == 2 else None
+    if not isinstance(returned, Tensor) or returned.ndim != 2 or returned.shape[1] == 0:
+        return None
+    return returned
 
 
 def required_logits(returned: Any) -> Tensor:
@@ -161,6 +163,8 @@ def _fault(value: Any, image: Tensor) -> str:
         return f"has {value.ndim} dimensions, more than {MAX_RANK}"
     if value.ndim == 0 or not _is_batch(value.shape[0], image.shape[0]):
         return f"has no batch in front: {[str(size) for size in value.shape]}"
+    if 0 in value.shape[1:]:
+        return f"has no elements: {[str(size) for size in value.shape]}"
     return ""
 
 

@@ -196,6 +196,8 @@ FUNCTIONS = {
     "bilinear": lambda x: F.interpolate(x, (12, 20), mode="bilinear"),
     "bilinear_corners": lambda x: F.interpolate(x, (12, 20), mode="bilinear", align_corners=True),
     "bicubic": lambda x: F.interpolate(x, (12, 20), mode="bicubic"),
+    "bicubic_smaller": lambda x: F.interpolate(x, (13, 5), mode="bicubic"),
+    "cropped": lambda x: F.pad(x, (-1, 2, 1, -2)),
     "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x),
     "baddbmm": tokens(lambda x: torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, 1),

@@ -278,3 +278,17 @@ def test_a_concatenation_with_nothing_is_none(kept, joins):
     assert all(0 not in node.meta.get("shape", (1,)) for node in graph.module.graph.nodes)
     images = torch.randn(2, *SIZE)
     torch.testing.assert_close(graph.forward(images), model(images))
+
+
+@pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}])
+def test_a_constant_for_every_head_of_every_image(options: dict[str, bool]) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(WIDTH, 3, batch_first=True, **options)
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens = _tokens(image)
+            return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+    graph_from_module(randomise(Odd()), SIZE)  # compared with the model there

@@ -317,6 +317,8 @@ def test_modules_of_ones_own() -> None:
     assert shapes(pyramid.model, (3, 16, 16)) == {"stage1": (5, 4, 4), "stage2": (5, 2, 2)}
     pooled = load(lambda x: x.mean((2, 3), keepdim=True), "embed")
     assert shapes(pooled.model, (3, 16, 16)) == {"embedding": (5,)}
+    with pytest.raises(UsageError, match="four numbers a box"):
+        load(lambda x: {"logits": x.flatten(2), "boxes": x.flatten(2)}, "detect")
     for task in ("embed", "detect"):
         with pytest.raises(UsageError, match="EV234"):
             load(lambda x: x, task)

@@ -25,7 +25,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
-from edgevit.graph.shapes import args_of, arguments_of, reshape_argument, shape_of
+from edgevit.graph.shapes import args_of, arguments_of, batch_error, reshape_argument, shape_of
 from edgevit.graph.tracing import constant_of
 
 Rule = Callable[[GraphModule, Node], Node | None]
@@ -279,6 +279,14 @@ def _sources(places: Tensor, padded: tuple[int, int], part: tuple[int, int, int,
     return image.reshape(-1, most)
 
 
+def _roll(module: GraphModule, node: Node) -> Node | None:
+    """Refuse a roll that carries values from one image into the next."""
+    x, _, dims = arguments_of(node, input=None, shifts=None, dims=())
+    if not dims or any(shape_of(x)[dim] < 0 for dim in dims):
+        raise batch_error(node, "it moves values from one image into another")
+    return None
+
+
 def _copy(module: GraphModule, node: Node) -> Node | None:
     """Write an assignment to a whole tensor: what was there does not matter."""
     new = args_of(node)[1]
@@ -341,6 +349,7 @@ _RULES: dict[Any, Rule] = {
     aten.min.dim: _extreme(aten.amin.default),
     aten.repeat.default: _repeat,
     aten.copy.default: _copy,
+    aten.roll.default: _roll,
     aten.slice_scatter.default: _slice_scatter,
     aten.unfold.default: _unfold,
     aten.im2col.default: _im2col,

@@ -40,9 +40,8 @@ def kernels_in(optimised: Path, model: bytes) -> dict[str, str]:
     """Return tensor name -> operator, from the file to which the engine wrote its graph."""
     graph = onnx.load(str(optimised)).graph
     kernels = {name: node.op_type for node in graph.node for name in node.output}
-    for name in list(kernels):
-        if name.endswith(_BEFORE_ROUNDING):
-            kernels.setdefault(name[: -len(_BEFORE_ROUNDING)], kernels[name])
+    for name in [name for name in kernels if name.endswith(_BEFORE_ROUNDING)]:
+        kernels.setdefault(name[: -len(_BEFORE_ROUNDING)], kernels[name])
     for node in onnx.ModelProto.FromString(model).graph.node:
         if node.op_type == "Identity" and node.output[0] in kernels:
             # the engine drops it and writes its output, one of the graph's, instead

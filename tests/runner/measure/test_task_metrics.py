@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgevit.errors import DataError
 from edgevit.runner.measure.tasks import detect
 from edgevit.runner.measure.tasks.base import MetricRow
 from edgevit.runner.measure.tasks.boxes import Found, box_ious, found_boxes, matched
@@ -137,12 +138,14 @@ def test_a_single_logit_is_not_always_right() -> None:
     assert rows["mean IoU"].engine == rows["mean IoU against fp32"].engine == 0
 
 
-def test_class_255_counts_and_maps_without_a_label_say_so() -> None:
+def test_class_255_counts_and_maps_without_a_label_are_refused() -> None:
     logits = np.zeros((1, 300, 4, 4), np.float32)
     logits[:, 255] = 1
-    rows = rows_of(logits, -logits, np.full((1, 4, 4), IGNORED))
+    rows = rows_of(logits, -logits, np.full((1, 4, 4), 255))
+    assert rows["mean IoU"].fp32 == 100
     assert rows["mean IoU against fp32"].engine == 0
-    assert rows["mean IoU (no pixel counts)"].engine is None
+    with pytest.raises(DataError, match="EV441"):
+        rows_of(logits, -logits, np.full((1, 4, 4), IGNORED))
 
 
 def slow_matches(asked: Found, given: Found) -> int:

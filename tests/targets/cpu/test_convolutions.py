@@ -130,3 +130,30 @@ def test_convolutions_behind_each_other(images, bits, method):
     assert all(row.is_exact for row in integer_layer_parity(quantized, images.numpy()))
     session = EngineSession(whole_model(lowered.onnx, lowered.tensors))
     assert torch.equal(torch.from_numpy(session.run(images.numpy())), quantized.forward(images))
+
+
+class _InARow(torch.nn.Module):
+    """Convolutions and linears with nothing between them but what moves values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, 32, 4, 4)
+        self.across = torch.nn.Conv2d(32, 32, (1, 5), padding=(0, 2))
+        self.down = torch.nn.Conv2d(32, 32, (5, 1), padding=(2, 0))
+        self.head = torch.nn.Linear(32, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.down(self.across(self.stem(image)))  # [B, 32, 8, 8]
+        return self.head(x.flatten(2).transpose(1, 2)[:, ::2]).mean(1)
+
+
+def test_products_in_a_row_are_integer_kernels_that_the_engine_renames(images):
+    """It rounds a product's output before it cuts or moves it, and gives it another name."""
+    quantized = quantized_at(TARGET.prepare(graph_from_module(_InARow(), SIZE)), images)
+    lowered = TARGET.lower(quantized)
+    assert {row["kernel"] for row in lowered.layers} == {"MatMulIntegerToFloat"}
+    found = EngineSession(
+        whole_model(lowered.onnx, lowered.tensors), session_config=lowered.session_config
+    ).run(images.numpy())
+    assert torch.equal(torch.from_numpy(found), quantized.forward(images))

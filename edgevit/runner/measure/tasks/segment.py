@@ -52,10 +52,16 @@ class SegmentMetric:
             self.fp32.append(overlaps(wanted, maps, classes))
 
     def result(self) -> list[MetricRow]:
-        """Return mean IoU of both models with label maps, and that of the one against the other."""
+        """Return mean IoU of both models with label maps, and that of the one against the other.
+
+        Raises:
+            DataError: No pixel of the label maps counts (EV441).
+        """
         rows = []
         if self.engine:
             engine = Overlaps.joined(self.engine)
+            if not engine.counted.any():
+                raise _nothing_counts()
             fp32 = Overlaps.joined(self.fp32) if self.fp32 else None
             rows.append(_against_labels(fp32, engine))
         if self.between:
@@ -69,8 +75,6 @@ class SegmentMetric:
 
 
 def _against_labels(fp32: Overlaps | None, engine: Overlaps) -> MetricRow:
-    if not engine.counted.any():
-        return MetricRow(f"{TASK.main} (no pixel counts)", None, None, "%")
     value = 100 * engine.mean_iou()
     if fp32 is None:
         return MetricRow(TASK.main, None, value, "%")
@@ -91,6 +95,16 @@ def _check(maps: npt.NDArray[np.int64], classes: int) -> None:
             try_next="Number the label maps as the model does; where 0 is to be left out and "
             "classes begin at 1, subtract 1 and write 255 for 0.",
         )
+
+
+def _nothing_counts() -> DataError:
+    return DataError(
+        "EV441",
+        "No pixel of the label maps counts.",
+        where="label maps",
+        why="All of them are 255, which does not count.",
+        try_next="Give the label maps of these images: pixels are classes of the model.",
+    )
 
 
 TASK = Task(name="segment", metric=SegmentMetric, main="mean IoU")

@@ -129,6 +129,9 @@ def _upsample(mode: str) -> Emitter:
         if mode == "nearest" and not _finds_nearest(*sides):
             _gather_nearest(context, node, *sides)
             return
+        if mode == "cubic" and any(a < b for b, a in zip(*sides, strict=True)):
+            _multiply_cubic(context, node, *sides, corners)
+            return
         factors = np.concatenate([np.ones(2, np.float32), _factors(*sides)])
         further: dict[str, Any] = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
         kind = "align_corners" if corners else "half_pixel"
@@ -184,6 +187,31 @@ def _gather_nearest(
     name, x = node.name, context.operand(args_of(node)[0])
     x = context.builder.add("Gather", [x, constant(f"{name}_rows", rows)], f"{name}_high", axis=2)
     context.builder.add("Gather", [x, constant(f"{name}_columns", columns)], name, axis=3)
+
+
+def _multiply_cubic(
+    context: Lowering, node: fx.Node, before: Sequence[int], after: Sequence[int], corners: bool
+) -> None:
+    """Emit a cubic resize as a product with one matrix a side.
+
+    ONNX Runtime moves transposes behind a resize, and then refuses a cubic one that makes smaller.
+    """
+    rows, columns = (_cubic(b, a, corners) for b, a in zip(before, after, strict=True))
+    name, constant = node.name, context.builder.constant
+    inputs = [constant(f"{name}_rows", rows), context.operand(args_of(node)[0])]
+    high = context.builder.add("MatMul", inputs, f"{name}_high")  # [B, C, after, before]
+    wide = constant(f"{name}_columns", np.ascontiguousarray(columns.T))
+    context.builder.add("MatMul", [high, wide], name)
+
+
+def _cubic(before: int, after: int, corners: bool) -> np.ndarray[Any, Any]:
+    """Return float32 [after, before]: the weights of pixels along one side, those of torch."""
+    pixels = torch.eye(before)[None, None]
+    found = torch.nn.functional.interpolate(
+        pixels, (after, before), mode="bicubic", align_corners=corners
+    )
+    weights: np.ndarray[Any, Any] = found[0, 0].numpy()
+    return weights
 
 
 def _pair(value: Any) -> list[int]:
