@@ -191,7 +191,7 @@ class _Given(Tower):
 @pytest.mark.parametrize(
     ("given", "code"),
     [
-        (lambda x, tokens: tokens[:, :, None, None].expand(-1, -1, 500, 300, -1) * 2, "EV354"),
+        (lambda x, tokens: tokens[:, :, None, None].expand(-1, -1, 700, 400, -1) * 2, "EV354"),
         (lambda x, tokens: {"brightness": x.mean((2, 3))[:, :, None]}, "EV323"),
     ],
 )
