@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 from family_list import FamilyModel, family_models
 from rows import add_row, read_rows
+
+from edgevit.bundle.limits import MEMORY_VARIABLE
 
 TABLE = "families"
 COLUMNS = (
@@ -56,6 +59,11 @@ STEPS = ("captured", "on_cpu", "w6a6", "jetson", "sm89")
 def one_third(models: tuple[FamilyModel, ...]) -> set[str]:
     """Return the names of every third model: those that the method `edgevit` is run on too."""
     return {model.name for model in models[::3]}
+
+
+MEMORY_MB = "2500"
+"""What the activations of 16 images may take: two convolutional hybrids need more than the usual
+1000 (EV421)."""
 
 
 def is_done(model: FamilyModel) -> bool:
@@ -105,6 +113,7 @@ def measure_here(options: argparse.Namespace) -> None:
     """Measure one model in this process and keep its row after each step."""
     from family_steps import Trial
 
+    os.environ.setdefault(MEMORY_VARIABLE, MEMORY_MB)
     bytes_ = options.memory_gb << 30
     resource.setrlimit(resource.RLIMIT_DATA, (bytes_, bytes_))
     models = family_models()
