@@ -1,7 +1,8 @@
 """EdgeViT's default: everything a calibration of minutes can do, in integers from layer to layer.
 
-1. LayerNorm outputs are reparameterised with a migration exponent (RepQ-ViT, arXiv 2212.08254),
-   the channels of q, k and v evened out, and heads brought to one range; all of it is exact.
+1. Residual streams are rotated where that pays (`edgevit.calibration.rewrites.rotation`), LayerNorm
+   outputs reparameterised with a migration exponent (RepQ-ViT, arXiv 2212.08254), the channels of
+   q, k and v evened out, and heads brought to one range; all of it is exact.
 2. Activation grids come from Fisher-weighted histograms (PTQ4ViT's objective, arXiv 2111.12293).
 3. In execution order, every layer with the input the quantized layers before it produce: the
    weight is refitted by ridge regression (ERQ, arXiv 2407.06794), its scales are searched on the
@@ -36,6 +37,7 @@ CHOICES = SearchChoices(
     activations="fisher",
     weights="gram",
     twin=True,
+    rotate_streams=True,
     fold_layernorms=True,
     equalize_channels=True,
 )
