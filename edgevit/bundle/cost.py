@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from edgevit.bundle.graph import Node, OnnxGraph
 from edgevit.bundle.operators import ELEMENT_BYTES, HALF, OPERATORS
-from edgevit.bundle.outputs import LOGITS, Output
+from edgevit.bundle.outputs import Output
 from edgevit.bundle.shape_rules import Impossible, NodeReading, Value, count
+from edgevit.data.tasks import LOGITS
 from edgevit.errors import BundleError
 
 _FLOAT_BYTES = 4

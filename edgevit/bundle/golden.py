@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from edgevit.bundle.manifest import MAIN_VARIANT
-from edgevit.bundle.outputs import LOGITS, MAX_RANK, NAME_PATTERN
+from edgevit.bundle.outputs import NAME_PATTERN
 from edgevit.bundle.variants import golden_key
+from edgevit.data.tasks import LOGITS, MAX_RANK
 from edgevit.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _NAMES = ("images", "logits_simulated", "logits_fp32", "names")
 _VARIANT_LOGITS = re.compile(r"logits_simulated_[a-z0-9_]{1,40}\Z")
 _NAMED_OUTPUT = re.compile(rf"(simulated(_[a-z0-9_]{{1,40}})?|fp32)/{NAME_PATTERN}\Z")
 LEAST_IMAGES, OUTPUT_BUDGET_BYTES = 2, 32 << 20
+_PICTURE_BYTES = 32 << 20  # left for pictures and names where outputs are large
 _HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[<>|][uifU][1-9]\d{0,3})', 'fortran_order': False, "
     r"'shape': \((?P<shape>[\d, ]*)\), \}\s*\Z"
@@ -99,10 +101,17 @@ def golden_from_bytes(
     return arrays
 
 
-def num_golden(outputs: Sequence[Output], most: int) -> int:
-    """Return how many golden images to keep: fewer of large outputs, 2 at least."""
-    image_bytes = sum(one.image_bytes for one in outputs)
-    return max(LEAST_IMAGES, min(most, OUTPUT_BUDGET_BYTES // max(image_bytes, 1)))
+def num_golden(outputs: Sequence[Output], most: int, forms: int) -> int:
+    """Return how many golden images to keep: fewer of large outputs, 0 where not one fits.
+
+    Args:
+        outputs: Of the model.
+        most: As many of small outputs.
+        forms: How many sets of outputs each image has: one of fp32 and one of each variant.
+    """
+    image_bytes = max(sum(one.image_bytes for one in outputs), 1)
+    wanted = max(LEAST_IMAGES, min(most, OUTPUT_BUDGET_BYTES // image_bytes))
+    return min(wanted, (MAX_GOLDEN_BYTES - _PICTURE_BYTES) // (forms * image_bytes))
 
 
 def simulated_of(

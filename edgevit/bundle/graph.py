@@ -28,13 +28,14 @@ from edgevit.bundle.protobuf import (
     malformed_graph_error,
     read_varint,
 )
+from edgevit.data.tasks import MAX_OUTPUTS
 from edgevit.errors import BundleError
 
 INSIDE_BYTES = 512
 """Constants up to this size live in the graph itself."""
 MAX_GRAPH_BYTES = 32 << 20
 MAX_NODES = 4096
-MAX_RANK, MAX_OUTPUTS = 8, 64
+MAX_RANK = 8
 MAX_NAME_CHARACTERS = 512
 _MAX_CONSTANTS, _MAX_INPUTS, _MAX_OPSETS, _MAX_FIELDS = 1 << 15, 256, 4, 1 << 20
 _PLAIN = re.compile(rf"[A-Za-z0-9_.:/+-]{{1,{MAX_NAME_CHARACTERS}}}\Z")

@@ -104,7 +104,7 @@ class Bundle:
 
     @property
     def task(self) -> str:
-        """The model's task, one of `edgevit.bundle.outputs.TASKS`."""
+        """The model's task, one of `edgevit.data.tasks.TASKS`."""
         return task_of(self.manifest["model"])
 
     @property

@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from edgevit.bundle.manifest_schema import bad_manifest
-from edgevit.data.tasks import CLASSIFY, DETECT, EMBED, SEGMENT, TASKS, WANTED
+from edgevit.data.tasks import (
+    CLASSIFY,
+    DETECT,
+    EMBED,
+    LOGITS,
+    MAX_OUTPUTS,
+    MAX_RANK,
+    SEGMENT,
+    TASKS,
+    WANTED,
+)
 
-LOGITS = "logits"
-MAX_OUTPUTS, MAX_RANK, MAX_IMAGE_BYTES = 64, 6, 256 << 20
+MAX_IMAGE_BYTES = 256 << 20
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _NAME, _FLOAT_BYTES = re.compile(NAME_PATTERN + r"\Z"), 4
 _MAX_SIDE = 1 << 24
@@ -102,6 +111,8 @@ def _check_task(task: str, outputs: tuple[Output, ...], classes: Any) -> None:
         wanted = [(one.name, one.rank - 1) for one in WANTED[task]]
         if [(one.name, len(one.shape)) for one in outputs] != wanted:
             raise bad_manifest(f"model.outputs is not what {task!r} is about")
+    if task == SEGMENT and outputs[0].shape[0] != classes:
+        raise bad_manifest("model.outputs are no logits of num_classes")
     if task == DETECT:
         (queries, scores), (boxes, sides) = (one.shape for one in outputs)
         counted = type(classes) is int and scores in (classes, classes + 1)

@@ -23,7 +23,7 @@ from edgevit.bundle.manifest import (
     WEIGHTS,
 )
 from edgevit.bundle.new_folder import NewBundle, new_bundle
-from edgevit.bundle.opening import check_skeleton
+from edgevit.bundle.opening import check_skeleton, open_bundle
 from edgevit.bundle.outputs import is_classifier
 from edgevit.bundle.tensors import MAX_MODEL_BYTES, TensorEntry, encode, parse_entries
 from edgevit.bundle.variants import TensorStore, VariantModel, golden_key
@@ -77,8 +77,7 @@ def write_bundle(
             EV434).
         UnsupportedError: A model is larger than protobuf allows, 2 GiB (EV414).
         EnvironmentError_: The disk is full or not writable (EV412).
-        BundleError: The manifest, a graph or a kernel table would not open again (EV402, EV407,
-            EV409, EV427, EV430, EV435).
+        BundleError: It would not open again, see `edgevit.bundle.open_bundle`.
     """
     target = Path(os.path.abspath(path))
     golden_npz, kernels = golden_bytes(golden), bytes_from_tables(kernel_tables)
@@ -103,6 +102,7 @@ def write_bundle(
         if kernel_tables:
             new.add(KERNELS, kernels)
         new.finish(complete)
+        open_bundle(new.folder).golden()  # what could not be opened again is not left behind
 
 
 class _Models:

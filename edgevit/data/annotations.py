@@ -7,6 +7,7 @@ annotations (images, categories, annotations with ``bbox`` = left, top, width, h
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,13 @@ class Annotations:
         Raises:
             DataError: An image is not in the file (EV236).
         """
+        taken: dict[int, str] = {}
         for pixels, _, names in batches:
-            yield pixels, [self.of(name) for name in names], names
+            found = [self.of(name) for name in names]
+            for name, one in zip(names, found, strict=True):
+                if taken.setdefault(id(one), name) != name:
+                    raise _unusable(self.path, f"{taken[id(one)]} and {name} are one image in it.")
+            yield pixels, found, names
 
     def of(self, name: str) -> Annotated:
         """Return what is known of an image, by its name or by the last part of it.
@@ -104,7 +110,9 @@ def read_annotations(
             str(row["file_name"]): _annotated(row, boxes[int(row["id"])], labels)
             for row in values["images"]
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if len(images) < len(values["images"]):
+            raise ValueError("two images have one file_name")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
     return Annotations(path=path, by_name=images)
 
@@ -145,6 +153,8 @@ def _annotated(
     height, width = int(image["height"]), int(image["width"])
     if min(height, width) < 1:
         raise ValueError(f"an image of {height} x {width} pixels")
+    for row in rows:
+        _check_row(row, labels)
     corners = np.array([[float(v) for v in row["bbox"]] for row in rows]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]  # left, top, right, bottom
     return Annotated(
@@ -153,6 +163,15 @@ def _annotated(
         crowd=np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
         size=(height, width),
     )
+
+
+def _check_row(row: dict[str, Any], labels: Mapping[int, int]) -> None:
+    """Refuse an annotation of a category that is not there, or whose box is none."""
+    if int(row["category_id"]) not in labels:
+        raise ValueError(f"an annotation of the category {row['category_id']}, which is not there")
+    box = [float(value) for value in row["bbox"]]
+    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+        raise ValueError(f"the box {row['bbox']} is not left, top, width and height")
 
 
 def _unusable(path: Path, why: str) -> DataError:

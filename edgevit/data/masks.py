@@ -1,7 +1,7 @@
 """Label maps of a segmentation: PNGs named as the images, brought to the size of the input.
 
-A pixel's value is its class, 255 does not count; palettes are kept as numbers. Resize and crop are
-those of the picture, with the nearest pixel in place of a mixture.
+A pixel's value is its class, 255 does not count and is read as -1; palettes are kept as numbers.
+Resize and crop are those of the picture, with the nearest pixel in place of a mixture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgevit.data.decoding import DAMAGE, MAX_FILE_BYTES, MAX_PIXELS
 from edgevit.data.imageset import Batch
@@ -48,14 +48,12 @@ class MaskFolder:
             yield pixels, np.stack([self.read(name) for name in names]), names
 
     def read(self, name: str) -> npt.NDArray[np.int64]:
-        """Return the label map of an image, int64 [H, W].
+        """Return the label map of an image, int64 [H, W], -1 where a pixel does not count.
 
         Raises:
             DataError: It is missing, or is none (EV235).
         """
-        path = self.path / PurePosixPath(name).with_suffix(".png")
-        if look_at(path).kind != "file":
-            raise _no_map(path, f"{look_at(path).why} It belongs to the image {name}.")
+        path = self.find(name)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise _no_map(path, f"It is larger than {MAX_FILE_BYTES:,} bytes.")
@@ -64,15 +62,29 @@ class MaskFolder:
                     raise _no_map(path, f"It has more than {MAX_PIXELS:,} pixels.")
                 image.load()
                 return self._placed(image, path)
+        except UnidentifiedImageError as error:
+            raise _no_map(path, "It is no PNG.") from error
         except DAMAGE as error:
             raise _no_map(path, f"{type(error).__name__}: {error}") from error
+
+    def find(self, name: str) -> Path:
+        """Return the file of an image's label map.
+
+        Raises:
+            DataError: It is missing (EV235).
+        """
+        path = self.path / PurePosixPath(name).with_suffix(".png")
+        if look_at(path).kind != "file":
+            raise _no_map(path, f"{look_at(path).why} It belongs to the image {name}.")
+        return path
 
     def _placed(self, image: Image.Image, path: Path) -> npt.NDArray[np.int64]:
         if image.mode not in _MODES:
             raise _no_map(path, f"It has colours ({image.mode}), not one number a pixel.")
         numbers = Image.fromarray(np.asarray(image).astype(np.int32))  # [H, W], mode I
         nearest = replace(self.preprocessing, interpolation="nearest")
-        return np.asarray(placed(numbers, nearest, border=IGNORED)).astype(np.int64)
+        labels = np.asarray(placed(numbers, nearest, border=IGNORED)).astype(np.int64)
+        return np.where(labels == IGNORED, -1, labels)
 
 
 def open_masks(path: str | Path, preprocessing: Preprocessing) -> MaskFolder:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 CLASSIFY, EMBED, SEGMENT, DETECT, FEATURES = "classify", "embed", "segment", "detect", "features"
 TASKS = (CLASSIFY, EMBED, SEGMENT, DETECT, FEATURES)
+LOGITS = "logits"
+"""The one output of a classifier, and what others give for each class."""
+MAX_OUTPUTS, MAX_RANK = 64, 6
+"""Most outputs of a model, and most dimensions of one with its batch."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,11 @@ class Wanted:
 
 
 WANTED: dict[str, tuple[Wanted, ...]] = {
-    CLASSIFY: (Wanted(("logits",), 2, "[B, classes]"),),
+    CLASSIFY: (Wanted((LOGITS,), 2, "[B, classes]"),),
     EMBED: (Wanted(("embedding", "image_embeds", "pooler_output"), 2, "[B, channels]"),),
-    SEGMENT: (Wanted(("logits", "out"), 4, "[B, classes, height, width]"),),
+    SEGMENT: (Wanted((LOGITS, "out"), 4, "[B, classes, height, width]"),),
     DETECT: (
-        Wanted(("logits",), 3, "[B, boxes, classes]"),
+        Wanted((LOGITS,), 3, "[B, boxes, classes]"),
         Wanted(("boxes", "pred_boxes"), 3, "[B, boxes, 4]"),
     ),
 }

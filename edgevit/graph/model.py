@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from edgevit.data.tasks import LOGITS
 from edgevit.graph.outputs import output_nodes
 from edgevit.graph.roles import Gemm, Kind, Role, Site
 from edgevit.graph.shapes import Shape, shape_of
 from edgevit.graph.sites import find_gemms
 from edgevit.graph.window import kernels_of, rows_of
-from edgevit.zoo.outputs import LOGITS
 
 __all__ = ["Gemm", "Graph", "Kind", "Role", "Site"]
 

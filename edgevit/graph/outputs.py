@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from edgevit.data.tasks import LOGITS, MAX_OUTPUTS, MAX_RANK
 from edgevit.errors import UnsupportedError
 from edgevit.graph.operators import ALLOWED
 from edgevit.graph.shapes import args_of
-from edgevit.zoo.outputs import LOGITS, named_values
+from edgevit.zoo.outputs import named_values
 
 ALL = "all"
-MAX_OUTPUTS, MAX_OUTPUT_RANK = 64, 6
 Asked = str | Sequence[str] | None
 """Names of outputs; "all"; or None: the logits where there are some [B, classes], else all."""
 
@@ -134,7 +134,9 @@ def logits_of(returned: Any) -> Tensor | None:
         returned = returned.get(LOGITS)
     elif isinstance(returned, tuple | list) and returned:
         returned = returned[0]
-    return returned if isinstance(returned, Tensor) and returned.ndim == 2 else None
+    if not isinstance(returned, Tensor) or returned.ndim != 2 or returned.shape[1] == 0:
+        return None
+    return returned
 
 
 def required_logits(returned: Any) -> Tensor:
@@ -157,10 +159,12 @@ def _fault(value: Any, image: Tensor) -> str:
         return f"is a {type(value).__name__}"
     if not value.is_floating_point():
         return f"is {str(value.dtype).removeprefix('torch.')}, not float"
-    if value.ndim > MAX_OUTPUT_RANK:
-        return f"has {value.ndim} dimensions, more than {MAX_OUTPUT_RANK}"
+    if value.ndim > MAX_RANK:
+        return f"has {value.ndim} dimensions, more than {MAX_RANK}"
     if value.ndim == 0 or not _is_batch(value.shape[0], image.shape[0]):
         return f"has no batch in front: {[str(size) for size in value.shape]}"
+    if 0 in value.shape[1:]:
+        return f"has no elements: {[str(size) for size in value.shape]}"
     return ""
 
 

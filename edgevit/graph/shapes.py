@@ -50,6 +50,12 @@ def args_of(node: Node) -> tuple[Any, ...]:
     return node.args
 
 
+def arguments_of(node: Node, **defaults: Any) -> list[Any]:
+    """Return positional or keyword arguments in the order of `defaults`, filled up from it."""
+    late = list(defaults.items())[len(node.args) :]
+    return [*node.args, *(node.kwargs.get(name, default) for name, default in late)]
+
+
 def activations_of(node: Node) -> list[Node]:
     """Return what a node reads and what is no constant, each once."""
     return [source for source in node.all_input_nodes if source.op != "get_attr"]

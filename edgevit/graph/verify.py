@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Graph
 from edgevit.graph.operators import ALLOWED
-from edgevit.graph.shapes import batch_error
+from edgevit.graph.shapes import batch_error, shape_of
 
 BATCHES = (1, 7)
 TOLERANCE = 1e-4
@@ -48,7 +48,43 @@ def check_against(graph: Graph, model: Callable[[Tensor], Tensor | tuple[Tensor,
             raise _mismatch(f"At batch {batch} it doesn't run: {cause}") from cause
         for (name, value), own in zip(found.items(), wanted, strict=True):
             worst = max(worst, _error(name, value, own, batch))
+    _check_apart(graph, image, found)
     return worst
+
+
+def _check_apart(graph: Graph, images: Tensor, together: dict[str, Tensor]) -> None:
+    """Refuse a graph in which an image's outputs depend on the others of its batch.
+
+    Raises:
+        UnsupportedError: They do; names the first operator that mixes them (EV303).
+    """
+    alone = graph.forward_all(images[:1])
+    if all(relative_error(together[name][:1], alone[name]) <= TOLERANCE for name in alone):
+        return
+    one, many = (_Values(graph.module).of(batch) for batch in (images[:1], images))
+    for node, value in one.items():
+        is_image = shape_of(node)[:1] == (-1,)
+        if is_image and relative_error(many[node][:1], value) > TOLERANCE:
+            raise batch_error(node, "what it gives for an image depends on the other images")
+    raise batch_error(node, "its batch is no longer one of images")
+
+
+class _Values(Interpreter):
+    """Keeps the value of every operator of a graph."""
+
+    def of(self, images: Tensor) -> dict[Node, Tensor]:
+        """Return node -> float value, in order of execution."""
+        self.kept: dict[Node, Tensor] = {}
+        with torch.no_grad():
+            self.run(images)
+        return self.kept
+
+    def run_node(self, n: Node) -> object:
+        """Run a node."""
+        value: object = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            self.kept[n] = value
+        return value
 
 
 def _error(name: str, found: Tensor, wanted: Tensor, batch: int) -> float:

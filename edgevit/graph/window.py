@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from edgevit.graph.shapes import args_of, shape_of
+from edgevit.graph.shapes import arguments_of, shape_of
 
 PATCH_BYTES = 1 << 27
 """What the patches of the images that `in_parts` takes at once may take."""
-_DEFAULTS = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 _FLOAT_BYTES = 4
 
 
@@ -113,7 +112,18 @@ def window_of(node: Node) -> Window | None:
 
 def convolution_arguments(node: Node) -> tuple[Any, ...]:
     """Return input, weight, bias, stride, padding, dilation and groups of an aten.conv2d."""
-    return (*args_of(node), *_DEFAULTS[len(args_of(node)) :])
+    return tuple(
+        arguments_of(
+            node,
+            input=None,
+            weight=None,
+            bias=None,
+            stride=[1, 1],
+            padding=[0, 0],
+            dilation=[1, 1],
+            groups=1,
+        )
+    )
 
 
 def rows_of(weight: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class Target(Protocol):
         It is asked before anything is calibrated.
 
         Raises:
-            UnsupportedError: Names the operator and its module (EV303, EV312, EV313, EV314, EV319).
+            UnsupportedError: Names the operator and its module (EV303, EV312, EV313, EV314, EV319,
+                EV322).
         """
 
     def place(

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgevit.data import ImageSet, Preprocessing, open_images
 from edgevit.data.photographs import is_stand_in, photographs
-from edgevit.errors import UsageError
+from edgevit.errors import UnsupportedError, UsageError
 from edgevit.progress import Progress
 from edgevit.quantizers.spec import check_bits
 from edgevit.verbs.artefact import Pixels, tensor_of
@@ -72,6 +72,7 @@ def subject_of(
     graph = graph_from_module(loaded.model, size, outputs=loaded.outputs)
     prepared = target.prepare(graph)
     target.check_graph(prepared)
+    _check_products(graph)
     progress("capture graph", 1, 1)
     return QuantizationInputs(
         loaded=replace(loaded, flops=multiply_adds(graph), notes=(*loaded.notes, *graph.notes)),
@@ -81,6 +82,19 @@ def subject_of(
         images=tensor_of(loaded.preprocessing.normalize(pixels)),
         calibration=calibration,
     )
+
+
+def _check_products(graph: Graph) -> None:
+    """Refuse a model in which there is nothing to quantize (EV323)."""
+    if not any(gemm.weight is not None for gemm in graph.gemms):
+        raise UnsupportedError(
+            "EV323",
+            "The model has nothing to quantize.",
+            where="the model's products",
+            why="There is no linear layer and no convolution with constant weights in what its "
+            "outputs are computed from.",
+            try_next="Give a model with such layers.",
+        )
 
 
 def load_or_describe(

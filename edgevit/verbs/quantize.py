@@ -15,7 +15,7 @@ from edgevit.progress import Progress, no_progress
 from edgevit.recipe import Recipe, digest_of
 from edgevit.verbs.artefact import Artefact, Variant
 from edgevit.verbs.budget import BudgetLimits, check_size, common_bits, placement_of, with_widths
-from edgevit.verbs.golden import golden_arrays
+from edgevit.verbs.golden import check_golden, golden_arrays
 from edgevit.verbs.honoured import with_judged_kernels
 from edgevit.verbs.inputs import (
     QuantizationInputs,
@@ -294,6 +294,7 @@ def _make(
         recipe, notes = with_widths(recipe, limits, graph, subject.images, target, progress)
     placement = placement_of(recipe, graph, target, recipe.layer_bits)
     asked.check_widths_matter(graph, placement)
+    check_golden(subject, len(target.variants(graph, placement)))
     quantized = calibrate(
         graph,
         placement,

@@ -8,12 +8,17 @@ from typing import Any
 
 from edgevit.bundle import Bundle
 from edgevit.data import ImageSet, Preprocessing
-from edgevit.data.tasks import DETECT, SEGMENT
+from edgevit.data.tasks import CLASSIFY, DETECT, SEGMENT
 from edgevit.errors import UsageError
 from edgevit.runner.measure.measurements import BATCH
 
 Batches = Callable[[], Iterable[Any]]
-_TASKS = {"--masks": SEGMENT, "--annotations": DETECT}
+_TASKS = {
+    "--masks": SEGMENT,
+    "--annotations": DETECT,
+    "--classes": CLASSIFY,
+    "--class-order": CLASSIFY,
+}
 
 
 def batches_of(
@@ -36,7 +41,7 @@ def batches_of(
         DataError: What is given can't be used (EV235, EV236).
     """
     preprocessing = Preprocessing.from_dict(bundle.preprocessing)
-    _check_task(bundle.task, {"--masks": masks, "--annotations": annotations})
+    check_options(bundle.task, {"--masks": masks, "--annotations": annotations})
 
     def plain() -> Iterable[Any]:
         return images.batches(preprocessing, BATCH)
@@ -45,6 +50,8 @@ def batches_of(
         from edgevit.data.masks import open_masks
 
         folder = open_masks(masks, preprocessing)
+        for item in images.items:  # before an engine is built
+            folder.find(item.shown)
         return lambda: folder.labelled(plain())
     if annotations is not None:
         from edgevit.data.annotations import read_annotations
@@ -55,17 +62,27 @@ def batches_of(
         read = read_annotations(
             annotations, model.get("classes"), model["num_classes"], preprocessing
         )
+        for item in images.items:
+            read.of(item.shown)
         return lambda: read.labelled(plain())
     return plain
 
 
-def _check_task(task: str, given: dict[str, Any]) -> None:
+def check_options(task: str, given: dict[str, Any]) -> None:
+    """Refuse what is given for models of another task.
+
+    Args:
+        given: Option -> its value, None where it was left out.
+
+    Raises:
+        UsageError: It is nothing for this task (EV352).
+    """
     for option, value in given.items():
         if value is not None and task != _TASKS[option]:
             raise UsageError(
                 "EV352",
                 f"{option} is nothing for this bundle.",
-                where=f"{option} {value}",
+                where=f"{option} {value}"[:200],
                 why=f"It is for models of the task {_TASKS[option]}; this one's is {task}.",
                 try_next=f"Leave {option} out.",
             )

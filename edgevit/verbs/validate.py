@@ -130,13 +130,16 @@ def open_labelled_for(
     """Return the images with the labels of a bundle's model; arguments as in `validate`.
 
     Raises:
-        DataError, UsageError: Names, order and folders don't fit; see `edgevit.data.labels`.
+        DataError, UsageError: Names, order and folders don't fit (see `edgevit.data.labels`), or
+            are nothing for a model that does not classify (EV352).
     """
+    from edgevit.verbs.truth import check_options
     from edgevit.zoo.class_names import Naming, check_naming, stated_names
 
     check_naming(classes, class_order)
     model = bundle.manifest["model"]
     if bundle.task != CLASSIFY:
+        check_options(bundle.task, {"--classes": classes, "--class-order": class_order})
         return numbered_folders(data, num, seed)
     names, order = model.get("classes"), class_order or model.get("class_order")
     naming = Naming(names=tuple(names) if names else None, order=order)

@@ -26,7 +26,7 @@ class LoadingChoices:
         arguments: Arguments of the model's constructor by name, plain values only.
         preprocessing: Values of `PREPROCESSING_KEYS` (or ``resize_size``) that win over the
             model's own.
-        task: One of `edgevit.zoo.tasks.TASKS`; None where the model says it.
+        task: One of `edgevit.data.tasks.TASKS`; None where the model says it.
     """
 
     pretrained: bool = True

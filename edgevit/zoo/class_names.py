@@ -99,7 +99,10 @@ def name_classes(
     Raises:
         DataError: Names can't be read or don't fit (see `edgevit.data.classes`), or several files
             beside the checkpoint say different things (EV124).
+        UsageError: Names or an order are stated for a model without classes (EV355).
     """
+    if loaded.num_classes is None and (classes is not None or order):
+        raise _no_classes(loaded)
     if classes is not None and loaded.num_classes is not None:
         names, source = stated_names(classes, loaded.num_classes)
         return Naming(names=names, source=source)
@@ -110,6 +113,16 @@ def name_classes(
         return Naming(names=loaded.classes, order=order, notes=notes)
     file, names = next(iter(found.items()))
     return Naming(names=names, source=f"{file} beside the checkpoint", order=order, notes=notes)
+
+
+def _no_classes(loaded: LoadedModel) -> UsageError:
+    return UsageError(
+        "EV355",
+        "The model has no classes to name.",
+        where=loaded.name,
+        why=f"Its task is {loaded.task}, and none of its outputs has a number for each class.",
+        try_next="Leave --classes and --class-order out.",
+    )
 
 
 def with_names(loaded: LoadedModel, naming: Naming) -> LoadedModel:

@@ -13,10 +13,10 @@ from torch import nn
 
 from edgevit.data import Preprocessing
 from edgevit.data.labels import num_labels
-from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, SEGMENT
+from edgevit.data.tasks import CLASSIFY, DETECT, FEATURES, LOGITS, SEGMENT
 from edgevit.errors import EdgeViTError, UsageError
 from edgevit.zoo.choices import LoadingChoices
-from edgevit.zoo.outputs import LOGITS, named_values
+from edgevit.zoo.outputs import named_values
 from edgevit.zoo.preprocessing import preprocessing_from_timm
 from edgevit.zoo.settings import choose_preprocessing
 from edgevit.zoo.tasks import TaskOutputs, check_task, task_outputs
@@ -160,8 +160,8 @@ def loaded_from_module(
         choices: What the caller said of a named model.
         carrier: Has the attributes above; the model if left out.
         notes: Notes of an earlier step.
-        task: What it is for, one of `edgevit.zoo.tasks.TASKS`; left out, that of `choices`, or
-            "classify".
+        task: What it is for, one of `edgevit.data.tasks.TASKS`; left out, "classify" where it
+            returns logits, else "features". Not read beside `choices`.
 
     Raises:
         UsageError: It is no module that can be quantized (EV177), nothing says the preprocessing
@@ -182,6 +182,8 @@ def loaded_from_module(
 
     chosen = choose_preprocessing(own, source, choices, {}).preprocessing
     num_classes = _num_classes(model.eval(), chosen.input_size, choices.task)
+    if choices.task == DETECT and named is not None and num_classes == len(named) + 1:
+        num_classes -= 1  # behind the classes comes "no object"
     if num_classes is None and choices.task is None:
         more += (_COMPARED,)
     if named is not None and num_classes is not None and len(named) != num_labels(num_classes):

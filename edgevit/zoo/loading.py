@@ -57,7 +57,7 @@ def load_model(
             numbers. What a checkpoint's shapes show need not be given.
         preprocessing: All of it, or values of ``input_size``, ``mean``, ``std``, ``crop_pct`` and
             ``interpolation`` by name.
-        task: What the model is for, one of `edgevit.zoo.tasks.TASKS`; left out, the model says it.
+        task: What the model is for, one of `edgevit.data.tasks.TASKS`; left out, the model says it.
 
     Raises:
         UsageError: Unknown model (EV151), no preprocessing is known (EV157), a choice can't be

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-LOGITS = "logits"
 _FOREIGN = re.compile(r"[^A-Za-z0-9_]+")
 _MAX_CHARACTERS, _MAX_DEPTH = 48, 4
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.data.tasks import FEATURES, TASKS, WANTED, Wanted
+from edgevit.data.tasks import DETECT, FEATURES, TASKS, WANTED, Wanted
 from edgevit.errors import UsageError
 
 _FEATURES = ("feature_maps", "predicted_depth", "last_hidden_state")
@@ -56,6 +56,9 @@ def task_outputs(returned: Any, task: str) -> dict[str, Tensor]:
             why = f"It returned {_shown(values)}; wanted is {_all_shapes(task)}."
             raise _unfit(task, why, fitting=(FEATURES,))
         found[wanted.name] = tensor
+    if task == DETECT and found["boxes"].shape[1:] != (found["logits"].shape[1], 4):
+        shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+        raise _unfit(task, f"{shapes} are not four numbers a box.", fitting=(FEATURES,))
     return found
 
 

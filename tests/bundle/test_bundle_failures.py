@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgevit.bundle import open_bundle
-from edgevit.errors import EnvironmentError_, UsageError
+from edgevit.errors import BundleError, EnvironmentError_, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
@@ -113,6 +113,17 @@ def test_an_interrupt_at_the_last_tensor(parts, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         parts.write(tmp_path / "a" / "out")
     assert everything_below(tmp_path) == []
+
+
+def test_what_would_not_open_again_replaces_nothing(parts, tmp_path):
+    path = parts.write(tmp_path / "out")
+    before = everything_below(tmp_path)
+    parts.manifest["model"]["num_classes"] += 1  # the golden logits have one fewer
+    for target, overwrite in ((path, True), (tmp_path / "other", False)):
+        with pytest.raises(BundleError):
+            parts.write(target, overwrite=overwrite)
+    assert everything_below(tmp_path) == before
+    assert open_bundle(path).golden()
 
 
 def test_a_parent_that_is_a_file(parts, tmp_path):

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -18,6 +19,7 @@ from edgevit.data import Preprocessing
 from edgevit.errors import UnsupportedError
 from edgevit.graph.capture import graph_from_module
 from edgevit.graph.operators import ALLOWED, PRODUCTS
+from edgevit.graph.shapes import shape_of
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.emitters import EMITTERS
 from edgevit.targets.onnx.reference import float_reference
@@ -167,6 +169,9 @@ FUNCTIONS = {
     "avg_pool": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
     "avg_pool_padded": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "avg_pool_ceil": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
+    "max_pool_left_out": lambda x: F.max_pool2d(x, 2, 4, ceil_mode=True),
+    "avg_pool_left_out": lambda x: F.avg_pool2d(x, 2, 4, ceil_mode=True),
+    "avg_pool_whole": lambda x: F.avg_pool2d(x, 4, 3, 1, ceil_mode=True),
     "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
     "adaptive_pool": lambda x: F.adaptive_avg_pool2d(x, 2),
     "adaptive_pool_uneven": lambda x: F.adaptive_avg_pool2d(x, (3, 5)),
@@ -177,6 +182,7 @@ FUNCTIONS = {
     "conv3d_deep": nn.Sequential(nn.Unflatten(1, (2, 8)), nn.Conv3d(2, 3, (3, 3, 1), (2, 1, 1))),
     "conv_same": nn.Conv2d(16, 4, 3, padding="same"),
     "conv_valid": nn.Conv2d(16, 4, 3, padding="valid"),
+    "one_number": lambda x: torch.ops.aten.conv2d(x, torch.ones(4, 16, 3, 3), None, [2], [1], [2]),
     "conv_transpose": nn.ConvTranspose2d(16, 4, 2, 2),
     "conv_transpose_wide": nn.ConvTranspose2d(16, 4, 3, 2, 1, 1, groups=2),
     "nearest": lambda x: F.interpolate(x, scale_factor=2),
@@ -190,6 +196,8 @@ FUNCTIONS = {
     "bilinear": lambda x: F.interpolate(x, (12, 20), mode="bilinear"),
     "bilinear_corners": lambda x: F.interpolate(x, (12, 20), mode="bilinear", align_corners=True),
     "bicubic": lambda x: F.interpolate(x, (12, 20), mode="bicubic"),
+    "bicubic_smaller": lambda x: F.interpolate(x, (13, 5), mode="bicubic"),
+    "cropped": lambda x: F.pad(x, (-1, 2, 1, -2)),
     "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x),
     "baddbmm": tokens(lambda x: torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
@@ -245,6 +253,15 @@ def test_a_bundle_may_hold_what_is_written(name):
     assert cost.multiply_adds.per_image > 0
 
 
+@pytest.mark.parametrize("name", ["max_pool_left_out", "avg_pool_left_out", "avg_pool_ceil"])
+def test_engines_that_keep_a_window_in_the_padding_see_the_same_size(name):
+    _, graph = captured(name)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_from_string(float_reference(graph).onnx))
+    sizes = {one.name: one.type.tensor_type.shape.dim for one in inferred.graph.value_info}
+    pool = next(node for node in graph.module.graph.nodes if "pool" in node.name)
+    assert tuple(dim.dim_value for dim in sizes[pool.name][2:]) == shape_of(pool)[2:]
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_every_target_runs_what_is_captured_or_says_so_beforehand(target):
     """What a target can't run is told by `check_graph`, with the module's name."""
@@ -271,11 +288,32 @@ class Steeply(nn.Module):
         return F.softplus(x, beta=2)
 
 
+class HalfUp(nn.Module):
+    """A pool whose last window begins behind the image in one direction alone."""
+
+    def forward(self, x):
+        return F.max_pool2d(x, (2, 3), (4, 2), ceil_mode=True)
+
+
+class Rolled(nn.Module):
+    """A roll of all elements, those of other images too."""
+
+    def forward(self, x):
+        return x.roll(3)
+
+
 @pytest.mark.parametrize(
     ("function", "targets", "code"),
     [
         (Widely(), [n for n in TARGETS if n not in ("cpu", "simulation")], "EV319"),
         (Steeply(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (HalfUp(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (Rolled(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (
+            nn.ConvTranspose2d(16, 4, 2, stride=1, output_padding=1, dilation=2),
+            [n for n in TARGETS if n != "simulation"],
+            "EV313",
+        ),
     ],
 )
 def test_a_form_without_a_kernel_is_refused_before_calibration(

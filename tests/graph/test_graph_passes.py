@@ -255,3 +255,40 @@ class Moves(nn.Module):
 def test_every_other_way_to_move_elements() -> None:
     graph = graph_from_module(Moves(), SIZE)
     assert [g.module for g in graph.gemms] == ["fc", "head"]
+
+
+class HalfRotated(nn.Module):
+    """Joins a part that is turned with the part that is not: where all is turned, with nothing."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__()
+        self.kept, self.head = kept, nn.Linear(WIDTH, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = _tokens(image)
+        turned, rest = x[..., self.kept :] * 0.5, x[..., : self.kept]
+        return self.head(torch.cat([rest[..., :0], torch.cat([turned, rest], -1)], -1).mean(1))
+
+
+@pytest.mark.parametrize(("kept", "joins"), [(0, 0), (4, 1)])
+def test_a_concatenation_with_nothing_is_none(kept, joins):
+    model = HalfRotated(kept).eval()
+    graph = graph_from_module(model, SIZE)
+    assert _targets(graph)[aten.cat.default] == joins
+    assert all(0 not in node.meta.get("shape", (1,)) for node in graph.module.graph.nodes)
+    images = torch.randn(2, *SIZE)
+    torch.testing.assert_close(graph.forward(images), model(images))
+
+
+@pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}])
+def test_a_constant_for_every_head_of_every_image(options: dict[str, bool]) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(WIDTH, 3, batch_first=True, **options)
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens = _tokens(image)
+            return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+    graph_from_module(randomise(Odd()), SIZE)  # compared with the model there

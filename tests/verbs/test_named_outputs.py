@@ -168,3 +168,65 @@ def test_what_compares_classes_is_refused(images):
         api.sensitivity(Tower(), images, data=images, num_calib=4)
     rows = api.sensitivity(Tower(), images, num_calib=4)
     assert all(row["fisher_error"] is not None for row in rows)
+
+
+def test_outputs_too_large_to_be_compared_are_refused_before_calibration(images, monkeypatch):
+    monkeypatch.setattr("edgevit.calibration.run.calibrate", None)  # nobody gets there
+    monkeypatch.setattr("edgevit.bundle.golden.MAX_GOLDEN_BYTES", (32 << 20) + 3 * 4 * 80 - 1)
+    with pytest.raises(UnsupportedError, match="EV354") as error:
+        made(images)
+    assert "320 bytes an image" in error.value.why
+    assert error.value.where == "tokens, pooled"
+
+
+class _Given(Tower):
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+
+    def forward(self, x):
+        return self.given(x, self.body.forward_features(x))
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (lambda x, tokens: tokens[:, :, None, None].expand(-1, -1, 700, 400, -1) * 2, "EV354"),
+        (lambda x, tokens: {"brightness": x.mean((2, 3))[:, :, None]}, "EV323"),
+    ],
+)
+def test_what_a_bundle_could_not_hold_is_refused_before_calibration(given, code, images):
+    stages = []
+    with pytest.raises(UnsupportedError, match=code):
+        api.quantize(
+            _Given(given),
+            images,
+            bits=8,
+            num_calib=4,
+            method="minmax",
+            progress=lambda stage, *_: stages.append(stage),
+        )
+    assert stages[-1] == "capture graph"
+
+
+def test_a_graph_that_could_not_be_opened_is_refused_with_its_module(monkeypatch):
+    from edgevit.targets.onnx import emitters
+    from edgevit.targets.registry import target_named
+
+    def wrong(context, node):
+        inputs = [node.args[0].name, context.integers("axes", [0])]
+        context.builder.add("ReduceMean", inputs, node.name, keepdims=0)
+
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.head = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.head(self.pool(x).flatten(1))
+
+    monkeypatch.setitem(emitters.EMITTERS, torch.ops.aten.mean.dim, wrong)
+    for name in ("cpu", "jetson-orin-nano"):
+        with pytest.raises(UnsupportedError, match="EV322") as caught:
+            target_named(name).check_graph(graph_from_module(Pooled(), (3, 16, 16)))
+        assert caught.value.where == "pool"

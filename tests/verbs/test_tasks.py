@@ -127,7 +127,9 @@ def test_masks_give_a_drop_and_a_verdict(dense: Any, tmp_path: Path) -> None:
     assert rows_of(few)["mean IoU"]["fp32"] <= 100
 
 
-def test_wrong_masks_are_refused(dense: Any, tmp_path: Path) -> None:
+def test_wrong_masks_are_refused(
+    dense: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle, images = dense
     maps = fp32_maps(bundle, images)
 
@@ -139,15 +141,23 @@ def test_wrong_masks_are_refused(dense: Any, tmp_path: Path) -> None:
 
     caught(DataError, "EV235", masks=tmp_path / "nowhere")
     masks = save_masks(dict(list(maps.items())[:-1]), tmp_path / "missing")
-    assert "belongs to the image" in caught(DataError, "EV235", masks=masks).why
+    with monkeypatch.context() as before:
+        before.setattr("edgevit.runner.measure.measurements.measure", None)  # nobody gets there
+        assert "belongs to the image" in caught(DataError, "EV235", masks=masks).why
     masks = save_masks(maps, tmp_path / "high")
     Image.fromarray(np.full((SIDE, SIDE), CLASSES, np.uint8)).save(masks / "00.png")
     assert "subtract 1" in caught(DataError, "EV931", masks=masks).try_next
     Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(masks / "00.png")
     assert "colours" in caught(DataError, "EV235", masks=masks).why
     (masks / "00.png").write_bytes(b"no picture")
-    caught(DataError, "EV235", masks=masks)
+    assert caught(DataError, "EV235", masks=masks).why == "It is no PNG."
+    void = {name: np.full_like(labels, 255) for name, labels in maps.items()}
+    caught(DataError, "EV441", masks=save_masks(void, tmp_path / "void"))
+    one = validate(bundle, images, masks=save_masks(maps, tmp_path / "all"), num=1, max_drop=5)
+    assert (one["verdict"], one["verdict_reason"]) == ("UNDECIDED", "One image decides nothing.")
     caught(UsageError, "EV352", annotations=tmp_path / "boxes.json")
+    caught(UsageError, "EV352", classes=["a", "b", "c"])
+    caught(UsageError, "EV352", class_order="timm")
 
 
 def test_the_command_line_and_the_recipe_of_a_segmentation(dense: Any, tmp_path: Path) -> None:
@@ -182,7 +192,7 @@ def test_label_maps_go_where_the_picture_goes() -> None:
     small = MaskFolder(path=Path(), preprocessing=Preprocessing(
         input_size=(3, 24, 24), resize_size=20, **settings
     ))._placed(Image.fromarray(labels), Path())  # fmt: skip
-    assert (small[:2] == 255).all()
+    assert (small[:2] == -1).all()  # 255 in a file
 
 
 @pytest.fixture(scope="module")
@@ -305,10 +315,19 @@ def test_annotations_are_read_as_shares_of_the_picture(detector: Any, tmp_path: 
     assert np.abs(one.boxes).max() < 2
     assert set(one.labels) <= {0, 1, 2}
     values = json.loads(path.read_text())
+    row = values["annotations"][0]
     wrong: list[tuple[Any, str]] = [
         ([], "no lists"),
         ({**values, "annotations": [{"image_id": 1}]}, "KeyError"),
+        ({**values, "annotations": [{**row, "category_id": 77}]}, "category 77"),
+        ({**values, "annotations": [{**row, "bbox": [1, 2, float("nan"), 4]}]}, "the box"),
+        ({**values, "annotations": [{**row, "bbox": [1, 2, -3, 4]}]}, "the box"),
+        ({**values, "annotations": [{**row, "bbox": [1, 2, 3, 4] * 2}]}, "the box"),
+        ({**values, "annotations": [{**row, "bbox": [1, 2, 10**400, 4]}]}, "OverflowError"),
+        ({**values, "annotations": [{**row, "image_id": float("inf")}]}, "OverflowError"),
+        ({**values, "images": values["images"] + values["images"][:1]}, "one file_name"),
         ({**values, "images": [{**values["images"][0], "height": 0}]}, ""),
+        ({**values, "annotations": [{**values["annotations"][0], "bbox": [1] * 8}]}, "ValueError"),
         ({**values, "categories": [{"id": 7, "name": "bird"}]}, "bird"),
     ]
     for content, why in wrong:
@@ -322,6 +341,20 @@ def test_annotations_are_read_as_shares_of_the_picture(detector: Any, tmp_path: 
             read_annotations(path, names, 3, preprocessing)
     with pytest.raises(DataError, match="EV236"):
         read_annotations(tmp_path, names, 3, preprocessing)
+
+
+def test_two_images_are_not_one_of_the_annotations(detector: Any, tmp_path: Path) -> None:
+    from edgevit.data import Preprocessing
+    from edgevit.data.annotations import read_annotations
+
+    bundle, images = detector
+    path = coco(bundle, images, tmp_path / "boxes.json")
+    path.write_text(path.read_text().replace("folder/", ""))
+    preprocessing = Preprocessing.from_dict(bundle.preprocessing)
+    read = read_annotations(path, ("cat", "dog", "car"), 3, preprocessing)
+    batch = (np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64), ["a/03.png", "b/03.png"])
+    with pytest.raises(DataError, match=r"a/03\.png and b/03\.png"):
+        list(read.labelled([batch]))
 
 
 def test_verbs_that_judge_by_classes_say_so(tmp_path: Path) -> None:

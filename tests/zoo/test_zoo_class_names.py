@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,13 @@ def test_placeholders_given_as_names_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("LABEL_0\nLABEL_1\n")
     with pytest.raises(DataError, match="EV119"):
         stated_names(tmp_path / "a.txt", 2)
+
+
+@pytest.mark.parametrize("stated", [(["a", "b"], None), (None, "timm")])
+def test_what_is_stated_for_a_model_without_classes_is_refused(
+    stated: tuple[list[str] | None, str | None],
+) -> None:
+    tower = replace(loaded(), num_classes=None, task="embed")
+    with pytest.raises(UsageError, match="EV355"):
+        name_classes(tower, *stated, None)
+    assert name_classes(tower, None, None, None).names is None

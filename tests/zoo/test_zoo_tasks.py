@@ -317,6 +317,28 @@ def test_modules_of_ones_own() -> None:
     assert shapes(pyramid.model, (3, 16, 16)) == {"stage1": (5, 4, 4), "stage2": (5, 2, 2)}
     pooled = load(lambda x: x.mean((2, 3), keepdim=True), "embed")
     assert shapes(pooled.model, (3, 16, 16)) == {"embedding": (5,)}
+    with pytest.raises(UsageError, match="four numbers a box"):
+        load(lambda x: {"logits": x.flatten(2), "boxes": x.flatten(2)}, "detect")
     for task in ("embed", "detect"):
         with pytest.raises(UsageError, match="EV234"):
             load(lambda x: x, task)
+
+
+class Boxes(nn.Module):
+    """A detector of five logits and a box for each of 16 places."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.body, self.edgevit_classes = nn.Conv2d(3, 9, 4, 4), names
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.body(image).flatten(2).transpose(1, 2)  # [B, 16, 9]
+        return {"logits": found[..., :5], "pred_boxes": found[..., 5:].sigmoid()}
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d"], ["a", "b", "c", "d", "e"]])
+def test_the_names_of_a_detector_say_whether_no_object_is_a_logit(names: list[str]) -> None:
+    loaded = loaded_from_module(Boxes(names), PREPROCESSING, task="detect")
+    assert (loaded.num_classes, loaded.classes) == (len(names), tuple(names))
+    with pytest.raises(UsageError, match="EV165"):
+        loaded_from_module(Boxes(names[:3]), PREPROCESSING, task="detect")

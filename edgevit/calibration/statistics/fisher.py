@@ -18,12 +18,12 @@ from torch import Tensor
 from edgevit.calibration.statistics.histogram import Histogram
 from edgevit.calibration.statistics.ranges import Ranges, batches
 from edgevit.calibration.statistics.scores import class_scores_tensor
+from edgevit.data.tasks import LOGITS
 from edgevit.graph.interpret import run_outputs
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.sharing import shared_grid_sites
 from edgevit.progress import Progress
 from edgevit.quantizers.quantized_graph import float_product
-from edgevit.zoo.outputs import LOGITS
 
 
 @dataclass(kw_only=True)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
-from edgevit.graph.rewrite import add_constant, call, replace
+from edgevit.graph.rewrite import add_constant, call, replace, reshape
 from edgevit.graph.shapes import args_of, shape_of
 from edgevit.graph.tracing import constant_of
 
@@ -45,7 +46,7 @@ def _pad(module: GraphModule, node: Node) -> Node:
     parts = _parts(node)
     runs = _padded(node, parts, dim)
     x = runs[0] if len(runs) == 1 else call(node, aten.cat.default, runs, dim)
-    token = torch.zeros([1 if size < 0 else size for size in shape])  # [1, N + tokens, C]
+    token = torch.zeros([abs(size) for size in shape])  # [1, N + tokens, C]
     start = 0
     for part in parts:
         length = shape_of(part)[dim]
@@ -53,7 +54,18 @@ def _pad(module: GraphModule, node: Node) -> Node:
             token.narrow(dim, start, length).copy_(constant_of(module, part))
         start += length
     name = next(part.meta["fqn"] for part in parts if part.op == "get_attr")
-    return call(node, aten.add.Tensor, x, add_constant(module, name, token))
+    return _sum(module, node, x, token, name)
+
+
+def _sum(module: GraphModule, node: Node, x: Node, token: Tensor, name: str) -> Node:
+    """Add what is the same for every image; of [k B, N, C] every image has k."""
+    shape = shape_of(x)
+    axis = next((axis for axis, size in enumerate(shape) if size < -1), None)
+    if axis is None:
+        return call(node, aten.add.Tensor, x, add_constant(module, name, token))
+    apart = reshape(x, (*shape[:axis], -1, -shape[axis], *shape[axis + 1 :]))  # [B, k, N, C]
+    constant = add_constant(module, name, token.unsqueeze(axis))
+    return reshape(call(node, aten.add.Tensor, apart, constant), shape)
 
 
 def _padded(node: Node, parts: list[Any], dim: int) -> list[Node]:

@@ -25,7 +25,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.operators import aten
 from edgevit.graph.rewrite import add_constant, call, permute, replace, reshape
-from edgevit.graph.shapes import args_of, reshape_argument, shape_of
+from edgevit.graph.shapes import args_of, arguments_of, batch_error, reshape_argument, shape_of
 from edgevit.graph.tracing import constant_of
 
 Rule = Callable[[GraphModule, Node], Node | None]
@@ -46,14 +46,8 @@ def decompose(module: GraphModule) -> int:
     return changed
 
 
-def _arguments(node: Node, **defaults: Any) -> list[Any]:
-    given = args_of(node)
-    late = list(defaults.items())[len(given) :]
-    return [*given, *(node.kwargs.get(name, value) for name, value in late)]
-
-
 def _group_norm(module: GraphModule, node: Node) -> Node | None:
-    x, groups, weight, bias, epsilon, *_ = _arguments(
+    x, groups, weight, bias, epsilon, *_ = arguments_of(
         node, input=None, num_groups=1, weight=None, bias=None, eps=1e-5
     )
     shape = shape_of(x)
@@ -70,7 +64,7 @@ def _group_norm(module: GraphModule, node: Node) -> Node | None:
 
 
 def _rms_norm(module: GraphModule, node: Node) -> Node | None:
-    x, normalized, weight, epsilon = _arguments(
+    x, normalized, weight, epsilon = arguments_of(
         node, input=None, normalized_shape=None, weight=None, eps=None
     )
     if epsilon is None:
@@ -86,7 +80,7 @@ def _rms_norm(module: GraphModule, node: Node) -> Node | None:
 
 def _named_padding(module: GraphModule, node: Node) -> Node | None:
     """Write a convolution with padding "valid" or "same"; an odd pixel goes to the end."""
-    x, weight, bias, stride, padding, dilation, groups = _arguments(
+    x, weight, bias, stride, padding, dilation, groups = arguments_of(
         node, input=None, weight=None, bias=None, stride=1, padding="valid", dilation=1, groups=1
     )
     sides = len(shape_of(weight)) - 2
@@ -109,7 +103,7 @@ def _named_padding(module: GraphModule, node: Node) -> Node | None:
 
 
 def _conv1d(module: GraphModule, node: Node) -> Node | None:
-    x, weight, bias, stride, padding, dilation, groups = _arguments(
+    x, weight, bias, stride, padding, dilation, groups = arguments_of(
         node, input=None, weight=None, bias=None, stride=[1], padding=[0], dilation=[1], groups=1
     )
     image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))  # [B, C, 1, L]
@@ -121,7 +115,7 @@ def _conv1d(module: GraphModule, node: Node) -> Node | None:
 
 def _conv3d(module: GraphModule, node: Node) -> Node | None:
     """Write slices as images of the batch, where nothing is summed from one to the next."""
-    x, weight, bias, *windows, groups = _arguments(
+    x, weight, bias, *windows, groups = arguments_of(
         node,
         input=None,
         weight=None,
@@ -151,7 +145,7 @@ def _conv3d(module: GraphModule, node: Node) -> Node | None:
 
 
 def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
-    x, kernel, stride, padding, *rest = _arguments(
+    x, kernel, stride, padding, *rest = arguments_of(
         node, input=None, kernel_size=None, stride=[], padding=[0]
     )
     image = reshape(x, (*shape_of(x)[:2], 1, shape_of(x)[2]))
@@ -162,7 +156,7 @@ def _avg_pool1d(module: GraphModule, node: Node) -> Node | None:
 def _extreme(to: Any) -> Rule:
     def rule(module: GraphModule, node: Node) -> Node | None:
         whole: Any = node
-        x, dim, keep = _arguments(whole, input=None, dim=None, keepdim=False)
+        x, dim, keep = arguments_of(whole, input=None, dim=None, keepdim=False)
         values = [user for user in node.users if user.target is operator.getitem]
         if any(args_of(user)[1] != 0 for user in values) or len(values) != len(node.users):
             return None
@@ -186,7 +180,7 @@ def _repeat(module: GraphModule, node: Node) -> Node | None:
 
 
 def _slice_scatter(module: GraphModule, node: Node) -> Node | None:
-    x, new, dim, start, end, step = _arguments(
+    x, new, dim, start, end, step = arguments_of(
         node, input=None, src=None, dim=0, start=None, end=None, step=1
     )
     size = shape_of(x)[dim]
@@ -218,7 +212,7 @@ def _unfold(module: GraphModule, node: Node) -> Node | None:
     return permute(apart, [*order, dim + 1])
 
 
-def _places(size: tuple[int, int], window: list[Any], padded: tuple[int, int]) -> Tensor:
+def _places(window: list[Any], padded: tuple[int, int]) -> Tensor:
     """Return int64 [kh * kw, L]: which pixel of the padded image each value of a column is."""
     kernel, dilation, _, stride = window
     rows = [
@@ -233,7 +227,7 @@ def _places(size: tuple[int, int], window: list[Any], padded: tuple[int, int]) -
 
 
 def _im2col(module: GraphModule, node: Node) -> Node | None:
-    x, *window = _arguments(
+    x, *window = arguments_of(
         node, input=None, kernel_size=None, dilation=None, padding=None, stride=None
     )
     batch, channels, height, width = shape_of(x)
@@ -241,14 +235,14 @@ def _im2col(module: GraphModule, node: Node) -> Node | None:
     if top or left:
         x = call(node, aten.constant_pad_nd.default, x, [left, left, top, top], 0.0)
     padded = (height + 2 * top, width + 2 * left)
-    places = _places((height, width), window, padded)  # [kh * kw, L]
+    places = _places(window, padded)  # [kh * kw, L]
     flat = reshape(x, (batch, channels, padded[0] * padded[1]))
     index = add_constant(module, f"{node.meta.get('module', '')}.columns", places.flatten())
     return reshape(call(node, aten.index_select.default, flat, 2, index), shape_of(node))
 
 
 def _col2im(module: GraphModule, node: Node) -> Node | None:
-    x, size, *window = _arguments(
+    x, size, *window = arguments_of(
         node,
         input=None,
         output_size=None,
@@ -261,7 +255,7 @@ def _col2im(module: GraphModule, node: Node) -> Node | None:
     top, left = window[2]
     height, width = size
     padded = (height + 2 * top, width + 2 * left)
-    places = _places((height, width), window, padded).flatten()  # [kh * kw * L]
+    places = _places(window, padded).flatten()  # [kh * kw * L]
     sources = _sources(places, padded, (top, left, height, width))  # [H * W, m]
     columns = reshape(x, (batch, channels, len(places)))
     longer = call(node, aten.constant_pad_nd.default, columns, [0, 1], 0.0)  # the last one is zero
@@ -283,6 +277,14 @@ def _sources(places: Tensor, padded: tuple[int, int], part: tuple[int, int, int,
     found = torch.where(offsets < counts[:, None], order[at], len(places))  # [pixels, m]
     image = found.reshape(*padded, most)[top : top + height, left : left + width]
     return image.reshape(-1, most)
+
+
+def _roll(module: GraphModule, node: Node) -> Node | None:
+    """Refuse a roll that carries values from one image into the next."""
+    x, _, dims = arguments_of(node, input=None, shifts=None, dims=())
+    if not dims or any(shape_of(x)[dim] < 0 for dim in dims):
+        raise batch_error(node, "it moves values from one image into another")
+    return None
 
 
 def _copy(module: GraphModule, node: Node) -> Node | None:
@@ -310,7 +312,7 @@ def _upsample(to: Any) -> Rule:
 
 def _clamp(module: GraphModule, node: Node) -> Node | None:
     """Write a clamp between tensors; a bound of infinity is none."""
-    found, low, high = _arguments(node, input=None, min=None, max=None)
+    found, low, high = arguments_of(node, input=None, min=None, max=None)
     for bound, to in ((low, aten.maximum.default), (high, aten.minimum.default)):
         if bound is None or (bound.op == "get_attr" and _is_infinite(module, bound)):
             continue
@@ -347,6 +349,7 @@ _RULES: dict[Any, Rule] = {
     aten.min.dim: _extreme(aten.amin.default),
     aten.repeat.default: _repeat,
     aten.copy.default: _copy,
+    aten.roll.default: _roll,
     aten.slice_scatter.default: _slice_scatter,
     aten.unfold.default: _unfold,
     aten.im2col.default: _im2col,

@@ -6,6 +6,7 @@ Rules:
 3. Slices of everything, pads of nothing, expands and repeats to the same shape.
 4. Multiplication and division by 1, addition and subtraction of 0: Python numbers or constants
    that hold nothing else (a mask that hides nothing).
+5. Operands of a concatenation that hold nothing, and a concatenation of one tensor.
 """
 
 from __future__ import annotations
@@ -56,10 +57,25 @@ def drop_identities(module: GraphModule) -> int:
     """Return how many operators were dropped."""
     changed = 0
     for node in module.graph.nodes:
-        if node.op == "call_function" and (_is_identity(node) or _is_neutral(module, node)):
+        if node.target is aten.cat.default:
+            changed += _without_empty(node)
+        elif node.op == "call_function" and (_is_identity(node) or _is_neutral(module, node)):
             replace(node, args_of(node)[0])
             changed += 1
     return changed
+
+
+def _without_empty(node: Node) -> int:
+    """Leave out what a concatenation joins that has no elements; return 1 if there was any."""
+    parts, *rest = args_of(node)
+    full = [part for part in parts if 0 not in (part.meta.get("shape") or ())]
+    if not full or 1 < len(full) == len(parts):
+        return 0
+    if len(full) == 1:
+        replace(node, full[0])
+    else:
+        node.args = (full, *rest)
+    return 1
 
 
 def _is_identity(node: Node) -> bool:

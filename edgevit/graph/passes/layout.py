@@ -77,8 +77,25 @@ def _rewritten(node: Node) -> Node | None:
         and _defaults(args_of(node)[2:], ("constant",))[0] == "constant"
     ):
         value = _defaults(args_of(node)[2:], ("constant", None))[1]
-        return call(node, aten.constant_pad_nd.default, source, args_of(node)[1], value or 0.0)
+        return _padded(node, source, args_of(node)[1], value or 0.0)
+    if node.target is aten.constant_pad_nd.default and min(args_of(node)[1], default=0) < 0:
+        return _padded(node, source, args_of(node)[1], _defaults(args_of(node)[2:], (0.0,))[0])
     return _plain(node, source)
+
+
+def _padded(node: Node, source: Node, amounts: list[int], value: float) -> Node:
+    """Write a pad; where an amount is negative, pixels are cut off."""
+    rank = len(shape_of(source))
+    for pair in range(len(amounts) // 2):  # the last dimension comes first
+        before, after = (min(amount, 0) for amount in amounts[2 * pair : 2 * pair + 2])
+        if before or after:
+            dim = rank - 1 - pair
+            if shape_of(source)[dim] < 0:
+                raise batch_error(node, "it cuts images off the batch")
+            end = shape_of(source)[dim] + after
+            source = call(node, aten.slice.Tensor, source, dim, -before, end, 1)
+    added = [max(amount, 0) for amount in amounts]
+    return call(node, aten.constant_pad_nd.default, source, added, value) if any(added) else source
 
 
 def _plain(node: Node, source: Any) -> Node | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgevit.bundle.outputs import LOGITS
+from edgevit.data.tasks import LOGITS
 from edgevit.errors import DataError
 from edgevit.runner.measure.scores import class_scores
 

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
-from edgevit.bundle.outputs import LOGITS
+from edgevit.data.tasks import LOGITS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
 def class_scores(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return one score for each class, [B, max(2, logits)], of logits [B, logits]."""
+    """Return one score for each class, [B, max(2, logits), ...], of logits [B, logits, ...]."""
     if logits.shape[1] != 1:
         return logits
-    return np.concatenate([np.zeros_like(logits), logits], axis=1)  # [B, 2]
+    return np.concatenate([np.zeros_like(logits), logits], axis=1)  # [B, 2, ...]
 
 
 def predicted_classes(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the class of each image, int64 [B]; ties go to the lower one."""
+    """Return the class of each image, or pixel, int64 [B, ...]; ties go to the lower one."""
     found: npt.NDArray[np.int64] = class_scores(logits).argmax(1)
     return found
 

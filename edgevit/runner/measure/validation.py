@@ -32,6 +32,7 @@ __all__ = ["Measurements", "validation_report"]
 SCHEMA_VERSION = 1
 _NAMED_SKIPS = 20
 _ENGINES = ("fp32", "engine")
+_FEWEST_IMAGES = 2  # with one an interval over images has no width
 
 
 def validation_report(
@@ -208,6 +209,8 @@ def _task_verdict(task: Mapping[str, Any], max_drop_points: float | None) -> dic
     drop = Interval(value=-main["change"], low=-high, high=-low)
     if max_drop_points is None:
         return {"drop_points": drop.to_dict()}
+    if task["num_images"] < _FEWEST_IMAGES:
+        return {"drop_points": drop.to_dict(), "verdict_reason": "One image decides nothing."}
     said = f"The drop of {main['label']} is {drop.value:.2f} points [{drop.low:.2f}, "
     return {
         "drop_points": drop.to_dict(),

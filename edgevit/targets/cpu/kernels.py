@@ -14,6 +14,9 @@ from edgevit.scratch import scratch_folder
 
 onnxruntime = onnxruntime_module()
 INTEGER_KERNELS = {"MatMulIntegerToFloat"}
+_BEFORE_ROUNDING = "_pre_q"
+"""What the engine adds to the name of a tensor behind which it has moved a QuantizeLinear: it
+rounds before it moves values, not after, which gives the same codes."""
 
 
 def session_options() -> Any:
@@ -37,6 +40,8 @@ def kernels_in(optimised: Path, model: bytes) -> dict[str, str]:
     """Return tensor name -> operator, from the file to which the engine wrote its graph."""
     graph = onnx.load(str(optimised)).graph
     kernels = {name: node.op_type for node in graph.node for name in node.output}
+    for name in [name for name in kernels if name.endswith(_BEFORE_ROUNDING)]:
+        kernels.setdefault(name[: -len(_BEFORE_ROUNDING)], kernels[name])
     for node in onnx.ModelProto.FromString(model).graph.node:
         if node.op_type == "Identity" and node.output[0] in kernels:
             # the engine drops it and writes its output, one of the graph's, instead

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from edgevit.bundle.operators import MICROSOFT
 from edgevit.graph.model import Gemm
+from edgevit.graph.shapes import args_of
 from edgevit.graph.window import Window
 from edgevit.quantizers.quantized_graph import (
     Grid,
@@ -32,7 +33,7 @@ from edgevit.quantizers.uniform import UniformGrid
 from edgevit.targets.cpu.codes import CodeOps, integer_type
 from edgevit.targets.cpu.patches import lay_out_rows, write_patches
 from edgevit.targets.onnx.builder import OnnxBuilder
-from edgevit.targets.onnx.context import Lowering, args, array_of
+from edgevit.targets.onnx.context import Lowering, array_of
 from edgevit.targets.onnx.reference import FloatWriter
 
 aten = torch.ops.aten
@@ -203,9 +204,9 @@ def layout_source(operand: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
     """Return the tensor whose elements the operand only rearranges, and the steps in order."""
     steps: list[fx.Node] = []
     source = operand
-    while source.target in LAYOUT and args(source)[0].op != "placeholder":
+    while source.target in LAYOUT and args_of(source)[0].op != "placeholder":
         steps.insert(0, source)
-        source = args(source)[0]
+        source = args_of(source)[0]
     return source, steps
 
 
@@ -218,11 +219,11 @@ def move_codes(context: Lowering, codes: str, layout: list[fx.Node], stem: str) 
             shape = context.integers("shape", list(context.shapes[node.name]))
             codes = builder.add("Reshape", [codes, shape], name)
         elif node.target is aten.permute.default:
-            order = [axis % context.rank(node) for axis in args(node)[1]]
+            order = [axis % context.rank(node) for axis in args_of(node)[1]]
             codes = builder.add("Transpose", [codes], name, perm=order)
         else:
-            index = context.operand(args(node)[2])
-            codes = builder.add("Gather", [codes, index], name, axis=args(node)[1])
+            index = context.operand(args_of(node)[2])
+            codes = builder.add("Gather", [codes, index], name, axis=args_of(node)[1])
     return codes
 
 

@@ -29,7 +29,7 @@ from edgevit.targets.divided import SELF_DIVIDED, self_divided
 from edgevit.targets.layer_rows import Unplaced, layer_rows
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.onnx.lowering import lower_graph
-from edgevit.targets.onnx.reference import float_reference
+from edgevit.targets.onnx.reference import check_written, float_reference
 from edgevit.targets.twins import missing_twin
 from edgevit.targets.widths import (
     NO_LAYER_BITS,
@@ -62,7 +62,7 @@ class CpuTarget:
 
     def check_graph(self, graph: Graph) -> None:
         """Write it in float32 once: whatever has no form in ONNX is refused here."""
-        float_reference(graph)
+        check_written(graph, float_reference(graph))
 
     def place(
         self,

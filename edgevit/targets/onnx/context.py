@@ -88,18 +88,6 @@ def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-def args(node: fx.Node) -> tuple[Any, ...]:
-    """Return a node's positional arguments; what they are depends on its operator."""
-    return node.args
-
-
-def arguments(node: fx.Node, **defaults: Any) -> list[Any]:
-    """Return positional or keyword arguments in the order of `defaults`, filled up from it."""
-    given = args(node)
-    late = list(defaults.items())[len(given) :]
-    return [*given, *(node.kwargs.get(name, default) for name, default in late)]
-
-
 def no_form(node: fx.Node, form: str, try_next: str) -> UnsupportedError:
     """Return the error for an operator whose arguments ask for more than is written (EV313)."""
     return UnsupportedError(

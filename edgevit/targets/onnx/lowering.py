@@ -15,9 +15,9 @@ from torch import fx
 from edgevit.errors import UnsupportedError
 from edgevit.graph.model import Gemm, Graph
 from edgevit.graph.outputs import output_nodes
-from edgevit.graph.shapes import Shape, reshape_argument, shape_of
+from edgevit.graph.shapes import Shape, args_of, arguments_of, reshape_argument, shape_of
 from edgevit.targets.onnx.builder import OnnxBuilder
-from edgevit.targets.onnx.context import Lowering, args, arguments
+from edgevit.targets.onnx.context import Lowering
 from edgevit.targets.onnx.emitters import EMITTERS
 from edgevit.targets.onnx.emitters.normalisation import layer_norm_attributes
 from edgevit.targets.onnx.row_gather import with_gathered_rows
@@ -76,7 +76,7 @@ def _lower_node(context: Lowering, node: fx.Node, writer: ProductWriter) -> None
     gemm = context.gemms.get(node.name)
     if gemm is not None:
         count = 1 if gemm.weight is not None else 2
-        writer.write(context, gemm, list(args(node)[:count]), node.name)
+        writer.write(context, gemm, list(args_of(node)[:count]), node.name)
         return
     if _lower_flat(context, node):
         return
@@ -125,7 +125,7 @@ def _lower_flat(context: Lowering, node: fx.Node) -> bool:
     Linears read and write [tokens, channels]; between them this saves changing shapes.
     """
     op = _ROW_OPERATORS.get(node.target)
-    operands = [x for x in args(node)[:2] if isinstance(x, fx.Node) and x.op != "get_attr"]
+    operands = [x for x in args_of(node)[:2] if isinstance(x, fx.Node) and x.op != "get_attr"]
     if node.target is aten.add.Tensor and len(operands) == 2 and not node.kwargs:
         op = "Add" if len({context.shapes[x.name] for x in operands}) == 1 else None
     if op is None or not any(x.name in context.flats for x in operands):
@@ -133,9 +133,9 @@ def _lower_flat(context: Lowering, node: fx.Node) -> bool:
     inputs = [context.flat(x) for x in operands]
     attributes: dict[str, Any] = {}
     if op == "Gelu":
-        attributes["approximate"] = arguments(node, input=None, approximate="none")[1]
+        attributes["approximate"] = arguments_of(node, input=None, approximate="none")[1]
     elif op == "LayerNormalization":
-        if len(args(node)[1]) != 1:
+        if len(args_of(node)[1]) != 1:
             return False
         affine, attributes = layer_norm_attributes(context, node)
         inputs += affine

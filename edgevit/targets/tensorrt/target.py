@@ -20,7 +20,7 @@ from edgevit.targets.base import Lowered
 from edgevit.targets.layer_rows import layer_rows
 from edgevit.targets.onnx.builder import OnnxBuilder, whole_model
 from edgevit.targets.onnx.lowering import lower_graph
-from edgevit.targets.onnx.reference import float_reference
+from edgevit.targets.onnx.reference import check_written, float_reference
 from edgevit.targets.onnx.row_gather import with_rows_before_norms
 from edgevit.targets.tensorrt.compiling import with_kernels
 from edgevit.targets.tensorrt.conformance import BuildFacts, Conformance, check_onnx
@@ -55,7 +55,9 @@ class TensorRTTarget:
 
     def check_graph(self, graph: Graph) -> None:
         """Write it in float32 once, and look for what TensorRT has no layer for."""
-        refuse_operators(graph, float_reference(graph), self.profile)
+        written = float_reference(graph)
+        refuse_operators(graph, written, self.profile)
+        check_written(graph, written)
 
     def place(
         self,

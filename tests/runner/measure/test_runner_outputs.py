@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from edgevit.bundle.golden import fp32_of, golden_bytes, golden_from_bytes, num_golden, simulated_of
+from edgevit.bundle.golden import (
+    MAX_GOLDEN_BYTES,
+    fp32_of,
+    golden_bytes,
+    golden_from_bytes,
+    num_golden,
+    simulated_of,
+)
 from edgevit.bundle.outputs import TASKS, Output
 from edgevit.errors import BundleError, DeviceError, UsageError
 from edgevit.runner.measure.accuracy import predict_all
@@ -161,7 +168,17 @@ def test_golden_arrays_of_no_output_or_too_many_dimensions_are_refused():
         golden_from_bytes(golden_bytes(golden), "golden.npz", limit_bytes=100)
 
 
-def test_few_golden_images_are_kept_of_large_outputs():
-    assert num_golden([Output("a", (1000,))], 32) == 32
-    assert num_golden([Output("a", (150, 128, 128))], 32) == 3
-    assert num_golden([Output("a", (512, 512, 512))], 32) == 2
+@pytest.mark.parametrize(
+    ("shape", "forms", "count"),
+    [
+        ((1000,), 6, 32),
+        ((150, 128, 128), 6, 3),
+        ((21, 512, 512), 4, 2),
+        ((21, 512, 512), 6, 1),
+        ((150, 512, 512), 2, 0),
+    ],
+)
+def test_few_golden_images_are_kept_of_large_outputs(shape, forms, count):
+    one = Output("a", shape)
+    assert num_golden([one], 32, forms) == count
+    assert count * forms * one.image_bytes < MAX_GOLDEN_BYTES

@@ -8,6 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgevit.errors import DataError
+from edgevit.runner.measure.tasks import detect
+from edgevit.runner.measure.tasks.base import MetricRow
 from edgevit.runner.measure.tasks.boxes import Found, box_ious, found_boxes, matched
 from edgevit.runner.measure.tasks.dense import (
     IGNORED,
@@ -19,6 +22,7 @@ from edgevit.runner.measure.tasks.dense import (
     resize,
 )
 from edgevit.runner.measure.tasks.neighbours import nearest, shared, vote
+from edgevit.runner.measure.tasks.segment import SegmentMetric
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -117,6 +121,31 @@ def test_logits_are_resized_as_torch_does(old: tuple[int, int], new: tuple[int, 
     assert np.allclose(resize(values, new), theirs.numpy(), atol=1e-6)
     assert label_maps(values, new).shape == (2, *new)
     assert np.array_equal(label_maps(values), values.argmax(1))
+    whole = resize(values[:, :1], new)[:, 0]
+    assert np.array_equal(label_maps(values[:, :1], new), whole > 0)  # one logit, two classes
+
+
+def rows_of(reference: np.ndarray, engine: np.ndarray, labels: np.ndarray) -> dict[str, MetricRow]:
+    metric = SegmentMetric({"input_size": [3, 4, 4]})
+    metric.add({"logits": reference}, {"logits": engine}, labels)
+    return {row.label: row for row in metric.result()}
+
+
+def test_a_single_logit_is_not_always_right() -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    rows = rows_of(logits, -logits, (logits[:, 0] > 0).astype(np.int64))
+    assert rows["mean IoU"].fp32 == 100
+    assert rows["mean IoU"].engine == rows["mean IoU against fp32"].engine == 0
+
+
+def test_class_255_counts_and_maps_without_a_label_are_refused() -> None:
+    logits = np.zeros((1, 300, 4, 4), np.float32)
+    logits[:, 255] = 1
+    rows = rows_of(logits, -logits, np.full((1, 4, 4), 255))
+    assert rows["mean IoU"].fp32 == 100
+    assert rows["mean IoU against fp32"].engine == 0
+    with pytest.raises(DataError, match="EV441"):
+        rows_of(logits, -logits, np.full((1, 4, 4), IGNORED))
 
 
 def slow_matches(asked: Found, given: Found) -> int:
@@ -174,3 +203,17 @@ def test_scores_are_those_of_transformers() -> None:
                 assert best[tuple(np.round(box, 5))] >= score - 1e-5
         assert len(best) > 3
         assert {*best} == {tuple(np.round(box, 5)) for box in theirs["boxes"].tolist()}
+
+
+@pytest.mark.parametrize("precision", [0.0, 12.5, None])
+def test_an_average_precision_of_nothing_is_a_number_and_none_is_none(
+    precision: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "average_precision", lambda found, annotated: precision)
+    metric = detect.DetectMetric({"num_classes": 1})
+    outputs = {"logits": np.zeros((1, 2, 1), np.float32), "boxes": np.ones((1, 2, 4), np.float32)}
+    metric.add(outputs, outputs, [object()])
+    row = metric.result()[0]
+    assert row.fp32 == row.engine == precision
+    assert row.change == (None if precision is None else 0)
+    assert row.label == ("COCO AP (there are no boxes)" if precision is None else "COCO AP")

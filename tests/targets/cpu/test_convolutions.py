@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from convolutional import SIZE, hybrid
+from torch import nn
 
 from edgevit.calibration.methods import METHODS
 from edgevit.calibration.run import calibrate
@@ -100,3 +101,59 @@ def test_rows_say_why_products_stay_in_float(graph, images):
         "depthwise": "a depthwise convolution: float is faster here",
         "grouped": "a convolution in groups: float is faster here",
     }
+
+
+class Chained(nn.Module):
+    """Convolutions with nothing between them, whose codes the engine makes before it moves them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 32, 3, padding=1)
+        self.second, self.third = nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 48, 2, padding=1)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x):
+        x = self.third(self.second(self.second(self.first(x).relu())))
+        return self.head(x.flatten(2).transpose(1, 2)).mean(1)
+
+
+@pytest.mark.parametrize(("bits", "method"), [(8, "minmax"), (4, "minmax"), (4, "gptq")])
+def test_convolutions_behind_each_other(images, bits, method):
+    graph = TARGET.prepare(graph_from_module(Chained(), SIZE))
+    quantized = quantized_at(graph, images, bits, method)
+    lowered = TARGET.lower(quantized)
+    assert {row["kernel"] for row in lowered.layers if row["kind"] == "conv"} == {
+        "float32",  # of three channels
+        "MatMulIntegerToFloat",
+    }
+    assert all(row.is_exact for row in integer_layer_parity(quantized, images.numpy()))
+    session = EngineSession(whole_model(lowered.onnx, lowered.tensors))
+    assert torch.equal(torch.from_numpy(session.run(images.numpy())), quantized.forward(images))
+
+
+class _InARow(torch.nn.Module):
+    """Convolutions and linears with nothing between them but what moves values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, 32, 4, 4)
+        self.across = torch.nn.Conv2d(32, 32, (1, 5), padding=(0, 2))
+        self.down = torch.nn.Conv2d(32, 32, (5, 1), padding=(2, 0))
+        self.head = torch.nn.Linear(32, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.down(self.across(self.stem(image)))  # [B, 32, 8, 8]
+        return self.head(x.flatten(2).transpose(1, 2)[:, ::2]).mean(1)
+
+
+def test_products_in_a_row_are_integer_kernels_that_the_engine_renames(images):
+    """It rounds a product's output before it cuts or moves it, and gives it another name."""
+    quantized = quantized_at(TARGET.prepare(graph_from_module(_InARow(), SIZE)), images)
+    lowered = TARGET.lower(quantized)
+    assert {row["kernel"] for row in lowered.layers} == {"MatMulIntegerToFloat"}
+    found = EngineSession(
+        whole_model(lowered.onnx, lowered.tensors), session_config=lowered.session_config
+    ).run(images.numpy())
+    assert torch.equal(torch.from_numpy(found), quantized.forward(images))

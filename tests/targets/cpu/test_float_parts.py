@@ -112,6 +112,7 @@ FUNCTIONS = {
     "avg_pool": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "bilinear": lambda x: F.interpolate(x, (12, 20), mode="bilinear"),
     "bicubic": lambda x: F.interpolate(x, (12, 20), mode="bicubic"),
+    "bicubic_smaller": lambda x: F.interpolate(x, (13, 5), mode="bicubic", align_corners=True),
     "depthwise": nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.SiLU()),
     "convolution": nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()),
     "residual": lambda x: x + F.gelu(F.conv2d(x, torch.ones(16, 1, 3, 3) / 9, None, 1, 1, 1, 16)),

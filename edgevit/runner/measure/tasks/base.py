@@ -70,7 +70,7 @@ class Task:
     """A task; a module of this folder with a `TASK` of this kind is one.
 
     Args:
-        name: One of `edgevit.bundle.outputs.TASKS`.
+        name: One of `edgevit.data.tasks.TASKS`.
         metric: Makes an empty metric of a manifest's ``model``.
         main: Label of the row that counts.
     """

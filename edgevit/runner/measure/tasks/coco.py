@@ -39,8 +39,8 @@ def check_installed() -> None:
         )
 
 
-def average_precision(found: Sequence[Found], annotated: Sequence[Annotated]) -> float:
-    """Return AP in percent, -100 where no annotated box counts.
+def average_precision(found: Sequence[Found], annotated: Sequence[Annotated]) -> float | None:
+    """Return AP in percent, None where no annotated box counts.
 
     Args:
         found: Boxes of each image.
@@ -53,6 +53,8 @@ def average_precision(found: Sequence[Found], annotated: Sequence[Annotated]) ->
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    if all(one.crowd.all() for one in annotated):
+        return None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         truth = COCO()
         truth.dataset = _dataset(annotated)

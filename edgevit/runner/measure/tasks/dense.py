@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgevit.runner.measure.scores import predicted_classes
 from edgevit.runner.measure.tasks.resampling import percent_over_images
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from edgevit.runner.measure.paired import Interval
 
-IGNORED = 255
-"""Label of pixels that do not count."""
+IGNORED = -1
+"""Label of pixels that do not count, which is no class of any model."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,14 @@ def label_maps(
     """Return the best class of each pixel, int64 [B, H, W]; of equal ones the lower.
 
     Args:
-        logits: float32 [B, classes, h, w].
+        logits: float32 [B, classes, h, w]; a single one tells two classes apart at 0.
         size: (H, W) to which logits are resized bilinearly first, corners not aligned.
     """
-    resized = logits if size in (None, logits.shape[2:]) else resize(logits, size)
-    best: npt.NDArray[np.int64] = resized.argmax(axis=1)
-    return best
+    maps = [  # an image at a time: resized logits of a batch may take gigabytes
+        predicted_classes(one if size in (None, one.shape[2:]) else resize(one, size))[0]
+        for one in logits[:, None]
+    ]
+    return np.stack(maps)
 
 
 def resize(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -47,9 +47,8 @@ class DetectMetric:
         """Return AP with annotations, and which boxes the models share."""
         rows = []
         if self.annotations:
-            engine = average_precision(self.kept["engine"], self.annotations)
-            fp32 = self.kept["fp32"] and average_precision(self.kept["fp32"], self.annotations)
-            rows.append(_precision(fp32 or None, engine))
+            found = [self.kept["fp32"], self.kept["engine"]]
+            rows.append(_precision(*(_ap(each, self.annotations) for each in found)))
         counts = np.array(self.counts, np.int64).reshape(-1, 4)  # [N, 4]
         if len(counts):
             rows += [
@@ -76,7 +75,14 @@ def _share(label: str, matches: npt.NDArray[np.int64], boxes: npt.NDArray[np.int
     return MetricRow(label, None, found.value, "%", None, found.low, found.high)
 
 
-def _precision(fp32: float | None, engine: float) -> MetricRow:
+def _ap(found: list[Found], annotations: list[Any]) -> float | None:
+    """Return AP of a model in percent; None of one that was not run, or where no box counts."""
+    return average_precision(found, annotations) if found else None
+
+
+def _precision(fp32: float | None, engine: float | None) -> MetricRow:
+    if engine is None:
+        return MetricRow(f"{TASK.main} (there are no boxes)", None, None, "%")
     change = None if fp32 is None else engine - fp32
     return MetricRow(TASK.main, fp32, engine, "%", change)
 

@@ -1,6 +1,7 @@
 """The task `features`: cosine and SQNR of the engine's outputs against those of fp32.
 
-The cosine of an image is that of all its outputs, each flattened; SQNR is of all images together.
+An output's cosine is the mean of that of each image, all elements in one row; its SQNR is of all
+images together.
 """
 
 from __future__ import annotations

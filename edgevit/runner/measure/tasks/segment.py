@@ -9,7 +9,6 @@ import numpy as np
 from edgevit.errors import DataError
 from edgevit.runner.measure.tasks.base import MetricRow, Task
 from edgevit.runner.measure.tasks.dense import (
-    IGNORED,
     Overlaps,
     change_of_miou,
     label_maps,
@@ -33,13 +32,13 @@ class SegmentMetric:
         self.between: list[Overlaps] = []
 
     def add(self, reference: Outputs | None, engine: Outputs, labels: Any) -> None:
-        """Add a batch; `labels` int64 [B, H, W] are label maps of the input's size.
+        """Add a batch; `labels` int64 [B, H, W] are label maps of the input's size, -1 for nothing.
 
         Raises:
             DataError: A label is no class of the model (EV931).
         """
         name = next(iter(engine))
-        classes = engine[name].shape[1]
+        classes = max(engine[name].shape[1], 2)  # one logit tells two apart
         found = label_maps(engine[name], self.size)  # [B, H, W]
         wanted = None if reference is None else label_maps(reference[name], self.size)
         if wanted is not None:
@@ -53,10 +52,16 @@ class SegmentMetric:
             self.fp32.append(overlaps(wanted, maps, classes))
 
     def result(self) -> list[MetricRow]:
-        """Return mean IoU of both models with label maps, and that of the one against the other."""
+        """Return mean IoU of both models with label maps, and that of the one against the other.
+
+        Raises:
+            DataError: No pixel of the label maps counts (EV441).
+        """
         rows = []
         if self.engine:
             engine = Overlaps.joined(self.engine)
+            if not engine.counted.any():
+                raise _nothing_counts()
             fp32 = Overlaps.joined(self.fp32) if self.fp32 else None
             rows.append(_against_labels(fp32, engine))
         if self.between:
@@ -80,16 +85,26 @@ def _against_labels(fp32: Overlaps | None, engine: Overlaps) -> MetricRow:
 
 
 def _check(maps: npt.NDArray[np.int64], classes: int) -> None:
-    wrong = maps[(maps != IGNORED) & ((maps >= classes) | (maps < 0))]
+    wrong = maps[maps >= classes]
     if wrong.size:
         raise DataError(
             "EV931",
             f"Label {int(wrong.flat[0])} is not a class of the model.",
             where="label maps",
-            why=f"The model has {classes} classes, 0 to {classes - 1}; {IGNORED} does not count.",
+            why=f"The model has {classes} classes, 0 to {classes - 1}; 255 does not count.",
             try_next="Number the label maps as the model does; where 0 is to be left out and "
-            f"classes begin at 1, subtract 1 and write {IGNORED} for 0.",
+            "classes begin at 1, subtract 1 and write 255 for 0.",
         )
+
+
+def _nothing_counts() -> DataError:
+    return DataError(
+        "EV441",
+        "No pixel of the label maps counts.",
+        where="label maps",
+        why="All of them are 255, which does not count.",
+        try_next="Give the label maps of these images: pixels are classes of the model.",
+    )
 
 
 TASK = Task(name="segment", metric=SegmentMetric, main="mean IoU")

@@ -8,18 +8,21 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgevit.targets.onnx.context import Emitter, Lowering, args, arguments, no_form
+from edgevit.graph.shapes import args_of, arguments_of
+from edgevit.targets.onnx.context import Emitter, Lowering, no_form
 
 aten = torch.ops.aten
 
 
 def _softmax(context: Lowering, node: fx.Node) -> None:
-    context.builder.add("Softmax", [context.operand(args(node)[0])], node.name, axis=args(node)[1])
+    context.builder.add(
+        "Softmax", [context.operand(args_of(node)[0])], node.name, axis=args_of(node)[1]
+    )
 
 
 def layer_norm_attributes(context: Lowering, node: fx.Node) -> tuple[list[str], dict[str, Any]]:
     """Return the names of weight and bias, and the attributes of a LayerNormalization."""
-    _, normalized, weight, bias, epsilon, *_ = arguments(
+    _, normalized, weight, bias, epsilon, *_ = arguments_of(
         node, input=None, normalized_shape=None, weight=None, bias=None, eps=1e-5
     )
     if weight is None:  # ONNX asks for one
@@ -32,13 +35,13 @@ def layer_norm_attributes(context: Lowering, node: fx.Node) -> tuple[list[str], 
 
 def _layer_norm(context: Lowering, node: fx.Node) -> None:
     affine, attributes = layer_norm_attributes(context, node)
-    inputs = [context.operand(args(node)[0]), *affine]
+    inputs = [context.operand(args_of(node)[0]), *affine]
     context.builder.add("LayerNormalization", inputs, node.name, **attributes)
 
 
 def _reduce(op: str) -> Emitter:
     def emit(context: Lowering, node: fx.Node) -> None:
-        x, dims, keep, *_ = arguments(node, input=None, dim=None, keepdim=False)
+        x, dims, keep, *_ = arguments_of(node, input=None, dim=None, keepdim=False)
         _add_reduction(context, node, op, x, dims, keep)
 
     return emit
@@ -58,7 +61,7 @@ _NORMS = {1: "ReduceL1", 2: "ReduceL2"}
 
 
 def _vector_norm(context: Lowering, node: fx.Node) -> None:
-    x, order, dims, keep, *_ = arguments(node, input=None, ord=2, dim=None, keepdim=False)
+    x, order, dims, keep, *_ = arguments_of(node, input=None, ord=2, dim=None, keepdim=False)
     if order not in (1, 2):
         raise no_form(node, f"ord={order}", "Write it as abs, pow and sum in the model.")
     _add_reduction(context, node, _NORMS[order], x, dims, keep)
