@@ -1,8 +1,8 @@
 """A convolution in integers on the CPU: its patches as rows of 8-bit codes, and rows as an image.
 
-Codes are moved, not values: transposed to [H, W, C], padded with the code of zero and gathered, a
-row of channels for each tap. ONNX Runtime's own ConvInteger takes 1.3 to 1.9 times as long as the
-float convolution (docs/log.md); this takes 0.2 to 0.9 of it from 24 channels on.
+Codes are moved, not values: transposed to [H, W, C], padded with what zero is rounded to and
+gathered, a row of channels for each tap. ONNX Runtime's own ConvInteger takes 1.3 to 1.9 times as
+long as the float convolution (docs/log.md); this takes 0.2 to 0.9 of it from 24 channels on.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LAYOUT = {aten.reshape.default, aten.permute.default}
 
 
 def write_patches(
-    context: Lowering, codes: str, zero: str, operand: fx.Node, window: Window, stem: str
+    context: Lowering, codes: str, padding: str, operand: fx.Node, window: Window, stem: str
 ) -> str:
     """Emit the patches [B H' W', kh kw C] of codes [B, C, H, W]; return their name.
 
     Args:
-        zero: The code of the number 0.
+        padding: What the number 0 is rounded to; a codebook need not have a level there.
         operand: The node whose codes they are.
     """
     add, integers = context.builder.add, context.integers
@@ -35,7 +35,7 @@ def write_patches(
     codes = add("Transpose", [codes], f"{stem}_pixels", perm=[0, 2, 3, 1])  # [B, H, W, C]
     if any(window.padding):
         ends = [0, *window.padding, 0]
-        codes = add("Pad", [codes, integers("pads", ends * 2), zero], f"{stem}_padded")
+        codes = add("Pad", [codes, integers("pads", ends * 2), padding], f"{stem}_padded")
     high, wide = window.padded
     flat = integers("shape", [-1, high * wide, channels])
     codes = add("Reshape", [codes, flat], f"{stem}_places")  # [B, Hp Wp, C]

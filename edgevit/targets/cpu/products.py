@@ -103,7 +103,7 @@ class QuantizedWriter:
             if gemm.window is None:
                 self._linear(context, layer, rounded, output)
             else:
-                patches = self._patches(context, operands[0], rounded, gemm.window)
+                patches = self._patches(context, operands[0], layer.grid, rounded, gemm.window)
                 self._convolution(context, layer, gemm.window, patches, output)
         else:
             pairs = zip(operands, layer.input_grids, strict=True)
@@ -140,13 +140,19 @@ class QuantizedWriter:
         self.probes[output] = _probes([rounded], output, bias=bias)
 
     def _patches(
-        self, context: Lowering, operand: fx.Node, rounded: IntegerOperand, window: Window
+        self,
+        context: Lowering,
+        operand: fx.Node,
+        grid: Grid,
+        rounded: IntegerOperand,
+        window: Window,
     ) -> IntegerOperand:
         """Lay the codes of a convolution's input out as its patches; written once."""
         key = (rounded.codes, window)
         if key not in self._unfolded:
             stem = f"{rounded.codes}_w{sum(k[0] == rounded.codes for k in self._unfolded)}"
-            codes = write_patches(context, rounded.codes, rounded.zero, operand, window, stem)
+            padding = context.builder.constant(f"{stem}_padding", _carried(grid, torch.zeros(())))
+            codes = write_patches(context, rounded.codes, padding, operand, window, stem)
             self._unfolded[key] = replace(rounded, codes=codes)
         return self._unfolded[key]
 
@@ -185,14 +191,18 @@ def _probes(
 
 def _constant_operand(builder: OnnxBuilder, value: Tensor, grid: Grid, stem: str) -> IntegerOperand:
     """Store the codes of a constant operand, in the type in which an activation's are carried."""
-    carrier = integer_type(signed=grid.spec.signed)
-    carried = grid.operand(grid.codes(value)) + grid.operand_offset
-    codes = array_of(carried).astype(carrier)
+    codes = _carried(grid, value)
     name = builder.constant(f"{stem}_codes", codes, bits=_packed_bits(grid))
     scale = builder.constant(f"{stem}_scale", np.float32(grid.unit.item()))
-    zero = builder.constant(f"{stem}_zero", carrier.type(grid.operand_offset))
+    zero = builder.constant(f"{stem}_zero", codes.dtype.type(grid.operand_offset))
     values = {stem: array_of(value), name: codes}
     return IntegerOperand(source=stem, layout=(), codes=name, scale=scale, zero=zero, values=values)
+
+
+def _carried(grid: Grid, value: Tensor) -> npt.NDArray[Any]:
+    """Return the 8-bit integers in which the engine carries a float32 tensor."""
+    carried = grid.operand(grid.codes(value)) + grid.operand_offset
+    return array_of(carried).astype(integer_type(signed=grid.spec.signed))
 
 
 def _packed_bits(grid: Grid) -> int:

@@ -103,6 +103,17 @@ def test_rows_say_why_products_stay_in_float(graph, images):
     }
 
 
+def test_padding_is_what_the_grid_makes_of_zero(graph, images):
+    """A codebook need not have a level there."""
+    quantized = quantized_at(graph, images, 3, "edgevit-codebook")
+    name = next(gemm.name for gemm in quantized.graph.gemms if gemm.module == "wide")
+    layer = quantized.layers[name]
+    levels = tuple(range(9, 9 + 8 * 20, 20))
+    assert int(layer.grid.zero_point) not in levels
+    quantized.layers[name] = replace(layer, grid=replace(layer.grid, levels=levels))
+    assert all(row.is_exact for row in integer_layer_parity(quantized, images.numpy()))
+
+
 class Chained(nn.Module):
     """Convolutions with nothing between them, whose codes the engine makes before it moves them."""
 
