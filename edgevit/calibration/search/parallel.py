@@ -56,6 +56,7 @@ class SearchChoices:
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
         codebook: Use codebooks likewise.
+        codebook_share: Share of the elements of all activations that may be looked up in tables.
         kinds: Further kinds of grid to use likewise.
         rotate_streams: Rotate residual streams where that pays.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
@@ -72,6 +73,7 @@ class SearchChoices:
     symmetric_activations: bool = False
     twin: bool = False
     codebook: bool = False
+    codebook_share: float = 1.0
     kinds: tuple[str, ...] = ()
     rotate_streams: bool = False
     fold_layernorms: bool = False
