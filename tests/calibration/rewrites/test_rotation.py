@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from edgevit.calibration.rewrites import rotation
 from edgevit.calibration.rewrites.rotation import (
+    find_values,
     mean_keeping_rotation,
     rotate,
     rotate_where_it_pays,
@@ -15,47 +15,46 @@ from edgevit.calibration.rewrites.rotation import (
 from edgevit.calibration.run import Run
 from edgevit.data import open_images
 from edgevit.graph.capture import graph_from_module
-from edgevit.graph.stream import find_streams
+from edgevit.graph.stream import Stream, find_streams
 from edgevit.targets.registry import target_named
 from edgevit.zoo import load_model, reference_images
 
 
 @pytest.mark.parametrize("channels", [1, 2, 7, 192, 384])
 def test_a_rotation_is_orthogonal_and_keeps_the_mean(channels):
-    rotation = mean_keeping_rotation(channels, seed=3)
+    turned = mean_keeping_rotation(channels, seed=3)
     identity = torch.eye(channels, dtype=torch.float64)
-    torch.testing.assert_close(rotation @ rotation.T, identity, atol=1e-12, rtol=0)
+    torch.testing.assert_close(turned @ turned.T, identity, atol=1e-12, rtol=0)
     ones = torch.ones(channels, dtype=torch.float64)
-    torch.testing.assert_close(rotation @ ones, ones, atol=1e-12, rtol=0)
-    assert torch.equal(rotation, mean_keeping_rotation(channels, seed=3))
+    torch.testing.assert_close(turned @ ones, ones, atol=1e-12, rtol=0)
+    assert torch.equal(turned, mean_keeping_rotation(channels, seed=3))
 
 
 def test_it_mixes_every_channel_with_many():
-    rotation = mean_keeping_rotation(192, seed=0)
-    assert float(rotation.abs().max()) < 0.5  # no channel stays what it was
+    assert (
+        float(mean_keeping_rotation(192, seed=0).abs().max()) < 0.5
+    )  # no channel stays what it was
 
 
 def test_the_function_stays_the_same(graph, images):
     turned = graph.clone()
-    streams = find_streams(turned)
+    streams, values = find_streams(turned), find_values(turned)
     assert streams
-    for stream in streams:
-        rotate(turned, stream, mean_keeping_rotation(stream.channels, seed=0))
+    assert len(values) == sum(gemm.kind == "pv" for gemm in graph.gemms)
+    for each in (*streams, *values):
+        rotate(turned, each, mean_keeping_rotation(each.channels, seed=0))
     wanted = graph.forward(images)
     torch.testing.assert_close(turned.forward(images), wanted, atol=2e-5, rtol=1e-4)
-    changed = [
-        name
-        for stream in streams
-        for name in stream.writers
-        if not torch.equal(turned.weight(turned.gemm(name)), graph.weight(graph.gemm(name)))
-    ]
-    assert len(changed) == sum(len(stream.writers) for stream in streams)
+    written = {name for stream in streams for name in stream.writers}
+    written |= {one.writer for one in values}
+    for name in written:
+        assert not torch.equal(turned.weight(turned.gemm(name)), graph.weight(graph.gemm(name)))
 
 
 def test_it_is_rotated_where_outliers_are_no_channels_of_their_own():
     loaded = load_model("vit_cifar10")
     graph = target_named("cpu").prepare(graph_from_module(loaded.model, (3, 32, 32)))
-    (stream,) = find_streams(graph)
+    streams = find_streams(graph)
     pixels, _, _ = next(
         iter(
             open_images(reference_images("calibration"))
@@ -66,8 +65,17 @@ def test_it_is_rotated_where_outliers_are_no_channels_of_their_own():
     images = torch.from_numpy(loaded.preprocessing.normalize(pixels))
     placement = target_named("cpu").place(graph, weight_bits=4, act_bits=4)
     run = Run(graph=graph.clone(), placement=placement, images=images)
-    assert [found.writers for found in rotate_where_it_pays(run)] == [stream.writers]
+    found = rotate_where_it_pays(run)
+    assert [one.writers for one in found if isinstance(one, Stream)] == [streams[0].writers]
     torch.testing.assert_close(
         run.graph.forward(images), graph.forward(images), atol=1e-4, rtol=1e-4
     )
-    assert rotate_where_it_pays(replace(run, seed=1)) == []  # another rotation gains nothing more
+
+
+def test_what_gains_nothing_is_left_as_it_is(split_vit, images, monkeypatch):
+    noise = {gemm.name: 1.0 for gemm in split_vit.gemms}
+    monkeypatch.setattr(rotation, "_noises", lambda run: noise)
+    placement = target_named("cpu").place(split_vit, weight_bits=4, act_bits=4)
+    run = Run(graph=split_vit.clone(), placement=placement, images=images)
+    assert rotate_where_it_pays(run) == []
+    assert torch.equal(run.graph.forward(images), split_vit.forward(images))
