@@ -9,6 +9,11 @@ where it was stopped, and --summary compares the methods image by image afterwar
 
     python benchmarks/accuracy.py --table methods --data cifar10.tar.gz::test
     python benchmarks/accuracy.py --summary
+
+--table real is the same on a real DeiT-Tiny and 400 ImageNet images (results/real.csv). Its data
+lie in $EDGEVIT_DATA or beside the checkout in shared/data; without them it prints SKIPPED.
+
+    EDGEVIT_DATA=DATA python benchmarks/accuracy.py --table real
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import cells
 import methods
 import numpy as np
 import summary
+from real_data import IMAGENET, PHOTOS, WEIGHTS, is_missing
 from rows import add_row
 from subjects import TWINS
 
@@ -31,6 +37,22 @@ from edgevit.runner.engines.onnxruntime.session import session_from_bundle
 from edgevit.runner.measure.accuracy import Predictions, predict_all
 from edgevit.runner.measure.statistics import drop_points
 from edgevit.zoo import reference_images
+
+SMALL = {
+    "models": "vit_cifar10,swin_cifar10",
+    "twins": ",".join(TWINS),
+    "calib": str(reference_images("calibration")),
+}
+REAL = {
+    "models": "deit_t",
+    "twins": "plain",
+    "calib": str(PHOTOS),
+    "data": str(IMAGENET),
+    "weights": WEIGHTS,
+    "bits": "8,6,4/8,4,3",
+    "seeds": "0,1",
+}
+"""What is measured unless an option says otherwise."""
 
 
 class Simulation:
@@ -122,7 +144,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="labelled test images")
-    parser.add_argument("--models", default="vit_cifar10,swin_cifar10")
+    parser.add_argument("--models")
     parser.add_argument("--bits", help="such as 8,6,4/8 (weights/activations)")
     parser.add_argument("--methods", help="two, or in the table of methods all, if left out")
     parser.add_argument(
@@ -130,11 +152,13 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bundles' table")
     table = parser.add_argument_group("the table of methods, results/methods.csv")
-    table.add_argument("--table", choices=("bundles", "methods"), default="bundles")
-    table.add_argument("--twins", default=",".join(TWINS))
+    table.add_argument("--table", choices=("bundles", *cells.TABLES), default="bundles")
+    table.add_argument("--twins")
     table.add_argument("--seeds", help=f"draws of calibration images, {cells.SEEDS}")
-    table.add_argument("--calib", default=str(reference_images("calibration")))
+    table.add_argument("--calib", help="calibration images, those that are embedded if left out")
+    table.add_argument("--weights", type=Path, help="checkpoint file in place of published weights")
     table.add_argument("--num-images", type=int, help="test images, all if left out")
+    table.add_argument("--simulated", type=int, default=1000, help="images simulated as well")
     table.add_argument("--threads", type=int, default=2)
     table.add_argument("--batch", type=int, default=16, help="16 fits the cache")
     table.add_argument("--redo", action="store_true", help="measure cells that have a row again")
@@ -142,10 +166,15 @@ def main() -> int:
     table.add_argument("--reference", default="edgevit", help="what it compares with")
     options = parser.parse_args()
     if options.summary:
-        return summary.main(options.reference)
+        return summary.main(options.reference, options.table.replace("bundles", "methods"))
+    if options.table == "real" and is_missing(WEIGHTS, PHOTOS, IMAGENET):
+        return 0
+    for name, value in (REAL if options.table == "real" else SMALL).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.data is None:
         parser.error("--data is needed")
-    if options.table == "methods":
+    if options.table in cells.TABLES:
         return min(methods.run(options), 1)
     bundles(options)
     return 0

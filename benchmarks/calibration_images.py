@@ -10,15 +10,14 @@ beside the checkout in shared/data; without them it prints SKIPPED. Rows that ar
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from methods import per_image
+from real_data import IMAGENET, PHOTOS, WEIGHTS, is_missing
 from rows import add_row, read_rows
 from subjects import CACHE, save
 from synthesised import psaq_images
@@ -34,8 +33,6 @@ from edgevit.verbs.artefact import tensor_of
 from edgevit.zoo import LoadedModel, load_model
 
 NAME = "calibration_images"
-DATA = Path(os.environ.get("EDGEVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-NEEDED = ("deit_tiny.safetensors", "imagenet_sample", "photos")
 NUM = 32
 NUM_SYNTHESISED = 16
 STEPS = 40
@@ -50,12 +47,10 @@ def main() -> None:
     parser.add_argument("--origins", default="photos,shipped,psaq,shipped+psaq")
     parser.add_argument("--seeds", default="0")
     options = parser.parse_args()
-    missing = [name for name in NEEDED if not (DATA / name).exists()]
-    if missing:
-        print(f"SKIPPED: {', '.join(missing)} not found; set EDGEVIT_DATA")
+    if is_missing(WEIGHTS, IMAGENET, PHOTOS):
         return
     done = {(row["origin"], row["bits"], row["seed"]) for row in read_rows(NAME)}
-    loaded = load_model("deit_t", weights=DATA / "deit_tiny.safetensors")
+    loaded = load_model("deit_t", weights=WEIGHTS)
     graph = CpuTarget().prepare(graph_from_module(loaded.model, loaded.preprocessing.input_size))
     pixels, labels = test_images(loaded)
     fp32 = logits_of(graph.forward, loaded, pixels)
@@ -119,7 +114,7 @@ def calibration_images(loaded: LoadedModel, origin: str, seed: int) -> torch.Ten
 def _of_one_origin(loaded: LoadedModel, origin: str, num: int, seed: int) -> torch.Tensor:
     if origin == "psaq":
         return synthesised(loaded, seed)[:num]
-    images = photographs() if origin == "shipped" else open_images(DATA / "photos")
+    images = photographs() if origin == "shipped" else open_images(PHOTOS)
     (batch, _, _), *_ = images.subset(num, seed).batches(loaded.preprocessing, num)
     return tensor_of(loaded.preprocessing.normalize(batch))
 
@@ -134,7 +129,7 @@ def synthesised(loaded: LoadedModel, seed: int) -> torch.Tensor:
 
 def test_images(loaded: LoadedModel) -> tuple[Any, Any]:
     """Return pixels uint8 [400, H, W, 3] and labels int64 [400]."""
-    images = open_images(DATA / "imagenet_sample")
+    images = open_images(IMAGENET)
     labelled = labels_for(loaded.classes, images, loaded.num_classes)
     parts = list(labelled.batches(loaded.preprocessing, 100))
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

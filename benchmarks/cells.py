@@ -1,4 +1,4 @@
-"""Cells of the table of methods: what identifies one, which are asked for, which are measured."""
+"""Cells of the tables of methods: what identifies one, which are asked for, which are measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from edgevit.calibration.methods import METHODS, method_named
 
 BITS = "8,6,4/8,4,3,2/4"
 SEEDS = "0,1,2"
-TABLE = "methods"
+TABLES = ("methods", "real")
+"""The small models with their twins, and a real DeiT-Tiny; results/NAME.csv of each."""
 NUM_CALIB = 32
 """The number of calibration images that goes without saying."""
 
@@ -74,15 +75,15 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
         )
 
 
-def is_done(cell: Cell, num_images: int | None) -> bool:
-    """Whether there is a row of this cell with the same --num-images."""
+def is_done(cell: Cell, num_images: int | None, table: str) -> bool:
+    """Whether a table has a row of this cell with the same --num-images."""
     asked = str(num_images or "all")
-    return any(Cell.of(r) == cell and r["asked_images"] == asked for r in read_rows(TABLE))
+    return any(Cell.of(r) == cell and r["asked_images"] == asked for r in read_rows(table))
 
 
-def latest_rows() -> list[dict[str, str]]:
-    """Return the rows of the table; of a cell that was measured again, the last row counts."""
-    rows = {(Cell.of(r), r["asked_images"]): r for r in read_rows(TABLE)}
+def latest_rows(table: str) -> list[dict[str, str]]:
+    """Return the rows of a table; of a cell that was measured again, the last row counts."""
+    rows = {(Cell.of(r), r["asked_images"]): r for r in read_rows(table)}
     return list(rows.values())
 
 

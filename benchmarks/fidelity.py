@@ -15,17 +15,16 @@ without them it prints SKIPPED. Rows that are there are kept.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from real_data import CIFAR, IMAGENET, PHOTOS, WEIGHTS, is_missing
 from rows import add_row, read_rows
 from torch import nn
 
@@ -39,8 +38,6 @@ from edgevit.verbs.artefact import Artefact, logits_of
 from edgevit.zoo import EMBEDDED_MODELS, load_model, reference_images
 
 NAME = "fidelity"
-DATA = Path(os.environ.get("EDGEVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-NEEDED = ("deit_tiny.safetensors", "imagenet_sample", "photos", "cifar10.tar.gz")
 BATCH, FEW = 8, 16
 FAMILIES = (
     "hf:swin",
@@ -76,9 +73,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=400)
     parser.add_argument("--torch-images", type=int, default=100, help="for fp32 and `torch_...`")
     options = parser.parse_args()
-    missing = [name for name in NEEDED if not (DATA / name).exists()]
-    if missing:
-        print(f"SKIPPED: {', '.join(missing)} not found; set EDGEVIT_DATA")
+    if is_missing(WEIGHTS, IMAGENET, PHOTOS, CIFAR):
         return
     done = {(row["model"], row["method"], row["bits"]) for row in read_rows(NAME)}
     models = ",".join(FAMILIES) if options.models == "families" else options.models
@@ -95,7 +90,7 @@ def measure(
 ) -> dict[str, Any]:
     """Quantize, run and simulate; return the row."""
     artefact = quantized(model, method, bits)
-    test = DATA / "cifar10.tar.gz::test" if model in EMBEDDED_MODELS else DATA / "imagenet_sample"
+    test = f"{CIFAR}::test" if model in EMBEDDED_MODELS else IMAGENET
     preprocessing = artefact.model.preprocessing
     subset = open_images(str(test)).subset(num_images, 1)
     pixels = np.concatenate([p for p, _, _ in subset.batches(preprocessing, BATCH)])
@@ -144,10 +139,9 @@ def quantized(model: str, method: str, bits: str) -> Artefact:
     if model in EMBEDDED_MODELS:
         calibration = str(reference_images("calibration"))
         return api.quantize(model, calibration, method=method, **widths)
-    photos = str(DATA / "photos")
+    photos = str(PHOTOS)
     if model == "deit_t":
-        weights = DATA / "deit_tiny.safetensors"
-        return api.quantize(model, photos, method=method, weights=weights, **widths)
+        return api.quantize(model, photos, method=method, weights=WEIGHTS, **widths)
     if not model.startswith("hf:"):
         return api.quantize(model, photos, method=method, pretrained=False, num_calib=8, **widths)
     return api.quantize(

@@ -1,7 +1,7 @@
-"""The table of methods: every method at every width on the small models and their twins.
+"""The tables of methods: every method at every width on the small models, or on a real DeiT-Tiny.
 
 One cell is one calibration, run over all test images. Each finished cell is appended to
-results/methods.csv at once, and its per-image results are kept in the cache, so that the benchmark
+results/TABLE.csv at once, and its per-image results are kept in the cache, so that the benchmark
 can be stopped and started again and methods can be compared image by image later.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from cells import TABLE, Cell, cells, is_done
+from cells import Cell, cells, is_done
 from paired import mean_interval, percent
 from rows import add_row
 from subjects import Run, Subject, in_batches, save, subject
@@ -34,9 +34,6 @@ from edgevit.runner.measure.statistics import drop_points
 from edgevit.targets.onnx.builder import whole_model
 from edgevit.targets.registry import target_named
 
-SIMULATED_IMAGES = 1000
-"""How many images are run through the simulation too, when the engine runs them all."""
-
 
 def run(options: argparse.Namespace) -> int:
     """Measure all cells that have no row yet; return how many could not be measured."""
@@ -46,7 +43,13 @@ def run(options: argparse.Namespace) -> int:
     @cache
     def subject_of(model: str, twin: str) -> Subject:
         return subject(
-            model, twin, options.data, options.num_images, options.threads, options.batch
+            model,
+            twin,
+            options.data,
+            options.num_images,
+            options.threads,
+            options.batch,
+            options.weights,
         )
 
     @cache
@@ -57,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
         return torch.from_numpy(preprocessing.normalize(pixels))
 
     for cell in cells(options):
-        if not options.redo and is_done(cell, options.num_images):
+        if not options.redo and is_done(cell, options.num_images, options.table):
             continue
         try:
             on = subject_of(cell.model, cell.twin)
             images = images_of(cell.model, cell.num_calib, cell.seed)
-            add_row(TABLE, measure(cell, on, images, options))
+            add_row(options.table, measure(cell, on, images, options))
         except Exception as error:  # one method's defect must not cost the rest of a night
             failed += 1
             print(f"no row of {cell}: {type(error).__name__}: {error}", flush=True)
@@ -81,7 +84,7 @@ def measure(
     runner = simulation(quantized) if engine is None else engine.run
     sizes = {"batch": options.batch, "threads": options.threads}
     logits = in_batches(runner, on.images.pixels, on.preprocessing, **sizes)
-    part = np.linspace(0, len(logits) - 1, min(SIMULATED_IMAGES, len(logits))).astype(int)
+    part = np.linspace(0, len(logits) - 1, min(options.simulated, len(logits))).astype(int)
     simulated = logits[part]
     if engine is not None:
         pixels = on.images.pixels[part]

@@ -1,4 +1,4 @@
-"""Compares the methods measured so far: results/methods_paired.csv, and the findings in words."""
+"""Compares the methods measured so far: results/TABLE_paired.csv, and the findings in words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OURS_TOO = ("edgevit-train", "edgevit-codebook")
 """No contest for `edgevit`: one trains weights, both have grids of their own."""
 
 
-def kept() -> tuple[dict[tuple[Any, ...], Found], int]:
-    """Return the per-image results of the table's rows, and how many rows have none here."""
+def kept(table: str) -> tuple[dict[tuple[Any, ...], Found], int]:
+    """Return the per-image results of a table's rows, and how many rows have none here."""
     results: dict[tuple[Any, ...], Found] = {}
     missing = 0
-    for row in latest_rows():
+    for row in latest_rows(table):
         cell = Cell.of(row)
         path = cell.path(row["images_sha256"])
         if not path.exists():
@@ -53,16 +53,16 @@ def sentence(row: dict[str, Any]) -> str:
     )
 
 
-def main(reference: str) -> int:
+def main(reference: str, table: str) -> int:
     """Write the paired comparisons and print the reference against the best other method."""
-    results, missing = kept()
+    results, missing = kept(table)
     rows = comparisons(results, reference)
     if missing:
         print(f"{missing} rows have no per-image results on this machine and are left out")
     if not rows:
         print(f"nothing to compare with {reference}")
         return 1
-    with (RESULTS / "methods_paired.csv").open("w", newline="") as file:
+    with (RESULTS / f"{table}_paired.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(

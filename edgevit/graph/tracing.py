@@ -80,11 +80,12 @@ def run_layout(module: GraphModule, node: Any, values: dict[Node, Tensor]) -> Te
     found = {source: run_layout(module, source, values) for source in node.all_input_nodes}
     if any(value is None for value in found.values()):
         return None
-    values[node] = _move(node, found)
+    values[node] = move(node, found)
     return values[node]
 
 
-def _move(node: Node, inputs: dict[Node, Any]) -> Tensor:
+def move(node: Node, inputs: dict[Node, Any]) -> Tensor:
+    """Return a layout operator's output for integers in place of each node that it reads."""
     args = map_arg(args_of(node), inputs.__getitem__)
     if node.target is aten.mean.dim:
         low, high = args[0].amin(args[1]), args[0].amax(args[1])

@@ -1,8 +1,10 @@
 """EdgeViT's default: everything a calibration of minutes can do, in integers from layer to layer.
 
-1. LayerNorm outputs are reparameterised with a migration exponent (RepQ-ViT, arXiv 2212.08254),
-   the channels of q, k and v evened out, and heads brought to one range; all of it is exact.
-2. Activation grids come from Fisher-weighted histograms (PTQ4ViT's objective, arXiv 2111.12293).
+1. Residual streams are rotated where that pays (`edgevit.calibration.rewrites.rotation`), LayerNorm
+   outputs reparameterised with a migration exponent (RepQ-ViT, arXiv 2212.08254), the channels of
+   q, k and v evened out, and heads brought to one range; all of it is exact.
+2. Activation grids come from Fisher-weighted histograms (PTQ4ViT's objective, arXiv 2111.12293);
+   codebooks are used where they save most for the time they cost.
 3. In execution order, every layer with the input the quantized layers before it produce: the
    weight is refitted by ridge regression (ERQ, arXiv 2407.06794), its scales are searched on the
    Gram matrix, it is rounded by GPTQ (arXiv 2210.17323), and the bias takes the mean error
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from edgevit.calibration.rewrites.regression import moments, refit
 from edgevit.calibration.run import Method, Run
+from edgevit.calibration.search.affordable import affordable_codebooks, without_twins
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.parallel import (
     OPERATORS_MUST_SAVE,
@@ -29,19 +32,23 @@ from edgevit.calibration.search.rounded_weight import round_weight
 from edgevit.calibration.search.sequential import Decide, Layer, Operands, walk
 from edgevit.calibration.search.shared_grids import GridChooser
 from edgevit.calibration.statistics.fisher import Statistics
-from edgevit.graph.model import Gemm
+from edgevit.calibration.statistics.ranges import Ranges
+from edgevit.graph.model import Gemm, Site
 from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
 
 CHOICES = SearchChoices(
     activations="fisher",
     weights="gram",
     twin=True,
+    codebook=True,
+    codebook_share=0.5,
+    rotate_streams=True,
     fold_layernorms=True,
     equalize_channels=True,
 )
 
 
-WITH_CODEBOOKS = replace(CHOICES, codebook=True)
+WITH_CODEBOOKS = replace(CHOICES, codebook_share=1.0)
 
 
 def calibrate(run: Run) -> QuantizedGraph:
@@ -81,9 +88,7 @@ def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
     statistics = run.statistics(ranges, weighted=True, grams=False)
     quantized = run.quantized()
     targets: dict[str, Tensor] = {}
-    grids = GridChooser(
-        run.graph, lambda site: activation_grid(run.placement, site, ranges, statistics, choices)
-    )
+    grids = _grids(run, ranges, statistics, choices)
     quantized.notes += missing_notes(
         run.graph, run.placement, statistics, grids.grid, must_save=OPERATORS_MUST_SAVE
     )
@@ -97,6 +102,23 @@ def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
         return layer
 
     return CalibrationPlan(quantized=quantized, decide=decide, targets=targets)
+
+
+def _grids(
+    run: Run, ranges: Ranges, statistics: Statistics, choices: SearchChoices
+) -> GridChooser[Grid]:
+    """Return the grids of all activations, codebooks only as far as their share goes."""
+
+    def choose(site: Site, codebook: bool) -> Grid:
+        own = without_twins(run.placement, site, replace(choices, codebook=codebook))
+        return activation_grid(run.placement, site, ranges, statistics, own)
+
+    if choices.codebook_share >= 1:
+        return GridChooser(run.graph, lambda site: choose(site, True))
+    grids: GridChooser[Grid] = GridChooser(run.graph, lambda site: choose(site, False))
+    for site, grid in affordable_codebooks(run, ranges, statistics, choices, choose):
+        grids.keep(site, grid)
+    return grids
 
 
 def _tokens(statistics: Statistics, gemm: Gemm, output: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def fold_layernorms(
     """
     folded: list[str] = []
     for feed, linears in foldable(graph, sites):
-        shift, factor = _choose(graph, linears, ranges, weight_bits, act_bits)
+        shift, factor, _ = best_fold(graph, linears, ranges, weight_bits, act_bits)
         reparameterize(graph, feed, linears, shift, factor)
         for linear in linears:
             ranges[linear.left.name] = ranges[linear.left.name].rescaled(shift, factor)
@@ -52,10 +52,10 @@ def foldable(graph: Graph, sites: set[str]) -> list[tuple[LayerNormFeed, list[Ge
     return list(found.values())
 
 
-def _choose(
+def best_fold(
     graph: Graph, linears: list[Gemm], ranges: Ranges, weight_bits: int, act_bits: int
-) -> tuple[Tensor, Tensor]:
-    """Return (shift [C], factor [C]) with the least expected rounding noise."""
+) -> tuple[Tensor, Tensor, float]:
+    """Return the shift [C] and factor [C] with the least expected rounding noise, and that."""
     seen = ranges[linears[0].left.name]
     weight = torch.cat([graph.weight(g) for g in linears])  # [sum of out, C]
     width = (seen.typical_high - seen.typical_low).clamp_min(1e-6)  # [C]
@@ -63,7 +63,7 @@ def _choose(
     spread = width / width.log().mean().exp()  # [C], geometric mean 1
     factors = [spread**exponent for exponent in EXPONENTS]
     noises = [rounding_noise(seen, weight, width, shift, f, weight_bits, act_bits) for f in factors]
-    return shift, factors[noises.index(min(noises))]
+    return shift, factors[noises.index(min(noises))], min(noises)
 
 
 def rounding_noise(

@@ -16,6 +16,7 @@ from edgevit.calibration.rewrites.bias import correct_biases
 from edgevit.calibration.rewrites.channels import equalize_channels
 from edgevit.calibration.rewrites.heads import common_step, equalize_heads
 from edgevit.calibration.rewrites.layernorm import fold_layernorms
+from edgevit.calibration.rewrites.rotation import rotate_where_it_pays
 from edgevit.calibration.run import Calibrator, Run
 from edgevit.calibration.search import activation_grids, weight_scales
 from edgevit.calibration.search.head_steps import head_steps
@@ -55,7 +56,9 @@ class SearchChoices:
         symmetric_activations: Zero points in the middle of the code range.
         twin: Use twin grids where the target offers them and they have less error.
         codebook: Use codebooks likewise.
+        codebook_share: Share of the elements of all activations that may be looked up in tables.
         kinds: Further kinds of grid to use likewise.
+        rotate_streams: Rotate residual streams where that pays.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
         equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
@@ -70,7 +73,9 @@ class SearchChoices:
     symmetric_activations: bool = False
     twin: bool = False
     codebook: bool = False
+    codebook_share: float = 1.0
     kinds: tuple[str, ...] = ()
+    rotate_streams: bool = False
     fold_layernorms: bool = False
     equalize_channels: bool = False
     equalize_heads: bool = True
@@ -124,6 +129,8 @@ def rewritten(run: Run, choices: SearchChoices, steps: dict[str, Tensor] | None 
     Args:
         steps: Gets site -> float32 [], the step of q or k where `choices.exact_heads` found one.
     """
+    if choices.rotate_streams:
+        rotate_where_it_pays(replace(run, images=run.images[:PILOT_IMAGES]))
     if choices.equalize_channels:
         equalize_channels(replace(run, images=run.images[:PILOT_IMAGES]))
     ranges, placement = run.observe(), run.placement

@@ -1,0 +1,81 @@
+"""Gives codebooks to the activations where they are worth their time, up to a budget of it.
+
+An engine looks every element of such an activation up in a table, so that the time grows with their
+number; what is saved is Fisher-weighted error, which adds up over activations. The activations are
+taken in the order of error saved per element until the budget is full, which is the greedy solution
+of a knapsack of many small things (Dantzig, "Discrete-variable extremum problems", Operations
+Research 5(2), 1957).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+
+from edgevit.calibration.run import Run
+from edgevit.calibration.search.parallel import SearchChoices
+from edgevit.calibration.statistics.fisher import Statistics
+from edgevit.calibration.statistics.ranges import Ranges
+from edgevit.graph.model import Graph, Site
+from edgevit.graph.shapes import at_batch, shape_of
+from edgevit.graph.sharing import shared_grid_sites
+from edgevit.quantizers.base import Grid
+from edgevit.quantizers.codebook import CodebookGrid
+from edgevit.quantizers.spec import Placement
+
+Choose = Callable[[Site, bool], Grid]
+"""(site, whether codebooks may be used) -> its grid."""
+
+
+def without_twins(placement: Placement, site: Site, choices: SearchChoices) -> SearchChoices:
+    """Return the choices for a site: no twin grid where the target offers a codebook too.
+
+    A twin grid takes more operators, on a CPU four times the time of a table for each element, and
+    has more error at the same width.
+    """
+    kinds = {spec.kind for spec in placement.options[site.name]}
+    return replace(choices, twin=False) if kinds & set(CodebookGrid.kinds) else choices
+
+
+def affordable_codebooks(
+    run: Run, ranges: Ranges, statistics: Statistics, choices: SearchChoices, choose: Choose
+) -> list[tuple[Site, Grid]]:
+    """Return the sites that get a codebook, with it; of sites that share a tensor the first.
+
+    Args:
+        choices: Its `codebook_share` is the budget, as a share of the elements of all activations.
+        choose: Finds a site's best grid.
+    """
+    elements = _elements(run, ranges)
+    savings: list[tuple[float, Site, Grid]] = []  # each per element
+    for site in run.graph.sites:
+        if site.name in elements and isinstance(found := choose(site, True), CodebookGrid):
+            histogram = statistics.histograms[site.name]
+            saved = choose(site, False).error(histogram) - found.error(histogram)
+            savings.append((saved / elements[site.name], site, found))
+    left, chosen = choices.codebook_share * sum(elements.values()), []
+    for _, site, grid in sorted(savings, key=lambda one: one[0], reverse=True):
+        if elements[site.name] <= left:
+            left -= elements[site.name]
+            chosen.append((site, grid))
+    return chosen
+
+
+def _elements(run: Run, ranges: Ranges) -> dict[str, int]:
+    """Return the first site of each tensor -> the number of its elements for one image."""
+    leader, sizes = shared_grid_sites(run.graph), _sizes(run.graph)
+    return {
+        site.name: sizes[site.producer]
+        for site in run.graph.sites
+        if site.name in ranges and leader[site.name] == site.name and _is_activation(run, site)
+    }
+
+
+def _is_activation(run: Run, site: Site) -> bool:
+    return not (site.operand == 1 and run.graph.gemm(site.gemm).weight is not None)
+
+
+def _sizes(graph: Graph) -> dict[str, int]:
+    nodes = graph.module.graph.nodes
+    return {n.name: prod(at_batch(shape_of(n), 1)) for n in nodes if n.op == "call_function"}
