@@ -318,7 +318,7 @@ def _quantize(
 
     model = choices.pop("model", None)
     with show_progress(console()) as progress:
-        artefact = api.quantize(model, images, progress=progress, **choices)
+        artefact = api.quantize(model, images, compare_act_bits=True, progress=progress, **choices)
         progress("write bundle", 0, 1)
         bundle = artefact.save(output, overwrite=overwrite, include_reference=reference)
         progress("write bundle", 1, 1)

@@ -112,6 +112,7 @@ class Method:
         calibrate: From a `Run` to the quantized graph.
         num_images: Calibration images unless the user says otherwise.
         cost: What it costs, in words: passes over the images.
+        takes_long: Whether it runs layers or blocks many times over, for many minutes.
         needs: What a target must offer beyond uniform grids, in words; empty for nothing.
         order: Place in tables: smallest first, by name where it is the same.
     """
@@ -122,6 +123,7 @@ class Method:
     calibrate: Calibrator
     num_images: int = 32
     cost: str = "2 forward passes"
+    takes_long: bool = False
     needs: str = ""
     order: int = 1000
 

@@ -49,6 +49,8 @@ class Target(Protocol):
     """Kinds of grid it runs exactly, in any form of the model; see `GridSpec.kind`."""
     precisions: tuple[str, ...]
     """What the device computes in, where that decides on forms of the model; else empty."""
+    computed_bits: int
+    """Width in bits in which it multiplies activations, however narrow their grids; 0 if in any."""
     seen_to_run: str
     """What of it has run, and on which hardware, in a few words."""
 

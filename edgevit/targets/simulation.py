@@ -34,6 +34,7 @@ class SimulationTarget:
     widths = CpuTarget.widths
     engine = "torch"
     precisions: tuple[str, ...] = ()
+    computed_bits = 0
     seen_to_run = "runs wherever torch does"
     description = "Every grid, simulated in torch; for comparing methods, can't be deployed"
 

@@ -66,6 +66,7 @@ def quantize(
     classes: ClassNames | None = None,
     class_order: str | None = None,
     allow_fallback: bool = False,
+    compare_act_bits: bool = False,
     progress: Progress = no_progress,
 ) -> Artefact:
     """Quantize a vision transformer after training for one target.
@@ -115,6 +116,8 @@ def quantize(
             a model without names; kept in the bundle for `validate`.
         allow_fallback: Keep quantized products that an RTX card's compiler does not run in their
             precision, with a counted warning; about this run, so a recipe does not say it.
+        compare_act_bits: Where activations are narrower than what the target computes in, say in
+            the notes what the target's own width would give; takes some seconds more.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -154,7 +157,7 @@ def quantize(
         fixed_layers=asked.fixed_layers,
     )
     with asked.blamed():
-        made = _quantize(asked, images, limits, checkpoint, progress)
+        made = _quantize(asked, images, limits, checkpoint, compare_act_bits, progress)
         return with_judged_kernels(made, allow_fallback=allow_fallback)
 
 
@@ -163,11 +166,13 @@ def _quantize(
     images: str | Path | ImageSet | None,
     limits: BudgetLimits,
     checkpoint: str | Path | None,
+    compare_act_bits: bool,
     progress: Progress,
 ) -> Artefact:
     """Check what can be checked at once, then load, calibrate and lower."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
+    from edgevit.verbs.wider import wider_note
     from edgevit.zoo.class_names import name_classes, with_names
 
     check_together(_checks(asked, images, limits))
@@ -194,6 +199,10 @@ def _quantize(
     subject = subject_of(loaded, images, num, asked.seed, target, progress)
     recipe = _recipe(asked, subject, widths, num, target)
     artefact = _make(subject, asked, recipe, limits, target, checkpoint, progress)
+    if compare_act_bits:
+        artefact.quantized.notes += wider_note(
+            artefact.quantized, artefact.recipe, subject, target, progress
+        )
     artefact.quantized.notes += [
         *subject.loaded.notes,
         *naming.notes,

@@ -282,5 +282,6 @@ APQ_VIT = Method(
     source="Ding et al., ACM MM 2022, arXiv 2303.14341",
     calibrate=calibrate,
     cost="3 forward passes, 1 backward pass, and every block about 70 times on 16 images",
+    takes_long=True,
     order=70,
 )

@@ -324,5 +324,6 @@ EDGEVIT_TRAIN = Method(
     num_images=1024,
     needs="codebook grids where offered, else those of edgevit",
     cost="minutes to hours: some hundred training steps per block",
+    takes_long=True,
     order=0,
 )

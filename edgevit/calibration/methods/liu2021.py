@@ -243,5 +243,6 @@ LIU2021 = Method(
     source="Liu et al., NeurIPS 2021, arXiv 2106.14156",
     calibrate=calibrate,
     cost="2 forward passes, and every layer 20 to 70 times on 16 images",
+    takes_long=True,
     order=60,
 )

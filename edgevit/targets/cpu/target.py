@@ -53,6 +53,7 @@ class CpuTarget:
     engine = "onnxruntime"
     grids: tuple[str, ...] = (*UniformGrid.kinds, *TwinGrid.kinds, *CodebookGrid.kinds)
     precisions: tuple[str, ...] = ()
+    computed_bits = MAX_BITS
     seen_to_run = "ran on x86-64 in every test, on Arm in emulation"
     description = "ONNX Runtime on this kind of processor, 8-bit integer kernels"
 

@@ -40,6 +40,7 @@ class TensorRTTarget:
     """
 
     widths = tuple(range(MIN_BITS, MAX_BITS + 1))
+    computed_bits = MAX_BITS
     seen_to_run = "not yet on hardware; the graph ran in ONNX Runtime"
 
     def __init__(self, profile: DeviceProfile) -> None:
