@@ -22,9 +22,7 @@ def noted(**choices):
 
 def test_narrow_activations_on_a_device_of_8_bits():
     (note,) = noted(bits=4)
-    assert note.startswith(
-        "activations of 4 bits save neither size nor time on cpu, which computes"
-    )
+    assert note.startswith("activations of 4 bits save neither size nor time on cpu, which ")
     narrow, wide = _numbers(note)
     assert narrow > wide > 0
 
