@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import families_table
+import real_table
 
 from edgevit.calibration.methods import METHODS
 from edgevit.runner.engines.tensorrt.fallback_reasons import PATTERNS
@@ -80,7 +81,13 @@ def families() -> str:
     return _table(families_table.HEAD, families_table.table())
 
 
+def real() -> str:
+    """Return the table of methods on a real DeiT-Tiny."""
+    return _table(real_table.HEAD, real_table.table())
+
+
 TABLES = {
+    "accuracy.md": real,
     "methods.md": methods,
     "command-line.md": targets,
     "tensorrt.md": devices,
