@@ -27,24 +27,28 @@ def best_levels(moments: Tensor, count: int) -> tuple[tuple[int, ...], float]:
     """
     size = moments.shape[1]
     levels, costs = _intervals(moments)  # [N, N] each
-    best = costs[0]  # of cells 0 .. j with one level
-    ends: list[Tensor] = []
+    behind = costs.T.contiguous()  # [N, N]: of the interval i .. j at [j, i]
+    best = [costs[0]]  # of cells 0 .. j with one level, then with at most two, three, ...
     for _ in range(min(count, size) - 1):
-        before = torch.cat([torch.full((1,), torch.inf, dtype=best.dtype), best[:-1]])
-        split, first = (before[:, None] + costs).min(0)  # [N]: the last interval is first .. j
-        taken = split < best
-        ends.append(torch.where(taken, first, -1))
-        best = torch.where(taken, split, best)
+        best.append(torch.minimum((_before(best[-1]) + behind).amin(1), best[-1]))
     found, end = [], size - 1
-    for starts in [*reversed(ends), torch.full((size,), 0)]:
-        start = int(starts[end])
-        if start < 0:  # one more level would not help
-            continue
+    for fewer in [*reversed(best[:-1]), None]:
+        start = 0
+        if fewer is not None:
+            split = _before(fewer) + behind[end]  # [N]: the last interval is start .. end
+            start = int(split.argmin())
+            if split[start] >= fewer[end]:  # one more level would not help
+                continue
         found.append(int(levels[start, end]))
         end = start - 1
         if end < 0:
             break
-    return tuple(sorted(set(found))), float(best[-1])
+    return tuple(sorted(set(found))), float(best[-1][-1])
+
+
+def _before(best: Tensor) -> Tensor:
+    """Return [N]: the error of all cells before cell j; none may be left out."""
+    return torch.cat([best.new_full((1,), torch.inf), best[:-1]])
 
 
 def _intervals(moments: Tensor) -> tuple[Tensor, Tensor]:
