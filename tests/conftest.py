@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # processes side by side: more threads in each would wait for those of the others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, later
 
 settings.register_profile("same", derandomize=True)
 # `--hypothesis-profile=default` draws new examples
