@@ -40,6 +40,9 @@ def options(**changes):
         "threads": 1,
         "batch": 16,
         "redo": False,
+        "table": "methods",
+        "weights": None,
+        "simulated": 1000,
     }
     return argparse.Namespace(**{**defaults, **changes})
 
@@ -85,7 +88,7 @@ def test_goes_on_where_it_was_stopped(monkeypatch, capsys):
             assert 100 * kept["agrees"].mean() == pytest.approx(float(row["agreement_fp32"]))
 
     capsys.readouterr()
-    assert summary.main("mse (8)") == 0
+    assert summary.main("mse (8)", "methods") == 0
     assert "mse (8) has" in capsys.readouterr().out
     with (rows.RESULTS / "methods_paired.csv").open() as file:
         paired = {row["method"]: row for row in csv.DictReader(file)}
@@ -123,7 +126,7 @@ def test_measured_again_the_last_row_counts():
     methods.run(options(methods="minmax", seeds="0"))
     methods.run(options(methods="minmax", seeds="0", redo=True))
     assert len(table()) == 2
-    assert latest_rows() == table()[1:]
+    assert latest_rows("methods") == table()[1:]
 
 
 def test_kl_is_that_of_softmax():

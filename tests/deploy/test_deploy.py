@@ -11,7 +11,7 @@ import pytest
 from named_outputs import SHAPES, Tower, write_images
 from thin_python import bare_python
 
-from edgevit.bundle import open_bundle
+from edgevit.bundle import Bundle, open_bundle
 from edgevit.bundle.compiled import CompiledFile
 from edgevit.bundle.rewriting import write_compiled
 from edgevit.errors import (
@@ -238,11 +238,16 @@ def test_a_bundle_for_tensorrt_on_a_board_without(board, make_bundle, few):
     assert board.left() == []
 
 
-def test_what_fails_there_is_raised_here(board, make_parts, preprocessing, few, tmp_path):
+def test_what_fails_there_is_raised_here(
+    board, make_parts, preprocessing, few, tmp_path, monkeypatch
+):
     parts = make_parts()
     parts.manifest.update(preprocessing=preprocessing)
     logits = parts.golden["logits_simulated"]
     parts.golden["logits_simulated"] = logits[:, :-1]  # of another model: the board has to say so
-    error = refused(BundleError, "EV402", parts.write(tmp_path / "bundle"), few)
+    with monkeypatch.context() as patch:  # who writes a bundle would notice as well
+        patch.setattr(Bundle, "_check_golden", lambda self, arrays: None)
+        path = parts.write(tmp_path / "bundle")
+    error = refused(BundleError, "EV402", path, few)
     assert error.where.startswith("on the board")
     assert board.left() == []

@@ -308,7 +308,7 @@ class Rolled(nn.Module):
         (Widely(), [n for n in TARGETS if n not in ("cpu", "simulation")], "EV319"),
         (Steeply(), [n for n in TARGETS if n != "simulation"], "EV313"),
         (HalfUp(), [n for n in TARGETS if n != "simulation"], "EV313"),
-        (Rolled(), [n for n in TARGETS if n != "simulation"], "EV313"),
+        (Rolled(), TARGETS, "EV303"),
         (
             nn.ConvTranspose2d(16, 4, 2, stride=1, output_padding=1, dilation=2),
             [n for n in TARGETS if n != "simulation"],

@@ -138,6 +138,7 @@ def test_a_default_is_nothing_that_was_given(by_hand, monkeypatch):
     quantized("--recipe", by_hand, "--bits", 6, "--float-layer", "head", "-o", "never")
     seen.pop("progress")
     assert seen == {
+        "compare_act_bits": True,
         "model": None,
         "recipe": str(by_hand),
         "bits": 6,

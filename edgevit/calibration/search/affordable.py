@@ -68,14 +68,11 @@ def _elements(run: Run, ranges: Ranges) -> dict[str, int]:
     return {
         site.name: sizes[site.producer]
         for site in run.graph.sites
-        if site.name in ranges and leader[site.name] == site.name and _is_activation(run, site)
+        if site.name in ranges and leader[site.name] == site.name and site.producer in sizes
     }
-
-
-def _is_activation(run: Run, site: Site) -> bool:
-    return not (site.operand == 1 and run.graph.gemm(site.gemm).weight is not None)
 
 
 def _sizes(graph: Graph) -> dict[str, int]:
     nodes = graph.module.graph.nodes
-    return {n.name: prod(at_batch(shape_of(n), 1)) for n in nodes if n.op == "call_function"}
+    computed = [node for node in nodes if node.op in ("call_function", "placeholder")]
+    return {node.name: prod(at_batch(shape_of(node), 1)) for node in computed}

@@ -10,7 +10,7 @@ from torch import fx
 
 from edgevit.errors import UnsupportedError
 from edgevit.graph.shapes import args_of, arguments_of
-from edgevit.targets.onnx.context import LAST, Emitter, Lowering, no_form
+from edgevit.targets.onnx.context import LAST, Emitter, Lowering
 
 aten = torch.ops.aten
 
@@ -59,8 +59,6 @@ def _pad(context: Lowering, node: fx.Node) -> None:
 def _roll(context: Lowering, node: fx.Node) -> None:
     """Roll axis by axis: the last `shift` entries come first."""
     x, shifts, dims = arguments_of(node, input=None, shifts=None, dims=())
-    if not dims:  # of all elements in one row, those of other images too
-        raise no_form(node, "no dims", "Name the dimensions that are rolled.")
     name = context.operand(x)
     for step, (shift, dim) in enumerate(zip(shifts, dims, strict=True)):
         size = context.shapes[node.name][dim]
