@@ -29,6 +29,7 @@ from edgevit.verbs.inputs import (
     subject_of,
 )
 from edgevit.verbs.options import Asked, options_from
+from edgevit.verbs.wider import wider_note
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,7 +173,6 @@ def _quantize(
     """Check what can be checked at once, then load, calibrate and lower."""
     from edgevit.calibration.methods import method_named
     from edgevit.targets.registry import target_named
-    from edgevit.verbs.wider import wider_note
     from edgevit.zoo.class_names import name_classes, with_names
 
     check_together(_checks(asked, images, limits))

@@ -9,10 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from edgevit.calibration.methods import method_named
-from edgevit.calibration.run import calibrate
 from edgevit.verbs.budget import placement_of
 
 if TYPE_CHECKING:
@@ -28,7 +24,6 @@ FITTED, JUDGED = 8, 16
 """Calibration images that the comparison is calibrated on, and that both are judged on."""
 
 
-@torch.no_grad()
 def wider_note(
     quantized: QuantizedGraph,
     recipe: Recipe,
@@ -41,6 +36,9 @@ def wider_note(
     Nothing where activations have that width, where the model is no classifier, where the method
     takes long, and where wider activations are no better.
     """
+    from edgevit.calibration.methods import method_named
+    from edgevit.calibration.run import calibrate
+
     wide, method = target.computed_bits, method_named(recipe.method)
     narrowest = min([recipe.act_bits, *(acts for _, acts in recipe.layer_bits.values())])
     if narrowest >= wide or method.takes_long or not subject.prepared.is_classifier:

@@ -295,20 +295,12 @@ class HalfUp(nn.Module):
         return F.max_pool2d(x, (2, 3), (4, 2), ceil_mode=True)
 
 
-class Rolled(nn.Module):
-    """A roll of all elements, those of other images too."""
-
-    def forward(self, x):
-        return x.roll(3)
-
-
 @pytest.mark.parametrize(
     ("function", "targets", "code"),
     [
         (Widely(), [n for n in TARGETS if n not in ("cpu", "simulation")], "EV319"),
         (Steeply(), [n for n in TARGETS if n != "simulation"], "EV313"),
         (HalfUp(), [n for n in TARGETS if n != "simulation"], "EV313"),
-        (Rolled(), TARGETS, "EV303"),
         (
             nn.ConvTranspose2d(16, 4, 2, stride=1, output_padding=1, dilation=2),
             [n for n in TARGETS if n != "simulation"],
