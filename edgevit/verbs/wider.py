@@ -1,7 +1,8 @@
 """Says what activations of 8 bits would give where narrower ones save nothing.
 
 A device that computes in 8 bits takes as much time and memory for narrower activations. What they
-cost in accuracy is measured on calibration images, against a quick calibration at 8 bits.
+cost in accuracy is measured against a quick calibration at 8 bits, on photographs that come with
+EdgeViT: the calibration images are no judges, for weights and biases were fitted to them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgevit.verbs.inputs import QuantizationInputs
 
 FITTED, JUDGED = 8, 16
-"""Calibration images that the comparison is calibrated on, and that both are judged on."""
+"""Images that the comparison is calibrated on, and photographs that both are judged on."""
 
 
 def wider_note(
@@ -53,7 +54,7 @@ def wider_note(
         method,
         seed=recipe.seed,
     )
-    images = subject.images[-JUDGED:]
+    images = _photographs(subject, recipe.seed + 1)
     exact = subject.graph.forward(images)
     narrow_kl, wide_kl = (divergence(exact, form.forward(images)) for form in (quantized, other))
     progress("compare with wider activations", 1, 1)
@@ -61,9 +62,18 @@ def wider_note(
         return []
     return [
         f"activations of {narrowest} bits save neither size nor time on {target.name}, which "
-        f"computes in {wide}: KL to fp32 on {len(images)} calibration images is {narrow_kl:.2g}, "
+        f"computes in {wide}: KL to fp32 on {len(images)} photographs is {narrow_kl:.2g}, "
         f"with --act-bits {wide} {wide_kl:.2g}"
     ]
+
+
+def _photographs(subject: QuantizationInputs, seed: int) -> Tensor:
+    from edgevit.data.photographs import photographs
+    from edgevit.verbs.artefact import tensor_of
+
+    preprocessing = subject.loaded.preprocessing
+    pixels, _, _ = next(iter(photographs().subset(JUDGED, seed).batches(preprocessing, JUDGED)))
+    return tensor_of(preprocessing.normalize(pixels))
 
 
 def divergence(exact: Tensor, other: Tensor) -> float:

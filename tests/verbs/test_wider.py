@@ -29,7 +29,7 @@ def test_narrow_activations_on_a_device_of_8_bits():
 
 def _numbers(note):
     """Return both divergences that a note names."""
-    narrow, wide = note.split(" calibration images is ")[1].split(", with --act-bits 8 ")
+    narrow, wide = note.split(" photographs is ")[1].split(", with --act-bits 8 ")
     return float(narrow), float(wide)
 
 
