@@ -20,7 +20,11 @@ from torch import Tensor
 
 from edgevit.calibration.rewrites.regression import moments, refit
 from edgevit.calibration.run import Method, Run
-from edgevit.calibration.search.affordable import affordable_codebooks, without_twins
+from edgevit.calibration.search.affordable import (
+    affordable_codebooks,
+    offers_codebook,
+    without_twins,
+)
 from edgevit.calibration.search.missing_grids import missing_notes
 from edgevit.calibration.search.parallel import (
     OPERATORS_MUST_SAVE,
@@ -35,6 +39,7 @@ from edgevit.calibration.statistics.fisher import Statistics
 from edgevit.calibration.statistics.ranges import Ranges
 from edgevit.graph.model import Gemm, Site
 from edgevit.quantizers.quantized_graph import Grid, IntegerLinear, IntegerMatmul, QuantizedGraph
+from edgevit.quantizers.spec import Placement
 
 CHOICES = SearchChoices(
     activations="fisher",
@@ -90,7 +95,11 @@ def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
     targets: dict[str, Tensor] = {}
     grids = _grids(run, ranges, statistics, choices)
     quantized.notes += missing_notes(
-        run.graph, run.placement, statistics, grids.grid, must_save=OPERATORS_MUST_SAVE
+        run.graph,
+        _without_better(run.placement),
+        statistics,
+        grids.grid,
+        must_save=OPERATORS_MUST_SAVE,
     )
 
     def decide(gemm: Gemm, fp32: Operands, simulated: Operands, output: Tensor) -> Layer:
@@ -102,6 +111,16 @@ def plan_calibration(run: Run, choices: SearchChoices) -> CalibrationPlan:
         return layer
 
     return CalibrationPlan(quantized=quantized, decide=decide, targets=targets)
+
+
+def _without_better(placement: Placement) -> Placement:
+    """Return the placement without twin grids that are missing where a codebook is offered."""
+    missing = {
+        site: grid
+        for site, grid in placement.missing.items()
+        if not offers_codebook(placement, site)
+    }
+    return replace(placement, missing=missing)
 
 
 def _grids(

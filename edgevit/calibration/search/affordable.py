@@ -34,8 +34,12 @@ def without_twins(placement: Placement, site: Site, choices: SearchChoices) -> S
     A twin grid takes more operators, on a CPU four times the time of a table for each element, and
     has more error at the same width.
     """
-    kinds = {spec.kind for spec in placement.options[site.name]}
-    return replace(choices, twin=False) if kinds & set(CodebookGrid.kinds) else choices
+    return replace(choices, twin=False) if offers_codebook(placement, site.name) else choices
+
+
+def offers_codebook(placement: Placement, site: str) -> bool:
+    """Return whether the target offers a codebook at a site, by its name."""
+    return any(spec.kind in CodebookGrid.kinds for spec in placement.options.get(site, ()))
 
 
 def affordable_codebooks(
