@@ -181,10 +181,10 @@ def _linear(
 
 EDGEVIT = Method(
     name="edgevit",
-    summary="Fisher-weighted grids, then ridge, GPTQ and bias layer by layer on quantized inputs",
+    summary="Rotations, Fisher-weighted grids, codebooks where they pay, ridge, GPTQ and bias",
     source="this project: arXiv 2111.12293, 2212.08254, 2407.06794 and 2210.17323 together",
     calibrate=calibrate,
-    cost="4 forward passes, 1 backward pass",
+    cost="6 forward passes, 1 backward pass, and the search for levels",
     order=0,
 )
 
@@ -194,6 +194,6 @@ EDGEVIT_CODEBOOK = Method(
     source="edgevit's, and Lloyd 1982 and Max 1960 for the levels",
     calibrate=calibrate_with_codebooks,
     needs="codebook grids where offered, else those of edgevit",
-    cost=f"{EDGEVIT.cost}, and the search for levels: up to twice the time",
+    cost=EDGEVIT.cost,
     order=0,
 )
