@@ -21,7 +21,7 @@ from torch import Tensor
 from edgevit.calibration.rewrites.regression import moments, refit
 from edgevit.calibration.run import Method, Run
 from edgevit.calibration.search.affordable import (
-    affordable_codebooks,
+    affordable_grids,
     offers_codebook,
     without_twins,
 )
@@ -135,7 +135,7 @@ def _grids(
     if choices.codebook_share >= 1:
         return GridChooser(run.graph, lambda site: choose(site, True))
     grids: GridChooser[Grid] = GridChooser(run.graph, lambda site: choose(site, False))
-    for site, grid in affordable_codebooks(run, ranges, statistics, choices, choose):
+    for site, grid in affordable_grids(run, ranges, statistics, choices, choose):
         grids.keep(site, grid)
     return grids
 

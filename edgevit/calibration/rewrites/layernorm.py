@@ -98,6 +98,11 @@ def reparameterize(
     gamma, beta = graph.constant(feed.weight), graph.constant(feed.bias)
     graph.set_constant(feed.weight, gamma / factor)
     graph.set_constant(feed.bias, (beta - shift) / factor)
+    undo(graph, linears, shift, factor)
+
+
+def undo(graph: Graph, linears: list[Gemm], shift: Tensor, factor: Tensor) -> None:
+    """Let linears read (x - shift) / factor in place of x; shift and factor float32 [C]."""
     for linear in linears:
         weight = graph.weight(linear)
         graph.set_bias(linear, graph.bias(linear) + weight @ shift)

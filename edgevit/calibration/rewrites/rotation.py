@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgevit.calibration.rewrites.layernorm import best_fold, foldable
+from edgevit.calibration.rewrites.layernorm import best_fold, foldable, undo
 from edgevit.calibration.run import Run
 from edgevit.graph.channels import head_channels, input_head_channels
 from edgevit.graph.model import Gemm, Graph
@@ -172,9 +172,6 @@ def _turned(rows: Tensor, rotation: Tensor) -> Tensor:
 
 def _give_affine_away(graph: Graph, weight: str, bias: str, linears: list[Gemm]) -> None:
     gamma, beta = graph.constant(weight), graph.constant(bias)
-    for linear in linears:
-        columns = graph.weight(linear)
-        graph.set_bias(linear, graph.bias(linear) + columns @ beta)
-        graph.set_weight(linear, columns * gamma)
+    undo(graph, linears, beta, gamma)
     graph.set_constant(weight, torch.ones_like(gamma))
     graph.set_constant(bias, torch.zeros_like(beta))

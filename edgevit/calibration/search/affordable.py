@@ -42,27 +42,31 @@ def offers_codebook(placement: Placement, site: str) -> bool:
     return any(spec.kind in CodebookGrid.kinds for spec in placement.options.get(site, ()))
 
 
-def affordable_codebooks(
+def affordable_grids(
     run: Run, ranges: Ranges, statistics: Statistics, choices: SearchChoices, choose: Choose
 ) -> list[tuple[Site, Grid]]:
-    """Return the sites that get a codebook, with it; of sites that share a tensor the first.
+    """Return the sites of all activations with their grids; of sites that share a tensor the first.
 
     Args:
         choices: Its `codebook_share` is the budget, as a share of the elements of all activations.
         choose: Finds a site's best grid.
     """
     elements = _elements(run, ranges)
-    savings: list[tuple[float, Site, Grid]] = []  # each per element
-    for site in run.graph.sites:
-        if site.name in elements and isinstance(found := choose(site, True), CodebookGrid):
-            histogram = statistics.histograms[site.name]
-            saved = choose(site, False).error(histogram) - found.error(histogram)
-            savings.append((saved / elements[site.name], site, found))
-    left, chosen = choices.codebook_share * sum(elements.values()), []
-    for _, site, grid in sorted(savings, key=lambda one: one[0], reverse=True):
-        if elements[site.name] <= left:
-            left -= elements[site.name]
-            chosen.append((site, grid))
+    savings: list[tuple[float, Site, Grid, Grid]] = []  # each per element
+    chosen: list[tuple[Site, Grid]] = []
+    for site in (site for site in run.graph.sites if site.name in elements):
+        found = choose(site, True)
+        if isinstance(found, CodebookGrid):
+            plain, histogram = choose(site, False), statistics.histograms[site.name]
+            saved = plain.error(histogram) - found.error(histogram)
+            savings.append((saved / elements[site.name], site, found, plain))
+        else:
+            chosen.append((site, found))
+    left = choices.codebook_share * sum(elements.values())
+    for _, site, found, plain in sorted(savings, key=lambda one: one[0], reverse=True):
+        fits = elements[site.name] <= left
+        left -= elements[site.name] * fits
+        chosen.append((site, found if fits else plain))
     return chosen
 
 

@@ -58,7 +58,7 @@ class SearchChoices:
         codebook: Use codebooks likewise.
         codebook_share: Share of the elements of all activations that may be looked up in tables.
         kinds: Further kinds of grid to use likewise.
-        rotate_streams: Rotate residual streams where that pays.
+        rotate_streams: Rotate residual streams, and the values of heads, where that pays.
         fold_layernorms: Reparameterise LayerNorms (RepQ-ViT).
         equalize_channels: Even out the channels of q, k and v inside each head.
         equalize_heads: One step per attention head instead of one per tensor.
